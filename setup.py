@@ -1,0 +1,37 @@
+"Package metadata: every value comes from settings.ini."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+ini = ConfigParser(delimiters=["="])
+ini.read(here / "settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+lib = cfg["lib_name"]
+status = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"][int(cfg["status"]) - 1]
+lab = cfg["lab_requirements"].split()
+
+setup(
+    name=lib,
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=cfg["keywords"].split(),
+    author=cfg["author"],
+    license_expression=cfg["license"],
+    license_files=["LICENSE"],
+    python_requires=">=" + cfg["min_python"],
+    packages=find_packages(include=[lib, lib + ".*"]),
+    install_requires=cfg["requirements"].split(),
+    extras_require={"lab": lab, "dev": lab + cfg["dev_requirements"].split()},
+    entry_points={"console_scripts": [f"{lib}={lib}.cli:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},
+    classifiers=[
+        f"Development Status :: {status}",
+        "Programming Language :: Python :: 3 :: Only",
+        "Framework :: Jupyter",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    zip_safe=False,
+)

@@ -1,0 +1,145 @@
+"The commands, as a shell would call them."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sscq.cli import build_parser, demo, load_history, main, summary
+from sscq.data import digits
+
+
+def run(*argv) -> int: return main([str(a) for a in argv])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    "Sixty little pictures in two folders, and a few files that are none"
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+        (folder / name).mkdir()
+        for i in range(30):
+            pixels = (np.array(colour) + rng.normal(0, 25, (20, 24, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:02d}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "photos"
+    assert run("train", photos, "--bits", 16, "--out", out, "--backbone", "tiny_cnn", "--image-size", 16, "--epochs", 2, "--batch-size", 30) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def indexed(photos, trained) -> Path:
+    assert run("encode", trained, photos) == 0
+    return trained / f"{photos.name}.sscq"
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    demo(out / "digits", epochs=2, json_file=out / "demo.json")
+    return out
+
+
+def test_demo_leaves_everything_it_names(demo_run):
+    out = demo_run / "digits"
+    assert {"config.json", "model.safetensors", "digits.sscq", "history.jsonl", "report.html"} <= {p.name for p in out.iterdir()}
+    history = load_history(out)
+    assert [r["epoch"] for r in history] == [1, 2] and "map" in history[0] and len(history[0]["perplexity"]) == 4
+    rows = json.loads((demo_run / "demo.json").read_text())["rows"]
+    assert [r["method"] for r in rows] == ["raw-pq", "sscq"]
+    for r in rows:
+        assert {"method", "bits", "map_mean", "map_std", "seconds"} <= r.keys() and r["bits"] == 16 and 0 < r["map_mean"] <= 1
+    assert .6 < rows[0]["map_mean"] < .75  # raw pixels
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(demo_run):
+    page = (demo_run / "digits" / "report.html").read_text()
+    assert len(page.encode()) < 5_000_000
+    assert "src=\"http" not in page and "href=\"http" not in page and "@import" not in page
+    assert page.count('class="figure"') == 5 and "raw-pq" in page
+
+
+@pytest.mark.parametrize("argv, code", [
+    (["demo", "--bits", "12"], 1), (["demo", "--seeds", "0"], 1), (["demo", "--epochs", "0"], 1), (["train"], 2), (["fly"], 2), ([], 2)])
+def test_exit_codes(argv, code, tmp_path, capsys):
+    if argv[:1] == ["demo"]: argv = [*argv, "--out", str(tmp_path / "out")]
+    try: assert main(argv) == code
+    except SystemExit as stop: assert stop.code == code
+    assert capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_demo_finds_an_unwritable_folder_first(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run("demo", "--out", tmp_path / "file") == 1
+    assert "cannot write to" in capsys.readouterr().err
+
+
+def test_train_encode_search_info(indexed, trained, photos, tmp_path, capsys):
+    query = photos / "red" / "03.png"
+    assert run("encode", trained, photos, "--out", tmp_path / "again.sscq") == 0
+    said = capsys.readouterr()
+    assert "60 images, 16 bits each" in said.out and "sscq: note: skipped 2 of 62 files" in said.err
+    assert run("search", indexed, query, "-k", 5, "--json", tmp_path / "hits.json", "--html", tmp_path / "hits.html") == 0
+    answer, = json.loads((tmp_path / "hits.json").read_text())["answers"]
+    assert len(answer["ids"]) == len(answer["distances"]) == len(answer["paths"]) == 5
+    assert answer["distances"] == sorted(answer["distances"])
+    assert "figure-0" in (tmp_path / "hits.html").read_text()
+    capsys.readouterr()
+    assert run("info", indexed, "--json", "-") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["images"] == 60 and facts["bits"] == 16  # the two broken files are not in it
+    assert run("info", trained, "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["bits"] == 16
+
+
+def test_evaluate_prints_a_table(tmp_path, capsys, demo_run):
+    assert run("evaluate", "digits", "--bits", 16, "--model", demo_run / "digits", "--json", tmp_path / "scores.json") == 0
+    assert "| method |" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert {r["distance"] for r in rows} == {"squared", "unsquared"} and all(r["n_queries"] == 300 for r in rows)
+    assert run("evaluate", "digits") == 1
+    assert "--baselines" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_said_in_one_line(trained, indexed, tmp_path, capsys):
+    cases = [("search", indexed, tmp_path / "nowhere.jpg"), ("search", trained / "nothing.sscq", indexed), ("info", tmp_path / "nothing"),
+             ("encode", tmp_path, tmp_path), ("train", tmp_path / "no-folder", "--out", tmp_path / "out"), ("evaluate", "imagenet", "--baselines"),
+             ("train", tmp_path, "--out", tmp_path / "out2"), ("train", trained, "--out", tmp_path / "o", "--device", "warp")]
+    for argv in cases:
+        assert run(*argv) == 1, argv
+        error = capsys.readouterr().err
+        assert error.startswith("sscq: ") and "Traceback" not in error, (argv, error)
+
+
+def test_help_has_an_example_for_every_command(capsys):
+    for command in ("demo", "train", "encode", "search", "evaluate", "info"):
+        with pytest.raises(SystemExit) as stop: build_parser().parse_args([command, "--help"])
+        assert stop.value.code == 0 and f"example: sscq {command}" in capsys.readouterr().out
+
+
+def test_as_a_process(tmp_path):
+    "Notes go to standard error, JSON alone to standard output, and no bar is drawn where no terminal is"
+    done = subprocess.run([Path(sys.executable).parent / "sscq", "demo", "--epochs", "1", "--out", tmp_path / "out", "--json", "-"], capture_output=True,
+                          text=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"][1]["method"] == "sscq"
+    assert "it/s" not in done.stderr and "%|" not in done.stderr
+
+
+def test_summary_is_mean_and_sample_deviation(demo_run):
+    from sscq.cli import raw_pq
+    results = [raw_pq(digits(), 16, seed) for seed in range(3)]
+    row, = summary(results)
+    maps = np.array([r.squared.map for r in results])
+    assert row["map_mean"] == pytest.approx(maps.mean()) and row["map_std"] == pytest.approx(maps.std(ddof=1)) and row["seeds"] == 3

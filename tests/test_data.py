@@ -1,0 +1,842 @@
+"Data: every kind of picture and of broken file, reading ahead, protocols on miniature copies, and no label within training's reach."
+import gzip
+import os
+import pickle
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from notebook_functions import from_notebook
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from sscq import data as D
+from sscq.data import (
+    ImageSet,
+    ImagesOnly,
+    Pictures,
+    RetrievalData,
+    Skipped,
+    SkippedFiles,
+    Unreadable,
+    as_images,
+    batches,
+    check_images,
+    cifar10,
+    data_in_memory,
+    data_ready,
+    dataset,
+    digits,
+    fashion_mnist,
+    find_images,
+    flickr25k,
+    in_memory,
+    labelled_folder,
+    load_image,
+    nuswide,
+    read,
+    ready,
+    scan,
+    skip_report,
+    square,
+)
+
+
+def photo(w=48, h=36, seed=0, mode="RGB"):
+    "Soft shapes: what scaling and compression leave alone"
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC).convert(mode)
+
+
+def near(a, b, levels): assert (a.float() - b.float()).abs().max() <= levels
+
+
+def fill(folder, n, size=(16, 16), suffix=".png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:03}{suffix}" for i in range(n)]
+    for i, path in enumerate(paths): photo(*size, seed=i).save(path)
+    return paths
+
+
+def in_tens(n, step=10): return torch.arange(n).split(step)
+
+
+# ---- numbers
+
+
+def test_digits():
+    d = digits()
+    assert (d.name, d.topk, d.classes) == ("digits", 1000, tuple("0123456789"))
+    assert d.train is not None and torch.equal(d.train, d.database.images)
+    assert d.train.shape == (1497, 1, 8, 8) and d.query.images.shape == (300, 1, 8, 8) and d.train.dtype == torch.uint8
+    share = torch.bincount(d.database.labels) / 1497 - torch.bincount(d.query.labels) / 300
+    assert share.abs().max() < .005  # stratified
+    assert torch.equal(digits().query.images, d.query.images) and not torch.equal(digits(1).query.images, d.query.images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_bytes_survive_the_way_to_floats_and_back(dtype):
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(check_images((x / 255).to(dtype), 1), x) or dtype == torch.bfloat16  # bfloat16 has 8 significant bits
+    assert check_images(x, 1, 16) is x
+
+
+@pytest.mark.parametrize("images, error, message", [
+    (torch.zeros(3, 8, 8), ValueError, "one image is images\\[None\\]"),
+    (torch.zeros(2, 1, 8, 8), ValueError, "images have 1 channels, the model takes 3"),
+    (torch.zeros(2, 3, 8, 9), ValueError, "images are 8×9, the model takes 8×8.*image_size=8"),
+    (torch.zeros(0, 3, 8, 8), ValueError, "no images"),
+    (torch.zeros(2, 3, 8, 8, dtype=torch.long), TypeError, "int64 must be uint8"),
+    (torch.zeros(2, 3, 8, 8, dtype=torch.bool), TypeError, "must be uint8"),
+    (torch.full((2, 3, 8, 8), float("nan")), ValueError, "NaN or infinite"),
+    (torch.full((2, 3, 8, 8), float("inf")), ValueError, "NaN or infinite"),
+    (torch.full((2, 3, 8, 8), -1.), ValueError, "span -1…-1.*undo a normalisation"),
+    (torch.full((2, 3, 8, 8), 255.), ValueError, "span 255…255: divide by 255"),
+])
+def test_images_that_are_none(images, error, message):
+    with pytest.raises(error, match=message): check_images(images, 3, 8)
+
+
+# ---- pictures
+
+
+@settings(deadline=None, max_examples=30)
+@given(w=st.integers(1, 90), h=st.integers(1, 90), size=st.integers(1, 40), more=st.integers(0, 20), seed=st.integers(0, 9))
+def test_square_is_torchvisions_resize_and_crop(w, h, size, more, seed):
+    from torchvision.transforms import CenterCrop, Compose, Resize
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8))
+    theirs = Compose([Resize(size + more), CenterCrop(size)])(image)
+    near(square(image, size, resize=size + more), torch.from_numpy(np.array(theirs)).permute(2, 0, 1), 2)  # ties of two roundings
+
+
+def test_square_is_the_protocols_224():
+    from torchvision.transforms import CenterCrop, Compose, Resize
+    for w, h in ((500, 375), (333, 500), (240, 320), (256, 256), (500, 257)):
+        theirs = torch.from_numpy(np.array(Compose([Resize(256), CenterCrop(224)])(photo(w, h)))).permute(2, 0, 1)
+        ours = square(photo(w, h), 224, resize=256)
+        near(ours, theirs, 1)
+        assert (ours != theirs).float().mean() < .002  # ties of a rounding
+
+
+@settings(deadline=None, max_examples=8)
+@given(side=st.integers(2, 40), size=st.integers(1, 20))
+def test_square_is_the_notebooks_loop(side, size):
+    _, shrink = from_notebook("01_data", "shrink_row", "shrink")
+    size = min(size, side)
+    grey = torch.randint(256, (side, side), dtype=torch.uint8)
+    near(square(Image.fromarray(grey.numpy()), size, channels=1)[0], shrink(grey, size), 1.01)
+
+
+def test_square_of_a_line_stays_small():
+    assert square(Image.new("RGB", (60_000, 1), "red"), 32)[0].unique().tolist() == [255]
+
+
+def test_square_names_what_is_wrong():
+    with pytest.raises(ValueError, match="channels=4 must be 1"): square(photo(), 8, channels=4)
+    with pytest.raises(ValueError, match="size=32 must be at least 1 and at most resize=16"): square(photo(), 32, resize=16)
+    # a mistake of the caller is not a fault of the files
+    with pytest.raises(ValueError, match="channels=4 must be 1"): Pictures(["a.jpg"], 8, 4)
+    with pytest.raises(ValueError, match="^size=0 must be at least 1"): load_image("a.jpg", 0)
+
+
+@pytest.mark.parametrize("name, options, levels", [
+    ("a.png", {}, 0), ("a.bmp", {}, 0), ("a.tif", {}, 0), ("a.TIFF", {"compression": "tiff_lzw"}, 0), ("a.webp", {"lossless": True}, 0),
+    ("a.webp", {"quality": 95}, 12), ("a.jpg", {"quality": 95}, 12), ("a.JPEG", {"quality": 95, "progressive": True}, 12),
+    ("a.jfif", {"quality": 95}, 12),
+])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_format(tmp_path, name, options, levels, channels):
+    photo().save(tmp_path / name, **options)
+    x = load_image(tmp_path / name, 16, channels)
+    assert x.shape == (channels, 16, 16) and x.dtype == torch.uint8 and x.is_contiguous()
+    near(x, square(photo(), 16, channels), levels)
+    assert find_images(tmp_path) == [tmp_path / name]
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    for kind, name in (("PNG", "a.jpg"), ("JPEG", "a.png"), ("WEBP", "a.gif"), ("GIF", "a.tiff"), ("TIFF", "a.webp"), ("BMP", "a.jpeg")):
+        photo().save(tmp_path / name, kind)
+        assert load_image(tmp_path / name, 16).shape == (3, 16, 16)
+
+
+def test_first_frame_only(tmp_path):
+    frames = [Image.new("RGB", (20, 20), c) for c in ("red", "lime", "blue")]
+    for name, options in (("a.gif", {}), ("a.webp", {"lossless": True}), ("a.tiff", {}), ("a.png", {})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        assert load_image(tmp_path / name, 8)[:, 4, 4].tolist() == [255, 0, 0], name
+    frames[0].save(tmp_path / "camera.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    near(load_image(tmp_path / "camera.jpg", 8)[:, 4, 4], torch.tensor([255, 0, 0]), 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+def test_exif_rotation(tmp_path, orientation, suffix):
+    exif = Image.Exif(); exif[0x0112] = orientation
+    photo().save(tmp_path / f"a{suffix}", exif=exif, **{".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(suffix, {}))
+    with Image.open(tmp_path / f"a{suffix}") as image: upright = ImageOps.exif_transpose(image)
+    near(load_image(tmp_path / f"a{suffix}", 16), square(upright, 16), 1)
+    upside = square(photo().rotate(90, expand=True), 16)
+    if orientation == 8: near(load_image(tmp_path / f"a{suffix}", 16), upside, 12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_exif_loses_no_picture(tmp_path):
+    exif = Image.Exif(); exif[0x0112] = 6
+    photo().save(tmp_path / "a.jpg", exif=exif, quality=95)
+    raw = (tmp_path / "a.jpg").read_bytes()
+    at = raw.index(b"Exif\0\0") + 6
+    for junk in (b"\xff" * 12, b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\xff\xff"):
+        (tmp_path / "b.jpg").write_bytes(raw[:at] + junk + raw[at + len(junk):])
+        assert load_image(tmp_path / "b.jpg", 16).shape == (3, 16, 16)
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    clear = photo(); clear.putalpha(0)
+    half = Image.new("LA", (8, 8), (0, 128))
+    palette = Image.new("P", (8, 8), 1); palette.putpalette([10, 20, 30, 200, 0, 0])
+    for name, image, options, wanted in (
+        ("rgba.png", clear, {}, [255, 255, 255]), ("rgba.tiff", clear, {}, [255, 255, 255]),
+        ("rgba.webp", clear, {"lossless": True}, [255, 255, 255]),
+        ("la.png", half, {}, [127, 127, 127]),
+        ("palette.png", palette, {"transparency": 1}, [255, 255, 255]), ("palette-seen.png", palette, {"transparency": 0}, [200, 0, 0]),
+        ("palette-bytes.png", palette, {"transparency": bytes([255, 0])}, [255, 255, 255]),
+        ("palette.gif", palette, {"transparency": 1}, [255, 255, 255]),
+        ("colour.png", Image.new("RGB", (8, 8), (1, 2, 3)), {"transparency": (1, 2, 3)}, [255, 255, 255]),
+        ("grey.png", Image.new("L", (8, 8), 9), {"transparency": 9}, [255, 255, 255]),
+    ):
+        image.save(tmp_path / name, **options)
+        near(load_image(tmp_path / name, 4)[:, 1, 1], torch.tensor(wanted), 1)
+
+
+def test_deep_grey_keeps_its_range(tmp_path):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(256, 0)
+    wanted = torch.arange(256).float()
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    Image.fromarray(ramp).save(tmp_path / "a.tiff")
+    Image.fromarray(ramp.astype(np.int32) * 30_000 - 10 ** 9).save(tmp_path / "int.tiff")
+    Image.fromarray((ramp / 7e3).astype(np.float32)).save(tmp_path / "float.tiff")
+    for name in ("a.png", "a.tiff", "int.tiff", "float.tiff"): near(load_image(tmp_path / name, 256, 1)[0, 9], wanted, 1)
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    Image.fromarray(np.full((4, 4), 7, np.int32)).save(tmp_path / "flat.tiff")
+    assert load_image(tmp_path / "nan.tiff", 2).max() == load_image(tmp_path / "flat.tiff", 2).max() == 0
+
+
+def test_big_endian_deep_grey(tmp_path):
+    "A 16-bit TIFF as Macintoshes and microscopes write it"
+    pixels = np.full((4, 4), 0x8080, ">u2").tobytes()
+    tags = {256: 4, 257: 4, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 32}  # width, height, bits, …, where and how long
+    entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
+    (tmp_path / "a.tif").write_bytes(b"MM\0*" + struct.pack(">I", 40) + pixels + struct.pack(">H", len(tags)) + entries + b"\0\0\0\0")
+    assert load_image(tmp_path / "a.tif", 4).unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_colours(tmp_path, mode):
+    name = {"1": "a.png", "L": "a.jpg", "P": "a.gif", "CMYK": "a.jpg", "YCbCr": "a.tiff"}[mode]
+    image = Image.new("L", (16, 16), 255).convert("1") if mode == "1" else photo().convert(mode)
+    image.save(tmp_path / name, **({"quality": 95} if name == "a.jpg" else {}))
+    near(load_image(tmp_path / name, 12), square(image.convert("RGB"), 12), 14)
+
+
+def test_large_jpegs_are_decoded_at_a_fraction(tmp_path):
+    photo(2000, 1500).save(tmp_path / "a.jpg", quality=90)
+    decoded = []
+    def spy(image): decoded.append(image.size); return image
+    for channels in (1, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(D, "plain", spy)
+            x = load_image(tmp_path / "a.jpg", 32, channels)
+        near(x, square(Image.open(tmp_path / "a.jpg"), 32, channels), 3)
+    assert decoded == [(250, 188)] * 2
+
+
+# ---- broken files
+
+
+def png_of(width, height):
+    "The start of a PNG that claims a size"
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, body, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def whole_jpeg(tmp_path):
+    photo(200, 150).save(tmp_path / "whole.tmp", "JPEG"); raw = (tmp_path / "whole.tmp").read_bytes(); (tmp_path / "whole.tmp").unlink()
+    return raw
+
+
+BROKEN = {
+    "zero.jpg": (lambda p, t: p.touch(), "an empty file"),
+    "cut.jpg": (lambda p, t: p.write_bytes(whole_jpeg(t)[:1500]), "damaged: image file is truncated"),
+    "head.jpg": (lambda p, t: p.write_bytes(whole_jpeg(t)[:20]), "damaged: Truncated File Read|not a picture"),
+    "letter.png": (lambda p, t: p.write_text("hello"), "not a picture, whatever its name says"),
+    "zip.jpg": (lambda p, t: p.write_bytes(b"PK\x03\x04" + bytes(500)), "not a picture"),
+    # Pillow on its own would start Ghostscript for this one
+    "script.gif": (lambda p, t: p.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a picture"),
+    "bomb.png": (lambda p, t: p.write_bytes(png_of(30_000, 30_000)), "enormous, over 89,478,485 pixels"),
+    "half-bomb.png": (lambda p, t: p.write_bytes(png_of(10_000, 10_000)), "enormous, over 89,478,485 pixels"),
+    "lost.jpg": (lambda p, t: p.symlink_to("nowhere.jpg"), "a link to nothing"),
+    "circle.jpg": (lambda p, t: p.symlink_to("circle.jpg"), "a link that leads back to itself"),
+    "pipe.jpg": (lambda p, t: os.mkfifo(p), "not a file"),
+    "absent.jpg": (lambda p, t: None, "no such file"),
+    "checksum.png": (lambda p, t: p.write_bytes(png_of(4, 4).replace(b"IDAT", b"IDAX")), "damaged|not a picture"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_file(tmp_path, name):
+    make, reason = BROKEN[name]
+    make(tmp_path / name, tmp_path)
+    with pytest.raises(Unreadable, match=reason) as caught: load_image(tmp_path / name, 16)
+    assert caught.value.skipped.path == tmp_path / name and name in str(caught.value) and "\n" not in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.skipped == caught.value.skipped
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    photo().save(tmp_path / "a.jpg")
+    def refuse(*a, **k): raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(D.Image, "open", refuse)
+    with pytest.raises(Unreadable, match="a.jpg: no permission to read it"): load_image(tmp_path / "a.jpg", 16)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_no_permission_for_real(tmp_path):
+    photo().save(tmp_path / "a.jpg"); (tmp_path / "a.jpg").chmod(0)
+    (tmp_path / "shut").mkdir(mode=0)
+    found, skipped = scan(tmp_path)
+    with pytest.raises(Unreadable, match="no permission"): load_image(found[0], 16)
+    assert "cannot be entered" in skipped[0].reason
+    (tmp_path / "shut").chmod(stat.S_IRWXU)
+
+
+def test_running_out_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
+    photo().save(tmp_path / "a.jpg")
+    def full(*a): raise MemoryError
+    monkeypatch.setattr(D, "square", full)
+    with pytest.raises(MemoryError): load_image(tmp_path / "a.jpg", 16)
+
+
+def test_the_limit_is_pillows(tmp_path, monkeypatch):
+    photo().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 36 - 1)
+    with pytest.raises(Unreadable, match="enormous, over 1,727 pixels"): load_image(tmp_path / "a.png", 16)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert load_image(tmp_path / "a.png", 16).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff"])
+def test_any_damage_gives_a_picture_or_a_reason(tmp_path, suffix):
+    path, rng = tmp_path / f"a{suffix}", np.random.default_rng(0)
+    photo(60, 40).save(path)
+    raw = np.frombuffer(path.read_bytes(), np.uint8)
+    seen = set()
+    for _ in range(60):
+        bad = raw[:rng.integers(1, len(raw) + 1)].copy()
+        for at in rng.integers(0, min(len(bad), 400), rng.integers(0, 6)): bad[at] = rng.integers(256)
+        path.write_bytes(bad.tobytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow remarks on odd tags
+            try: seen.add(type(load_image(path, 8)))
+            except Unreadable as error: assert "\n" not in str(error); seen.add(Unreadable)
+    assert Unreadable in seen
+
+
+def test_names_fit_in_one_line():
+    odd = Skipped(Path("a\nb\u202e\ud800/ü 🌵.jpg"), "why")
+    assert str(odd) == "a\\nb\\u202e\\ud800/ü 🌵.jpg: why"
+    str(odd).encode()  # can be printed
+    text = skip_report([odd] * 25, 1000)
+    assert text.startswith("skipped 25 of 1,000 files\n") and text.count("\n") == 21 and text.endswith("and 5 more, all in `.skipped`")
+
+
+# ---- folders
+
+
+def test_scan(tmp_path):
+    root = tmp_path / "root"
+    wanted = [*fill(root, 2), *fill(root / "nested" / "deep", 2, suffix=".JPG"), *fill(root / "ünï 🌵\nx", 1, suffix=".webp"),
+              *fill(root / "album.jpg", 1)]
+    fill(root / ".hidden", 1); (root / ".DS_Store").touch(); (root / "._000.png").touch()
+    (root / "notes.txt").touch(); (root / "film.mp4").touch(); (root / "none").mkdir(); (root / "noname").touch()
+    fill(tmp_path / "elsewhere", 1)
+    (root / "to-elsewhere").symlink_to(tmp_path / "elsewhere")
+    (root / "zz-again").symlink_to(tmp_path / "elsewhere")
+    (root / "nested" / "loop").symlink_to(root)
+    (root / "nested" / "above").symlink_to(tmp_path)
+    (root / "nested" / "self").symlink_to("self")
+    found, skipped = scan(root)
+    assert found == sorted([*wanted, root / "to-elsewhere" / "000.png"])
+    assert {s.path.relative_to(root).as_posix(): s.reason for s in skipped} == {
+        "film.mp4": "not named like a picture", "noname": "not named like a picture", "notes.txt": "not named like a picture",
+        "nested/self": "not named like a picture", "nested/loop": "a link to a folder that contains it",
+        "nested/above": "a link to a folder that contains it",
+        "zz-again": "a folder that is listed already, through a link"}
+    with pytest.warns(SkippedFiles, match=f"skipped 7 of {len(found) + 7} files"): assert find_images(root) == found
+
+
+def test_two_folders_that_link_to_each_other(tmp_path):
+    fill(tmp_path / "a", 1); fill(tmp_path / "b", 1)
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b"); (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    found, skipped = scan(tmp_path)
+    assert len(found) == 2 and len(skipped) == 2
+    assert len(scan(tmp_path / "a")[0]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes only there")
+def test_names_that_are_not_text(tmp_path):
+    photo().save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    x = as_images(tmp_path, 3, 16)
+    assert in_memory(x).shape == (1, 3, 16, 16)
+    os.truncate(x.paths[0], 40)
+    with pytest.warns(SkippedFiles, match=r"\\udcff\\udcfe.png: not a picture"), pytest.raises(ValueError, match="none of the 1"):
+        in_memory(as_images(tmp_path, 3, 16))
+
+
+def test_folders_without_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"): find_images(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"no pictures in .* looked for .bmp .* and found 0 other files"): find_images(tmp_path)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match="found 1 other files"): as_images(tmp_path, 3, 16)
+
+
+def stranger(folder):
+    "A folder with 12 pictures and every kind of broken file; what is left out, by name"
+    fill(folder, 12)
+    for name, (make, _) in BROKEN.items():
+        if name != "absent.jpg": make(folder / name, folder)
+    (folder / "loop").symlink_to(folder); (folder / "notes.txt").touch()
+    return {*BROKEN, "loop", "notes.txt"} - {"absent.jpg"}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_strangers_folder(tmp_path, workers):
+    left_out = stranger(tmp_path)
+    with pytest.warns(SkippedFiles, match="skipped 2 of 26 files"): images = as_images(tmp_path, 3, 8)
+    with pytest.warns(SkippedFiles, match="skipped 12 of 24 files") as caught: got = list(read(images, in_tens(24, 5), workers))
+    said = [str(w.message) for w in caught if w.category is SkippedFiles]
+    assert len(said) == 1 and all(name in said[0] for name in left_out - {"loop", "notes.txt"})
+    assert {s.path.name for s in images.skipped} == left_out and len(images.skipped) == 14
+    rows = torch.cat([b.rows for b in got]).tolist()
+    assert [images.paths[i].name for i in rows] == [f"{i:03}.png" for i in range(12)]
+    assert torch.equal(torch.cat([b.images for b in got]), torch.stack([square(photo(16, 16, i), 8) for i in range(12)]))
+    assert all(len(b.images) == len(b.rows) > 0 for b in got)
+
+
+# ---- reading
+
+
+class Counted(Dataset):
+    "Remembers what was asked for; item i is filled with i"
+    def __init__(self, n=40): self.n, self.asked = n, []
+    def __len__(self): return self.n
+    def __getitem__(self, i):
+        self.asked.append(i)
+        return torch.full((3, 2, 2), i % 256, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 7])
+@pytest.mark.parametrize("size", [1, 7, 40, 64])
+def test_read_keeps_order(workers, size):
+    order = torch.randperm(40)
+    got = list(read(Counted(), order.split(size), workers))
+    assert torch.equal(torch.cat([b.rows for b in got]), order) and [len(b.rows) for b in got] == [len(i) for i in order.split(size)]
+    assert torch.equal(torch.cat([b.images for b in got])[:, 0, 0, 0], order.to(torch.uint8))
+    assert torch.equal(torch.cat(list(batches(Counted(), order.split(size), workers))), torch.cat([b.images for b in got]))
+
+
+def test_read_from_a_tensor():
+    x = torch.arange(60).view(5, 3, 2, 2)
+    got = list(read(x, [torch.tensor([4, 0]), torch.tensor([2])]))
+    assert torch.equal(got[0].images, x[[4, 0]]) and got[1].rows.tolist() == [2]
+    assert [len(b) for b in batches(x, torch.arange(5).split(2))] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_memory_is_flat_reading_never_runs_far_ahead(workers):
+    images, size = Counted(50_000), 100
+    for done, _ in enumerate(read(images, in_tens(50_000, size), workers), 1):
+        assert len(images.asked) <= (done + D.AHEAD) * size
+        if done == 40: break
+
+
+def test_without_workers_nothing_is_read_early():
+    images = Counted()
+    for done, _ in enumerate(read(images, in_tens(40), 0), 1): assert len(images.asked) == 10 * done
+
+
+def test_reading_goes_on_while_the_caller_works():
+    second = threading.Event()
+    class Tells(Counted):
+        def __getitem__(self, i):
+            if i >= 10: second.set()
+            return super().__getitem__(i)
+    stream = read(Tells(), in_tens(40), 1)
+    next(stream)
+    assert second.wait(20)  # the second batch is on its way although nobody asked
+    stream.close()
+
+
+def test_stopping_early_leaves_no_thread():
+    before = threading.active_count()
+    for _ in read(Counted(), in_tens(40), 4): break
+    stream = read(Counted(), in_tens(40), 4); next(stream); stream.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_data_set_is_not_a_broken_file():
+    class Faulty(Counted):
+        def __getitem__(self, i): raise KeyError("my own bug")
+    for workers in (0, 2):
+        with pytest.raises(KeyError, match="my own bug"): list(read(Faulty(), in_tens(40), workers))
+
+
+def test_no_batches_are_no_error(): assert list(read(Counted(), [])) == []
+
+
+def test_a_file_that_breaks_later(tmp_path):
+    paths = fill(tmp_path, 30)
+    images, order = as_images(tmp_path, 3, 8), torch.arange(30).split(5)
+    sizes = []
+    with pytest.warns(SkippedFiles, match="skipped 2 of 30 files"):
+        for done, x in enumerate(batches(images, order, 1)):
+            sizes.append(len(x))
+            if done == 0: paths[27].unlink(); paths[29].write_bytes(b"")
+    assert sizes == [5, 5, 5, 5, 5, 3]
+    assert [str(s).split(": ")[1] for s in images.skipped] == ["no such file", "an empty file"]
+    assert sum(len(x) for x in batches(images, order, 2)) == 28  # known by now: silent
+
+
+def test_a_bad_file_is_tried_once(tmp_path, monkeypatch):
+    fill(tmp_path, 4); (tmp_path / "zz.png").touch()
+    images, tried = as_images(tmp_path, 3, 8), []
+    monkeypatch.setattr(D, "load_image", lambda path, *a: tried.append(path.name) or load_image(path, *a))
+    with pytest.warns(SkippedFiles): list(read(images, [torch.arange(5)]))
+    assert [len(x) for x in batches(images, [torch.arange(3), torch.tensor([4]), torch.tensor([3, 4])])] == [3, 1]
+    assert tried.count("zz.png") == 1
+
+
+def test_nothing_left_to_read(tmp_path):
+    for name in "abc": (tmp_path / f"{name}.jpg").write_text("no")
+    images = as_images(tmp_path, 3, 8)
+    with pytest.warns(SkippedFiles), pytest.raises(ValueError, match="none of the 3 pictures can be read; the first: .*a.jpg: not a"):
+        list(read(images, in_tens(3, 2)))
+    with pytest.raises(ValueError, match="none of the 3"): list(batches(images, in_tens(3)))
+    with pytest.raises(ValueError, match="none of the 3"): ready(images)
+
+
+# ---- the one way in
+
+
+class Pairs(Dataset):
+    def __init__(self, items): self.items = items
+    def __len__(self): return len(self.items)
+    def __getitem__(self, i): return self.items[i]
+
+
+def test_as_images_takes_what_people_have(tmp_path):
+    paths, want = fill(tmp_path, 3), torch.stack([square(photo(16, 16, i), 8) for i in range(3)])
+    assert torch.equal(in_memory(as_images(tmp_path, 3, 8)), want) and torch.equal(in_memory(as_images(str(tmp_path), 3, 8)), want)
+    assert torch.equal(in_memory(as_images(paths, 3, 8)), want) and torch.equal(in_memory(as_images(tuple(map(str, paths)), 3, 8)), want)
+    assert torch.equal(as_images(paths[0], 3, 8), want[:1]) and torch.equal(as_images(photo(16, 16, 0), 3, 8), want[:1])
+    assert as_images(want, 3, 8) is want and torch.equal(as_images(want / 255, 3, 8), want)
+    for items in ([photo(16, 16, i) for i in range(3)], [(photo(16, 16, i), i) for i in range(3)],
+                  list(want), [(x, "label", 7) for x in want], [[x / 255] for x in want]):
+        images = as_images(Pairs(items), 3, 8)
+        assert len(images) == 3 and torch.equal(in_memory(images), want) and as_images(images, 3, 8) is images
+    assert torch.equal(in_memory(as_images(TensorDataset(want, torch.arange(3)), 3, 8)), want)
+    assert as_images(paths[0], 1, 5).shape == as_images(photo(7, 90, mode="CMYK"), 1, 5).shape == (1, 1, 5, 5)
+
+
+class Endless(IterableDataset):
+    def __iter__(self): yield 0
+
+
+@pytest.mark.parametrize("source, error, message", [
+    (np.zeros((2, 3, 8, 8)), TypeError, "not ndarray"), (7, TypeError, "not int"), (None, TypeError, "not NoneType"),
+    (Endless(), TypeError, "not Endless"),
+    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([torch.zeros(3, 8, 8)], TypeError, "not list"),
+    ([], ValueError, "no images"), (Pairs([]), ValueError, "no images: the Pairs is empty"),
+    (Pairs([{"image": 0}]), TypeError, "item 0 of the Dataset must be a PIL image or a tensor .* not dict"),
+    (Pairs([()]), TypeError, "not tuple"), (Pairs([(1, photo())]), TypeError, "not int"),
+    (Pairs([torch.zeros(1, 8, 8)]), ValueError, "item 0 of the Dataset: images have 1 channels"),
+    (Pairs([torch.zeros(3, 9, 9)]), ValueError, "item 0 of the Dataset: images are 9×9"),
+    (Pairs([torch.zeros(8, 8)]), ValueError, "item 0 of the Dataset"),
+    (Pairs([torch.zeros(3, 8, 8).long()]), TypeError, "item 0 of the Dataset: images of torch.int64"),
+    (Pictures(["a.jpg"], 16), ValueError, "read as 3×16×16, the model takes 3×8×8"),
+    (ImagesOnly(Pairs([photo()]), 8, 1), ValueError, "read as 1×8×8, the model takes 3×8×8"),
+    ("no/such/place", FileNotFoundError, "no/such/place does not exist: give a folder or a picture"),
+])
+def test_as_images_refuses(source, error, message):
+    with pytest.raises(error, match=message): as_images(source, 3, 8)
+
+
+def test_a_query_that_is_no_picture(tmp_path):
+    (tmp_path / "q.jpg").write_text("no")
+    with pytest.raises(ValueError, match="q.jpg: not a picture"): as_images(tmp_path / "q.jpg", 3, 8)
+
+
+def test_a_later_item_that_is_no_image():
+    images = as_images(Pairs([photo()] * 3 + ["photo"]), 3, 8)
+    with pytest.raises(TypeError, match="item 3 of the Dataset must be"): list(batches(images, in_tens(4), 2))
+
+
+def test_in_memory_and_ready(tmp_path, capsys):
+    fill(tmp_path, 300); (tmp_path / "150x.png").touch()
+    images = as_images(tmp_path, 3, 8)
+    with pytest.warns(SkippedFiles, match="skipped 1 of 301"): x = in_memory(images, progress=True)
+    assert x.shape == (300, 3, 8, 8) and x.dtype == torch.uint8 and in_memory(x) is x and ready(x) is x
+    assert "reading" in capsys.readouterr().err
+    assert torch.equal(x[150], load_image(tmp_path / "150.png", 8)) and torch.equal(x[151], load_image(tmp_path / "151.png", 8))
+    assert torch.equal(ready(images), x) and torch.equal(ready(images, limit=301 * 192), x)
+    fresh = as_images(tmp_path, 3, 8)
+    with pytest.warns(SkippedFiles): lazy = ready(fresh, limit=301 * 192 - 1)
+    assert isinstance(lazy, Pictures) and len(lazy) == 300 and [s.path.name for s in lazy.skipped] == ["150x.png"]
+    assert torch.equal(torch.cat(list(batches(lazy, in_tens(300)))), x)
+    wrapped = as_images(TensorDataset(x), 3, 8)
+    assert torch.equal(ready(wrapped), x) and ready(wrapped, limit=9) is wrapped
+
+
+def test_progress_is_quiet_where_nobody_watches(tmp_path, capsys):
+    fill(tmp_path, 3)
+    in_memory(as_images(tmp_path, 3, 8))
+    assert capsys.readouterr().err == ""
+
+
+# ---- protocols, on miniature copies in the original file formats
+
+
+def idx(array): return struct.pack(">HBB" + "I" * array.ndim, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_fashion_mnist(tmp_path, packed):
+    raw, rng, want = tmp_path / "FashionMNIST" / "raw", np.random.default_rng(0), {}
+    raw.mkdir(parents=True)
+    for part, n in (("train", 20), ("t10k", 6)):
+        want[part] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), rng.integers(0, 10, n, dtype=np.uint8)
+        for name, array in zip(("images-idx3", "labels-idx1"), want[part]):
+            (raw / f"{part}-{name}-ubyte").write_bytes(idx(array))
+            if packed: (raw / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    d = fashion_mnist(tmp_path, download=False)
+    assert (d.name, d.topk, d.classes[0], len(d.classes)) == ("Fashion-MNIST", 1000, "T-shirt/top", 10) and d.train is d.database.images
+    for part, got in (("train", d.database), ("t10k", d.query)):
+        assert torch.equal(got.images[:, 0], torch.from_numpy(want[part][0])) and got.labels.tolist() == want[part][1].tolist()
+    assert torch.equal(dataset("fashion-mnist", tmp_path).train, d.train)
+
+
+def test_cifar10(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+    folder, rng = tmp_path / "cifar-10-batches-py", np.random.default_rng(0)
+    folder.mkdir()
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    rows = {name: (rng.integers(0, 256, (4, 3072), dtype=np.uint8), rng.integers(0, 10, 4).tolist()) for name in names}
+    for name, (x, y) in rows.items(): (folder / name).write_bytes(pickle.dumps({"data": x, "labels": y}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    # torchvision knows the checksums of the real files
+    with pytest.raises(FileNotFoundError, match="CIFAR-10 is not in .*download=False"): cifar10(tmp_path, download=False)
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name in names[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+    d = cifar10(tmp_path)
+    assert (d.name, d.topk, d.classes) == ("CIFAR-10", 1000, tuple("abcdefghij")) and d.train is d.database.images
+    assert torch.equal(d.train, torch.from_numpy(np.concatenate([rows[n][0] for n in names[:5]]).reshape(-1, 3, 32, 32)))
+    assert d.train.is_contiguous() and d.query.labels.tolist() == rows["test_batch"][1] and len(d.database.labels) == 20
+    assert torch.equal(dataset("cifar10", tmp_path).train, d.train)
+
+
+@pytest.mark.parametrize("error", [URLError("no network"), RuntimeError("Error downloading")])
+def test_download_that_fails(tmp_path, monkeypatch, error):
+    from torchvision.datasets import CIFAR10, FashionMNIST
+    def fail(self): raise error
+    for kind, reader in ((CIFAR10, cifar10), (FashionMNIST, fashion_mnist)):
+        monkeypatch.setattr(kind, "download", fail)
+        with pytest.raises(FileNotFoundError, match=f"is not in {tmp_path}, and cannot be downloaded: "): reader(tmp_path)
+
+
+def mini_flickr(root, n=12, folder="mirflickr", labels=4):
+    fill(root / folder, n, size=(30, 20), suffix=".jpg")
+    rows = torch.randint(2, (n, labels))
+    (root / "img.txt").write_text("".join(f"{i:03}.jpg\n" for i in range(n)))
+    (root / "targets.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows.tolist()))
+    return rows
+
+
+def test_flickr25k(tmp_path):
+    rows = mini_flickr(tmp_path)
+    d = flickr25k(tmp_path, n_queries=5)
+    assert (d.name, d.topk) == ("FLICKR25K", 5000) and d.train is d.database.images and len(d.train) == 7
+    number = lambda p: int(p.stem)
+    query, rest = ([number(p) for p in s.images.paths] for s in (d.query, d.database))
+    assert query + rest == np.random.RandomState(2022).permutation(12).tolist()  # the seed of the protocol; disjoint and complete
+    assert torch.equal(d.query.labels, rows[query]) and torch.equal(d.database.labels, rows[rest])
+    assert d.train[0].shape == (3, 224, 224) and torch.equal(d.train[0], square(Image.open(d.train.paths[0]), 224, resize=256))
+    other = flickr25k(tmp_path, n_queries=5, seed=1)
+    assert [number(p) for p in other.query.images.paths] != query
+    moved = tmp_path / "far away"
+    (tmp_path / "mirflickr").rename(moved)
+    assert flickr25k(tmp_path, n_queries=5, images=moved).train.paths[0].parent == moved
+
+
+def test_flickr25k_refuses(tmp_path):
+    with pytest.raises(FileNotFoundError, match="img.txt"): flickr25k(tmp_path)
+    mini_flickr(tmp_path)
+    with pytest.raises(ValueError, match="lists 12 pictures, too few for n_queries=2,000"): flickr25k(tmp_path)
+    good = (tmp_path / "targets.txt").read_text()
+    for text, message in ((good + "0 0 0 1\n", "img.txt has 12 lines, targets.txt has 13"),
+                          (good.replace("0", "2", 1), "targets.txt, line [12]: needs 4 zeros and ones"),
+                          (good[:-4] + "\n", "line 12: needs 4 zeros and ones"), ("\n", "targets.txt is empty")):
+        (tmp_path / "targets.txt").write_text(text)
+        with pytest.raises(ValueError, match=message): flickr25k(tmp_path, n_queries=3)
+    (tmp_path / "targets.txt").write_text(good)
+    with pytest.raises(FileNotFoundError, match="000.jpg and the pictures listed after it are not in .*: give images=FOLDER"):
+        flickr25k(tmp_path, tmp_path / "x", n_queries=3)
+
+
+def mini_nuswide(root, folder="Flickr/a b"):
+    fill(root / folder, 9, size=(20, 30), suffix=".jpg")
+    labels = torch.randint(2, (9, 21))
+    for name, which in (("database", range(0, 6)), ("train", range(2, 5)), ("test", range(6, 9))):
+        (root / f"{name}.txt").write_text("".join(f"{folder}/{i:03}.jpg {' '.join(map(str, labels[i].tolist()))}\n" for i in which))
+    return labels
+
+
+def test_nuswide(tmp_path):
+    labels = mini_nuswide(tmp_path / "nuswide")
+    d = nuswide(tmp_path / "nuswide")
+    assert (d.name, d.topk) == ("NUS-WIDE", 5000) and d.train is d.database.images
+    assert torch.equal(d.database.labels, labels[:6]) and torch.equal(d.query.labels, labels[6:])
+    assert [p.stem for p in d.query.images.paths] == ["006", "007", "008"] and d.query.images[0].shape == (3, 224, 224)
+    few = nuswide(tmp_path / "nuswide", train="train")
+    assert [p.stem for p in few.train.paths] == ["002", "003", "004"] and len(few.database.labels) == 6
+    assert len(dataset("nuswide", tmp_path).train) == 6
+
+
+def test_nuswide_refuses(tmp_path):
+    mini_nuswide(tmp_path)
+    with pytest.raises(ValueError, match="train='test' must be"): nuswide(tmp_path, train="test")
+    text = (tmp_path / "database.txt").read_text().splitlines()
+    (tmp_path / "database.txt").write_text("\n".join([*text[:2], text[2][:-2]]))
+    with pytest.raises(ValueError, match="database.txt, line 3: needs 21 zeros and ones"): nuswide(tmp_path)
+    (tmp_path / "database.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="database.txt"): nuswide(tmp_path)
+
+
+def sorted_folder(root, suffix=".png"):
+    for part, n in (("train", 5), ("test", 2)):
+        for name in ("cat", "dog", "ship"): fill(root / part / name, n, suffix=suffix)
+    return root
+
+
+def test_labelled_folder(tmp_path):
+    d = labelled_folder(sorted_folder(tmp_path / "pets"), size=8)
+    assert (d.name, d.topk, d.classes) == ("pets", 1000, ("cat", "dog", "ship"))
+    assert d.train is d.database.images and d.train[0].shape == (3, 8, 8)
+    assert d.database.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5 and d.query.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert all(p.parent.name == d.classes[y] for s in (d.database, d.query) for p, y in zip(s.images.paths, s.labels.tolist()))
+    assert dataset(str(tmp_path / "pets")).train.size == 32
+    (tmp_path / "pets/train/stray.png").write_bytes((tmp_path / "pets/train/cat/000.png").read_bytes())
+    with pytest.warns(SkippedFiles, match="stray.png: not in a class's folder"): d = labelled_folder(tmp_path / "pets")
+    assert len(d.train) == len(d.database.labels) == 15 and d.train.skipped[0].path.name == "stray.png"
+
+
+def test_labelled_folder_refuses(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train is not a folder"): labelled_folder(tmp_path)
+    sorted_folder(tmp_path)
+    fill(tmp_path / "test" / "horse", 1)
+    with pytest.raises(ValueError, match="test has classes that training lacks: horse"): labelled_folder(tmp_path)
+    fill(tmp_path / "flat" / "train", 2)
+    with pytest.warns(SkippedFiles), pytest.raises(ValueError, match="train has no folder of pictures for each class"):
+        labelled_folder(tmp_path / "flat")
+
+
+def test_labels_leave_with_their_pictures(tmp_path):
+    d = labelled_folder(sorted_folder(tmp_path), size=8)
+    d.train.paths[6].write_bytes(b""); d.query.images.paths[0].unlink()
+    with pytest.warns(SkippedFiles): whole = data_in_memory(d, progress=False)
+    assert whole.database.labels.tolist() == [0] * 5 + [1] * 4 + [2] * 5 and whole.query.labels.tolist() == [0, 1, 1, 2, 2]
+    assert whole.train is whole.database.images and whole.train.shape == (14, 3, 8, 8)
+    assert torch.equal(whole.train[6], load_image(d.train.paths[7], 8))
+    again = data_in_memory(whole)
+    assert again.train is whole.train and torch.equal(again.query.labels, whole.query.labels)
+    apart = data_in_memory(d._replace(train=Pictures(d.query.images.paths[1:3], 8), query=ImageSet(d.query.images)), progress=False)
+    assert apart.train.shape == (2, 3, 8, 8) and apart.query.labels is None
+
+
+def test_a_data_set_too_large_for_memory(tmp_path):
+    d = labelled_folder(sorted_folder(tmp_path), size=8)
+    d.train.paths[6].write_bytes(b"")
+    with pytest.warns(SkippedFiles): checked = data_ready(d, limit=6 * 192, progress=False)
+    assert isinstance(checked.train, Pictures) and checked.train is checked.database.images and len(checked.train) == 14
+    assert checked.database.labels.tolist() == [0] * 5 + [1] * 4 + [2] * 5 and checked.train.skipped[0].reason == "an empty file"
+    assert isinstance(checked.query.images, torch.Tensor) and len(checked.query.images) == 6
+
+
+def test_names_of_data_sets(tmp_path):
+    assert dataset("digits").name == "digits"
+    with pytest.raises(ValueError, match="'cifar100' is not a folder, nor one of digits, fashion-mnist, cifar10, flickr25k, nuswide"):
+        dataset("cifar100")
+    mini_flickr(tmp_path / "flickr25k")
+    with pytest.raises(ValueError, match="too few for n_queries=2,000"): dataset("flickr25k", tmp_path)
+
+
+# ---- labels stay out of training
+
+
+class Forbidden:
+    "A label that objects to every use"
+    def __getattribute__(self, name): raise AssertionError(f"training looked at a label ({name})")
+    def __eq__(self, other): raise AssertionError("training compared a label")
+    __hash__ = __int__ = __index__ = __float__ = __len__ = __iter__ = __bool__ = __getitem__ = __add__ = __array__ = __eq__
+
+
+def weights_after_training(images):
+    from sscq.codebook import ProductQuantizer
+    from sscq.train import TrainConfig, fit
+    from sscq.views import digit_view
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), ProductQuantizer(2, 4, 4))
+    fit(model, images, view=digit_view, config=TrainConfig(epochs=1, batch_size=32, seed=0), progress=False)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_training_cannot_see_labels():
+    d = digits()
+    d = d._replace(train=d.train[:64])
+    plain = weights_after_training(d.train)
+    # items that carry labels: they are dropped before anyone can look
+    trapped = as_images(Pairs([(x, Forbidden()) for x in d.train]), 1, 8)
+    assert torch.equal(weights_after_training(in_memory(trapped)), plain)
+    assert torch.equal(weights_after_training(trapped), plain)
+    # other labels, same weights: nothing of them reaches the model
+    shuffled = d._replace(database=ImageSet(d.database.images, torch.zeros_like(d.database.labels)))
+    assert torch.equal(weights_after_training(shuffled.train), plain)
+    for x in batches(trapped, in_tens(20)): assert type(x) is torch.Tensor and x.dtype == torch.uint8 and x.shape[1:] == (1, 8, 8)
+
+
+def test_train_has_no_room_for_labels(tmp_path):
+    mini_flickr(tmp_path / "f"); mini_nuswide(tmp_path / "n"); sorted_folder(tmp_path / "l")
+    for d in (digits(), flickr25k(tmp_path / "f", n_queries=2), nuswide(tmp_path / "n"), labelled_folder(tmp_path / "l", size=8)):
+        assert isinstance(d, RetrievalData) and isinstance(d.train, torch.Tensor | Pictures)
+        assert not any(k in dir(d.train) for k in ("labels", "targets", "classes"))
+        x = d.train[0]
+        assert type(x) is torch.Tensor and x.dtype == torch.uint8 and x.ndim == 3
+
+
+def test_importing_data_is_light():
+    code = "import sys, sscq.data; print([m for m in ('torchvision', 'sklearn', 'plotly', 'faiss', 'scipy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

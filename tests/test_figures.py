@@ -1,0 +1,319 @@
+"Figures say what they were given; the page opens from a disk with nothing but itself."
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+from PIL import Image
+from plotly.utils import PlotlyJSONEncoder
+
+from sscq.figures import (
+    DASHES,
+    LINES,
+    PALETTE,
+    STAGES,
+    TERMS,
+    WHOLE,
+    _cell,
+    _window,
+    bars,
+    cells,
+    curves,
+    distance_table,
+    image_grid,
+    image_rows,
+    matrix,
+    notebook_pictures,
+    page,
+    pipeline,
+    save_page,
+    soft_cells,
+    usage_bars,
+)
+
+rng = np.random.default_rng(0)
+images = rng.random((5, 1, 8, 8))
+points, words = rng.normal(size=(30, 2)), rng.normal(size=(8, 2))
+
+
+def all_figures():
+    return dict(pipeline=pipeline("codebook"), curves=curves({"a": [3, 2, 1], "b": ([1, 2], [5, 6])}), bars=bars({"a": 1, "b": (2, .5)}),
+                image_grid=image_grid(images, titles="abcde", marks=[None, True, False, True, False]), cells=cells(points, words),
+                image_rows=image_rows({"image": images, "view": images}), soft_cells=soft_cells(points, words, [.1, 1]),
+                usage_bars=usage_bars(rng.multinomial(100, [.25] * 4, size=3)), matrix=matrix(rng.random((3, 4)), marks=[(0, 1)]),
+                distance_table=distance_table(rng.random((2, 4)), [1, 3]))
+
+
+def text_of(fig): return [a.text for a in fig.layout.annotations]
+
+
+def pixels(uri): return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+
+
+# --- what every figure keeps to ---
+
+@pytest.mark.parametrize("name, fig", all_figures().items())
+def test_figures_are_readable_on_any_theme_and_screen(name, fig):
+    layout = fig.to_dict()["layout"]
+    template = layout["template"]["layout"]
+    assert template["paper_bgcolor"] == template["plot_bgcolor"] == "white" and template["font"]["color"] == "#222"
+    assert "paper_bgcolor" not in layout and "plot_bgcolor" not in layout  # nobody overrides it
+    assert layout["width"] <= 910 and layout["height"] <= 1200  # said here: plotly.js ignores the sizes of a template
+    assert len(json.dumps(fig.to_dict(), cls=PlotlyJSONEncoder)) < 200_000
+    assert "http" not in fig.to_json(), "a figure must not point to the network"
+
+
+def test_figures_import_nothing_of_ours():
+    import sscq.figures
+    assert not re.search(r"^\s*(from|import) +(sscq|\.|torch)", Path(sscq.figures.__file__).read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("convert", [
+    list, np.array, torch.tensor, lambda x: torch.tensor(x, requires_grad=True), lambda x: torch.tensor(x).bfloat16(),
+], ids=["list", "array", "tensor", "gradient", "bfloat16"])
+def test_lists_and_tensors_are_welcome(convert):
+    assert len(cells(convert(points.tolist()), convert(words.tolist())).data) == 2  # vectors, codewords
+    assert curves({"a": convert([1., 2.])}).data[0].y == (1., 2.)
+    assert curves({"a": ([1, 2], [torch.tensor(1.), torch.tensor(2.)])}).data[0].y == (1., 2.)
+    matrix(convert([[1., 2.]])); usage_bars(convert([[1., 2.]])); image_grid(convert(images.tolist())); bars({"a": torch.tensor(1.)})
+
+
+# --- colours ---
+
+def luminance(colour):
+    c = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])
+    c = np.where(c <= .04045, c / 12.92, ((c + .055) / 1.055) ** 2.4)
+    return c @ [.2126, .7152, .0722]
+
+
+def test_lines_can_be_seen_on_white_and_told_apart():
+    assert all(1.05 / (luminance(c) + .05) > 2 for c in LINES) and PALETTE[6] not in LINES
+    series = {str(i): [i, i] for i in range(16)}
+    assert len({(line.line.color, line.line.dash) for line in curves(series).data}) == 16
+    assert curves(series).data[0].line.dash == DASHES[0]
+
+
+# --- one by one ---
+
+@pytest.mark.parametrize("here", [*STAGES, *TERMS, "data"])
+def test_pipeline_lights_one_box(here):
+    lit = "images" if here == "data" else here
+    assert [t for t in text_of(pipeline(here)) if t.startswith("<b>")] == [f"<b>{lit}</b>"]
+
+
+@pytest.mark.parametrize("here", WHOLE)
+def test_pipeline_lights_all_boxes_for_what_holds_them(here):
+    assert sum(t.startswith("<b>") for t in text_of(pipeline(here))) == len(STAGES + TERMS)
+
+
+def test_pipeline_refuses_an_unknown_stage():
+    with pytest.raises(ValueError, match="here='quantizer' is not a stage; choose from images, views"): pipeline("quantizer")
+
+
+def test_curves():
+    fig = curves({"a": [3, 2, 1], "b": (np.array([10, 20]), np.array([5, 6]))}, x="epoch", y="loss", log_y=True, title="t")
+    assert [line.name for line in fig.data] == ["a", "b"] and fig.data[0].x == (0, 1, 2) and fig.data[1].x == (10, 20)
+    assert (fig.layout.xaxis.title.text, fig.layout.yaxis.title.text, fig.layout.title.text) == ("epoch", "loss", "t")
+    assert (fig.layout.xaxis.type, fig.layout.yaxis.type) == ("linear", "log")
+    assert fig.layout.showlegend and not curves({"a": [1]}).layout.showlegend
+    assert curves({"wide": [1, 1000]}, log_y=True).layout.yaxis.dtick == 1
+    assert curves({"narrow": [1, 2]}, log_y=True).layout.yaxis.dtick is None
+    with pytest.raises(ValueError, match="'a' has 3 values of x and 2 of y"): curves({"a": ([1, 2, 3], [1, 2])})
+
+
+def test_bars_write_their_numbers():
+    assert text_of(bars({"a": .5, "b": (.25, .02), "c": -1})) == ["0.5", "0.25 ± 0.02", "-1"]
+    assert not bars({"a": 1}).data[0].error_y.visible and bars({"a": (1, .1)}).data[0].error_y.array == (.1,)
+
+
+@pytest.mark.parametrize("M, K", [(1, 4), (4, 16), (5, 8), (16, 256)])
+def test_usage_bars(M, K):
+    counts = rng.integers(0, 50, (M, K))
+    counts[0] = 0; counts[0, 2] = 7
+    fig = usage_bars(counts)
+    shares = [np.asarray(bar.y) for bar in fig.data]
+    assert len(shares) == M and all(np.isclose(s.sum(), 1) and (np.diff(s) <= 0).all() for s in shares)
+    assert text_of(fig)[0] == f"book 0: perplexity 1.0 of {K}"
+    assert text_of(usage_bars(np.zeros((1, 4))))[0] == "book 0: perplexity 1.0 of 4"  # nothing encoded yet
+
+
+def inside(point, corners):  # of a convex polygon, corners in order
+    edge = np.roll(corners, -1, 0) - corners
+    to = point - corners
+    return (edge[:, 0] * to[:, 1] - edge[:, 1] * to[:, 0] >= -1e-9).all()
+
+
+@pytest.mark.parametrize("K", [1, 2, 5, 16])
+def test_cells_are_the_nearest_regions(K):
+    codebook = rng.normal(size=(K, 2))
+    lo, hi = _window(points, codebook)
+    corners = [_cell(k, codebook, lo, hi) for k in range(K)]
+    for point in rng.uniform(lo, hi, (200, 2)):
+        nearest = ((point - codebook) ** 2).sum(1).argmin()
+        assert [k for k in range(K) if inside(point, corners[k])] == [nearest]
+    assert len(cells(points, codebook).layout.shapes) == K
+
+
+def test_cells_of_codewords_that_coincide_and_of_a_product():
+    assert len(cells(points, np.zeros((3, 2))).layout.shapes) == 3
+    lattice = np.stack(np.meshgrid([0., 1.], [0., 1.]), -1).reshape(-1, 2)
+    assert np.allclose(_cell(0, lattice, np.array([-1, -1]), np.array([2, 2])).max(0), .5)
+
+
+def test_cells_colour_points_by_their_codes():
+    colours = cells(points[:3], words, codes=[4, 4, 1]).data[0].marker.color
+    assert colours[0] == colours[1] != colours[2]
+    assert len(cells(points, rng.normal(size=(40, 2))).layout.shapes) == 40
+    for draw in (lambda x: cells(x, words), lambda x: cells(points, x), lambda x: soft_cells(x, words, .2)):
+        with pytest.raises(ValueError, match=r"of shape \(4, 3\) must be \(N, 2\)"): draw(np.zeros((4, 3)))
+
+
+def test_soft_cells_land_where_soft_quantization_does():
+    from sscq.codebook import soft_quantize
+    fig = soft_cells(points, words, [.05, .5])
+    landed = [np.stack([t.x, t.y], 1) for t in fig.data if t.name == "z"]
+    for z, tau in zip(landed, (.05, .5)):
+        ours = soft_quantize(torch.tensor(points), torch.tensor(words)[None], tau)
+        assert np.allclose(z, ours.numpy())
+    assert len(fig.layout.images) == 2
+    with pytest.raises(ValueError, match="must be positive"): soft_cells(points, words, [0.])
+
+
+def test_matrix_writes_and_marks():
+    fig = matrix([[.123, 1], [2, 3]], rows=["r", "s"], columns=["a", "b"], marks=[(1, 0)], digits=1)
+    assert np.array_equal(fig.data[0].text, [["0.1", "1.0"], ["2.0", "3.0"]])
+    assert [(s.x0, s.x1, s.y0, s.y1) for s in fig.layout.shapes] == [(-.5, .5, .5, 1.5)]
+    assert luminance(fig.data[0].colorscale[1][1]) > .3, "black numbers must be readable on the darkest cell"
+    assert matrix(rng.random((30, 30))).data[0].text is None
+
+
+def test_distance_table_adds_up():
+    table = [[1., 4., 9.], [0., 2., 5.]]
+    assert distance_table(table, [2, 0]).layout.title.text == "distance 9.00"
+    assert distance_table(table, torch.tensor([2, 0], dtype=torch.uint8), title="item 7").layout.title.text == "item 7 · distance 9.00"
+    assert not distance_table(table).layout.title.text and distance_table(table, title="a").layout.title.text == "a"
+    assert [(s.x0 + .5, s.y0 + .5) for s in distance_table(table, [2, 0]).layout.shapes] == [(2, 0), (0, 1)]
+
+
+def test_image_grid_marks_hits_and_misses_in_three_ways():
+    fig = image_grid(images, columns=3, titles="abcde", marks=[None, True, False, None, True], title="t")
+    assert len(fig.layout.images) == 5 and [s.line.dash for s in fig.layout.shapes] == ["solid", "dash", "solid"]
+    assert len({s.line.color for s in fig.layout.shapes}) == 2
+    assert [t for t in text_of(fig) if "✓" in t or "✗" in t] == ["<b>✓</b>", "<b>✗</b>", "<b>✓</b>"]
+    assert [t for t in text_of(fig) if len(t) == 1] == list("abcde")
+    assert fig.layout.xaxis.range == (0, 3) and fig.layout.yaxis.range == (2, 0)
+
+
+def test_image_grid_shows_the_pixels():
+    grey = (images[:1, 0] * 255).round().astype(np.uint8)
+    shown = pixels(image_grid(images[:1], size=16).layout.images[0].source)
+    assert shown.shape == (16, 16, 3) and np.array_equal(shown[::2, ::2, 0], grey[0]) and np.array_equal(shown[1::2, 1::2, 2], grey[0])
+    colour = rng.integers(0, 256, (1, 3, 8, 8)).astype(np.uint8)
+    assert np.array_equal(pixels(image_grid(colour, size=8).layout.images[0].source), colour[0].transpose(1, 2, 0))
+
+
+def test_photographs_are_shrunk():
+    ramp = np.broadcast_to(np.linspace(0, 1, 400), (1, 3, 300, 400))
+    uri = image_grid(ramp, size=72).layout.images[0].source
+    assert uri.startswith("data:image/jpeg") and pixels(uri).shape == (108, 144, 3) and len(uri) < 10_000
+
+
+def test_image_rows_name_their_rows():
+    fig = image_rows({"image": images, "view a": images[:, 0], "view b": np.repeat(images, 3, 1)}, titles="vwxyz")
+    assert len(fig.layout.images) == 15 and text_of(fig) == ["image", "view a", "view b", *"vwxyz"]
+    assert [(im.x, im.y) for im in fig.layout.images][5] == (.08, 1.16)
+
+
+def test_bad_images_are_told():
+    for bad in (np.zeros((2, 4, 8, 8)), np.zeros((8, 8)), np.zeros((2, 3, 8, 8, 1))):
+        with pytest.raises(ValueError, match="with 1 or 3 channels"): image_grid(bad)
+    with pytest.raises(ValueError, match="images is empty"): image_grid(np.zeros((0, 1, 8, 8)))
+    with pytest.raises(ValueError, match=r"rows of \[5, 2\] images must be equally long"): image_rows({"a": images, "b": images[:2]})
+
+
+def test_no_pictures_are_drawn_while_testing(monkeypatch):
+    import plotly.io as pio
+    monkeypatch.setenv("IN_TEST", "1")
+    monkeypatch.setattr(pio.renderers, "default", "json")
+    notebook_pictures()
+    assert pio.renderers.default == "plotly_mimetype"
+
+
+# --- the page ---
+
+def test_page_holds_everything():
+    text = page("A <title> & more", ["<h1>All</h1>", *all_figures().values()])
+    assert len(text.encode()) < 5e6
+    head, rest = text.split('<script type="text/plain"')
+    assert not re.search(r"(src|href)\s*=|@import|url\(", head) and not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", rest)
+    assert "A &lt;title&gt; &amp; more" in head and "<h1>All</h1>" in head
+    assert text.count('class="figure"') == len(all_figures())
+
+
+def test_text_in_a_figure_cannot_end_the_script():
+    evil = "</script><script>alert(1)</script><!--"
+    text = page("t", [bars({evil: 1}, title=evil)])
+    assert text.count("</script>") == 2 and "<!--" not in text and "alert" in text
+
+
+def test_page_takes_figures_and_text_only():
+    assert 'id="figure-0"' in page("t", [go.FigureWidget(curves({"a": [1]}))])
+    with pytest.raises(TypeError, match="a block of type dict must be a plotly figure or HTML text"): page("t", [{}])
+
+
+def test_save_page_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = save_page(tmp_path / "report.html", "t", ["<p>old</p>"])
+    old = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "report.html" and "<p>old</p>" in old
+    with pytest.raises(TypeError): save_page(path, "t", [None])
+    with monkeypatch.context() as m:
+        def full(self, text, encoding): self.write_bytes(text[:100].encode()); raise OSError("No space left on device")
+        m.setattr(type(path), "write_text", full)
+        with pytest.raises(OSError, match="No space left"): save_page(path, "t", ["<p>new</p>"])
+    assert path.read_text(encoding="utf-8") == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    with pytest.raises(FileNotFoundError): save_page(tmp_path / "absent" / "report.html", "t", [])
+
+
+CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture
+def browser():
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium: pytest.skip("no Chromium: install it (Debian: apt install chromium) to test pages in a browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright to test pages in a browser")
+    with playwright.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+        yield b
+        b.close()
+
+
+@pytest.mark.browser
+def test_page_draws_all_figures_offline(browser, tmp_path):
+    figures = all_figures()
+    path = save_page(tmp_path / "report.html", "Report", ["<h1>All</h1>", *figures.values()])
+    context = browser.new_context(viewport=dict(width=1280, height=1000), offline=True, color_scheme="dark")
+    tab = context.new_page()
+    problems, fetched = [], []
+    tab.on("pageerror", lambda e: problems.append(str(e)))
+    tab.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    tab.on("request", lambda r: None if r.url.startswith(("data:", "blob:")) else fetched.append(r.url))
+    tab.goto(path.as_uri())
+    tab.wait_for_function("() => document.body.dataset.drawn", timeout=60_000)
+    assert tab.evaluate("document.body.dataset.drawn") == str(len(figures))
+    drawn = [div.locator(".main-svg").first.bounding_box() for div in tab.locator(".figure").all()]
+    assert len(drawn) == len(figures)
+    for box, (name, fig) in zip(drawn, figures.items()):
+        assert (box["width"], box["height"]) == pytest.approx((fig.layout.width, fig.layout.height), abs=2), name
+    assert tab.locator("#figure-3 image").count() == len(images)  # bitmaps arrived with the page
+    assert tab.locator("#figure-2 .bars .point").count() == 2
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"  # also where dark is preferred
+    assert not problems and fetched == [path.as_uri()]
+    context.close()

@@ -1,0 +1,17 @@
+"Each notebook's cells are tests: run them with nbdev's own runner, one pytest result per notebook."
+from pathlib import Path
+
+import pytest
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import test_nb as run_nb  # renamed so that pytest does not collect it
+
+cfg = get_config(Path(__file__).parent)
+NBS = sorted(nbglob(cfg.nbs_path, as_path=True))
+
+
+@pytest.mark.filterwarnings("default")  # a notebook meets the warnings that its reader meets
+@pytest.mark.parametrize("nb", NBS, ids=lambda p: p.relative_to(cfg.nbs_path).as_posix())
+def test_notebook(nb):
+    ok, _seconds = run_nb(nb, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
+    assert ok, f"{nb.name}: a cell failed, see its traceback above"

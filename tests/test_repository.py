@@ -1,0 +1,89 @@
+"What holds of the repository as a whole: order of imports, notebooks and library in step, nothing heavy loaded early."
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nbdev.doclinks import nbglob
+from nbdev.export import nb_export
+
+ROOT = Path(__file__).parent.parent
+NBS = sorted(nbglob(ROOT / "nbs", as_path=True))
+EXPORTING = [nb for nb in NBS if re.match(r"\d\d_", nb.name)]
+ORDER = [nb.stem[3:] for nb in EXPORTING]
+
+
+def cells(nb: Path, kind: str = "code") -> list: return [c for c in json.loads(nb.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+def source(cell: dict) -> str: return "".join(cell["source"])
+def named(nbs: list): return pytest.mark.parametrize("nb", nbs, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
+
+
+def test_every_module_has_its_notebook():
+    modules = {p.stem for p in (ROOT / "sscq").glob("*.py")} - {"__init__", "_modidx"}
+    assert modules == set(ORDER)
+
+
+@named(EXPORTING)
+def test_imports_point_left(nb):
+    tree = ast.parse((ROOT / "sscq" / f"{nb.stem[3:]}.py").read_text(encoding="utf-8"))
+    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    used = {n.module.split(".")[0] for n in froms if n.module} | {a.name for n in froms if not n.module for a in n.names} - {"__version__"}
+    right = ORDER[ORDER.index(nb.stem[3:]):]
+    assert not used & set(right), f"{nb.stem[3:]} imports from its right"
+    assert used <= set(ORDER)
+
+
+@named(EXPORTING)
+def test_library_is_what_the_notebook_exports(nb, tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    target = tmp_path / "sscq"
+    nb_export(nb, lib_path=target)
+    def code(folder):  # without the lines that say where each cell came from
+        return [line for line in (folder / f"{nb.stem[3:]}.py").read_text().splitlines() if not line.startswith("# ")]
+    assert code(target) == code(ROOT / "sscq"), "run nbdev-export"
+
+
+@named(NBS)
+def test_notebook_is_committed_to_be_read(nb):
+    text = nb.read_text(encoding="utf-8")
+    assert len(text.encode()) <= 1_500_000
+    outputs = [o for c in cells(nb) for o in c["outputs"]]
+    assert outputs, "no output: make notebooks"
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert "widgets" not in json.loads(text)["metadata"], "widget state is stored"
+    live = [o["data"] for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert all("image/png" in data for data in live), "a figure has no picture beside it: make notebooks, with Chromium at hand"
+    first = source(next(c for c in cells(nb, "markdown")))
+    assert re.match(r"# .+\n\n> .+", first), "a title and a one-line purpose come first"
+
+
+@named(NBS)
+def test_every_exercise_folds_open(nb):
+    text = "\n".join(source(c) for c in cells(nb, "markdown"))
+    assert text.count("<details>") == text.count("</details>") == text.count("<summary>")
+
+
+def test_the_readme_is_the_index_notebook():
+    sys.path.insert(0, str(ROOT / "nbs"))
+    try: from readme import readme
+    finally: sys.path.pop(0)
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run make readme"
+
+
+@pytest.mark.parametrize("heavy", ["plotly", "faiss", "ipywidgets", "sklearn", "PIL.ImageDraw", "pandas", "matplotlib", "IPython"])
+def test_core_loads_nothing_heavy(heavy, loaded_by_core): assert heavy not in loaded_by_core
+
+
+@pytest.fixture(scope="module")
+def loaded_by_core() -> set:
+    code = "import torch, torchvision, sys; before = set(sys.modules); from sscq.core import SSCQ; print('\\n'.join(set(sys.modules) - before))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_version_comes_from_settings():
+    import sscq
+    assert f"version = {sscq.__version__}\n" in (ROOT / "settings.ini").read_text()

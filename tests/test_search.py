@@ -1,0 +1,620 @@
+"Search: look-ups against loops, every back end against full sorting, FAISS and the release's numbers; the index, its files, its errors."
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from notebook_functions import from_notebook
+from PIL import Image
+from safetensors.numpy import save_file
+
+from sscq.codebook import decode, hard_assign, n_bits, pack
+from sscq.data import load_image
+from sscq.search import (
+    Index,
+    PackedCodes,
+    adc,
+    distance_table,
+    from_keys,
+    model_fingerprint,
+    nearest,
+    nearest_by_table,
+    ranked,
+    rerank,
+    rounding,
+    search_codes,
+    smallest,
+    to_keys,
+    train_opq,
+    train_pq,
+)
+
+DATA = Path(__file__).parent / "data"
+distance_table_loop, adc_loop, faiss_by_hand = from_notebook("10_search", "distance_table_loop", "adc_loop", "faiss_by_hand")
+
+
+def random_search(M=4, K=16, d=3, N=50, Q=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(Q, M * d, generator=g), torch.randn(M, K, d, generator=g), torch.randint(K, (N, M), generator=g, dtype=torch.uint8)
+
+
+def by_sorting(f, codebooks, codes, k, squared=True):
+    d = adc(distance_table(f, codebooks, squared), codes).sort(dim=1, stable=True)
+    return d.values[:, :k], d.indices[:, :k]
+
+
+def tied(N=2000, M=4, K=16, distinct=30, seed=0):
+    "Many items with few different codes"
+    f, codebooks, some = random_search(M, K, N=distinct, Q=7, seed=seed)
+    return f, codebooks, some[torch.randint(distinct, (N,), generator=torch.Generator().manual_seed(seed))]
+
+
+# tables and sums
+
+@settings(deadline=None, max_examples=20)
+@given(Q=st.integers(1, 3), M=st.integers(1, 5), K=st.sampled_from([2, 4, 16]), d=st.integers(1, 4), N=st.integers(1, 9),
+       squared=st.booleans())
+def test_look_ups_equal_loops(Q, M, K, d, N, squared):
+    f, codebooks, codes = random_search(M, K, d, N, Q)
+    table = distance_table(f, codebooks, squared)
+    torch.testing.assert_close(table, distance_table_loop(f, codebooks, squared))
+    assert torch.equal(adc(table, codes), adc_loop(table, codes))
+
+
+def test_adc_is_the_distance_to_the_decoded_vector():
+    f, codebooks, codes = random_search(M=8, N=200)
+    expected = torch.cdist(f, decode(codes, codebooks)).square()
+    torch.testing.assert_close(adc(distance_table(f, codebooks), codes), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_distance_to_itself_is_zero():
+    _, codebooks, codes = random_search()
+    for squared in (True, False): assert (adc(distance_table(decode(codes, codebooks), codebooks, squared), codes).diagonal() == 0).all()
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_distances_of_the_release(bits):
+    x = np.load(DATA / f"sscq_{bits}bit.npz")
+    words = torch.from_numpy(x["codebooks"])
+    M = bits // 4
+    codebooks = words.view(len(words), M, -1).transpose(0, 1).contiguous()
+    f, codes = torch.from_numpy(x["query_f"]), hard_assign(torch.from_numpy(x["db_f"]), codebooks)
+    assert np.array_equal(codes.numpy(), x["db_codes"].reshape(codes.shape))
+    np.testing.assert_allclose(adc(distance_table(f, codebooks, squared=False), codes).numpy(), x["distances"], rtol=1e-5)
+    index = Index(codebooks, distance="unsquared").add(codes)
+    hits = index.search(f, k=len(codes))
+    np.testing.assert_allclose(hits.distances.numpy(), np.sort(x["distances"], axis=1), rtol=1e-5)
+
+
+# the nearest, in order
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.floats(0, 2. ** 100, width=32), min_size=1, max_size=30))
+def test_keys_keep_order_and_come_back(values):
+    d = torch.tensor([values])
+    keys = to_keys(d, torch.arange(len(values)))
+    order = d.sort(dim=1, stable=True)
+    assert torch.equal(keys.argsort(1), order.indices)
+    back, rows = from_keys(keys)
+    assert torch.equal(back, d) and torch.equal(rows[0], torch.arange(len(values)))
+
+
+def test_smallest_on_the_cpu_equals_topk():
+    keys = torch.randint(2 ** 60, (70, 9000), generator=torch.Generator().manual_seed(0))
+    expected = keys.topk(100, largest=False).values
+    assert torch.equal(smallest(keys.clone(), 100), expected)
+    assert torch.equal(smallest(keys.clone()[:, :100], 100), keys[:, :100].sort(1).values)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("k", [1, 10, 5000])
+def test_nearest_equals_sorting_with_ties(k, squared):
+    f, codebooks, codes = tied()
+    for got, expected in zip(nearest(f, codebooks, codes, k, squared), by_sorting(f, codebooks, codes, k, squared)):
+        assert torch.equal(got, expected)
+
+
+def test_nearest_by_table_in_blocks():
+    f, codebooks, codes = tied()
+    table, expected = distance_table(f, codebooks), by_sorting(f, codebooks, codes, 50)
+    for block in (1, 49, 50, 51, 700, 2000):
+        if block == 1: d, rows = nearest_by_table(table, codes[:100], 50, block); want = by_sorting(f, codebooks, codes[:100], 50)
+        else: (d, rows), want = nearest_by_table(table, codes, 50, block), expected
+        assert torch.equal(d, want[0]) and torch.equal(rows, want[1])
+
+
+def test_ranked_does_not_depend_on_the_chunk():
+    f, codebooks, codes = random_search(M=8, N=3000, Q=13)
+    whole = nearest(f, codebooks, codes, 20)
+    for chunk in (1, 4, 13, 64):
+        seen = list(ranked(f, codebooks, codes, 20, chunk=chunk))
+        assert [s.stop - s.start for s, _, _ in seen] == [len(d) for _, d, _ in seen]
+        assert torch.equal(torch.cat([d for _, d, _ in seen]), whole[0]) and torch.equal(torch.cat([r for _, _, r in seen]), whole[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_nearest_takes_other_floats(dtype):
+    f, codebooks, codes = random_search()
+    f, codebooks = f.to(dtype), codebooks.to(dtype)
+    assert torch.equal(nearest(f, codebooks, codes, 5)[1], by_sorting(f.float(), codebooks.float(), codes, 5)[1])
+
+
+@pytest.mark.parametrize("error, f, codes, k", [
+    ("8 dimensions.*12", (2, 8), (5, 4), 1), ("4 codebooks", (2, 12), (5, 3), 1), ("0 codes", (2, 12), (0, 4), 1),
+    ("0 queries", (0, 12), (5, 4), 1), ("k=0", (2, 12), (5, 4), 0)])
+def test_nearest_errors(error, f, codes, k):
+    with pytest.raises(ValueError, match=error): nearest(torch.zeros(f), torch.zeros(4, 16, 3), torch.zeros(codes, dtype=torch.uint8), k)
+
+
+def test_nearest_wants_codes():
+    f, codebooks, codes = random_search()
+    with pytest.raises(ValueError, match="torch.uint8"): nearest(f, codebooks, codes.long(), 1)
+
+
+# FAISS
+
+@pytest.mark.parametrize("M, K", [(1, 16), (3, 16), (8, 16), (16, 16), (2, 2), (5, 4), (3, 32), (4, 128), (2, 256)])
+@pytest.mark.parametrize("squared", [True, False])
+def test_fast_search_equals_looking_at_all(M, K, squared):
+    f, codebooks, codes = random_search(M, K, N=3000, Q=20)
+    packed = PackedCodes(pack(codes, K).numpy(), M, K)
+    assert torch.equal(packed[:], codes) and torch.equal(packed[np.array([[5, 2]])], codes[[5, 2]][None])
+    for got, expected in zip(search_codes(packed, distance_table(f, codebooks, squared), 10), by_sorting(f, codebooks, codes, 10, squared)):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("M, K", [(4, 16), (3, 16), (3, 4), (2, 64), (2, 256)])
+def test_codes_and_distances_are_those_of_faiss(M, K):
+    f, codebooks, codes = random_search(M, K, N=2000)
+    by_hand = faiss_by_hand(codebooks, codes)
+    d, _ = by_hand.search(f.numpy(), 30)
+    hits = Index(codebooks).add(codes).search(f, 30)
+    np.testing.assert_allclose(hits.distances.numpy(), d, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(by_hand.sa_encode(f.numpy()), pack(hard_assign(f, codebooks), K).numpy())
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 200])
+def test_ties_are_ordered_by_row_whatever_the_back_end(distinct):
+    f, codebooks, codes = tied(3000, distinct=distinct)
+    got = search_codes(PackedCodes(pack(codes).numpy(), 4, 16), distance_table(f, codebooks), 10)
+    assert torch.equal(got[1], by_sorting(f, codebooks, codes, 10)[1])
+
+
+@pytest.mark.parametrize("spoil", [lambda c: c[0, 0].fill_(100.), lambda c: c.fill_(.5), lambda c: c[1:].fill_(0.)])
+def test_tables_that_round_badly(spoil):
+    "A far codeword, all codewords alike, one codebook that decides"
+    f, codebooks, codes = random_search(N=2000)
+    spoil(codebooks)
+    for squared in (True, False):
+        got = search_codes(PackedCodes(pack(codes).numpy(), 4, 16), distance_table(f, codebooks, squared), 10)
+        for a, b in zip(got, by_sorting(f, codebooks, codes, 10, squared)): assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("M", [1, 2, 5, 16, 33])
+def test_fastscan_is_no_rougher_than_its_bound(M):
+    f, codebooks, codes = random_search(M, N=1000, Q=30)
+    packed, table = PackedCodes(pack(codes).numpy(), M, 16), distance_table(f, codebooks)
+    from sscq.search import as_faiss_query
+    rough, rows = packed.scan().search(as_faiss_query(table), 500)
+    exact = rerank(table, packed[rows])
+    assert torch.equal(exact, adc(table, codes).gather(1, torch.from_numpy(rows)))
+    assert ((exact + torch.from_numpy(rough)).abs() <= rounding(table)[:, None]).all()
+
+
+# codebooks by k-means
+
+def test_train_pq_finds_planted_clusters_and_is_deterministic():
+    words = torch.tensor([[[-5., 0], [5, 0]], [[0, -5], [0, 5]]])
+    codes = torch.randint(2, (300, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    books = train_pq(decode(codes, words), 2, n_words=2)
+    torch.testing.assert_close(books.sort(1).values, words.sort(1).values)
+    x = torch.randn(500, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(train_pq(x, 3, seed=1), train_pq(x, 3, seed=1))
+
+
+def test_train_opq_untangles_what_pq_cannot():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 16, generator=g) * torch.tensor([8.] * 4 + [.1] * 12)  # all that matters lies in the first of four parts
+    rotation, books = train_opq(x, 4)
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(16), atol=1e-4, rtol=0)
+    def lost(x, books): return (x - decode(hard_assign(x, books), books)).square().sum(1).mean()
+    assert lost(x @ rotation.T, books) < .5 * lost(x, train_pq(x, 4))
+    again = train_opq(x, 4)
+    assert torch.equal(rotation, again[0]) and torch.equal(books, again[1])
+
+
+@pytest.mark.parametrize("train", [train_pq, train_opq])
+@pytest.mark.parametrize("error, shape, books, words", [
+    ("split", (50, 10), 3, 16), ("split", (50, 10), 0, 16), ("cannot train", (10, 8), 2, 16), ("power of two", (50, 8), 2, 12),
+    (r"\(N, D\)", (50,), 1, 16)])
+def test_training_errors(train, error, shape, books, words):
+    with pytest.raises(ValueError, match=error): train(torch.zeros(shape), books, words)
+    with pytest.raises(ValueError, match="NaN"): train(torch.full((50, 8), torch.nan), 2)
+
+
+# the index
+
+def make_index(N=700, M=4, K=16, **kwargs):
+    f, codebooks, codes = random_search(M, K, N=N)
+    return f, Index(codebooks, **kwargs).add(codes)
+
+
+@pytest.mark.parametrize("M, K", [(4, 16), (3, 16), (2, 256), (3, 8)])
+def test_adding_in_batches_equals_adding_at_once(M, K):
+    f, codebooks, codes = random_search(M, K, N=1111)
+    once, often = Index(codebooks).add(codes), Index(codebooks)
+    for some in codes.split(17): often.add(some)
+    assert len(often) == len(once) == 1111 and torch.equal(often.codes, codes) and torch.equal(often.ids, torch.arange(1111))
+    assert len(often._rows) < 11  # arrays were joined as they grew
+    a, b = once.search(f), often.search(f)
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.distances, b.distances)
+    assert torch.equal(a.ids, nearest(f, codebooks, codes, 10)[1])
+
+
+def test_embeddings_are_quantized():
+    f, codebooks, _ = random_search(Q=300)
+    for x in (f, f.double(), f.numpy(), f.clone().requires_grad_()):
+        assert torch.equal(Index(codebooks).add(x).codes, hard_assign(f, codebooks))
+
+
+@pytest.mark.parametrize("distance", ["squared", "unsquared"])
+def test_many_queries_are_shared_out(distance):
+    f, codebooks, codes = random_search(M=16, N=2000, Q=300)
+    hits = Index(codebooks).add(codes).search(f, 10, distance)
+    d, rows = nearest(f, codebooks, codes, 10, distance == "squared")
+    assert torch.equal(hits.ids, rows) and torch.equal(hits.distances, d) and hits.distances.dtype == torch.float32
+
+
+def test_searching_leaves_threads_as_they_were():
+    before = faiss.omp_get_max_threads(), torch.get_num_threads()
+    f, codebooks, codes = random_search(M=16, N=2000, Q=300)
+    Index(codebooks).add(codes).search(f)
+    assert (faiss.omp_get_max_threads(), torch.get_num_threads()) == before
+
+
+def test_ties_are_ordered_by_id():
+    f, codebooks, codes = tied(1500)
+    ids = torch.randperm(1500, generator=torch.Generator().manual_seed(1)) * 3
+    hits = Index(codebooks).add(codes, ids=ids.tolist(), paths=[f"{i}.png" for i in ids.tolist()]).search(f, 40)
+    order = ids.argsort()
+    d, rows = by_sorting(f, codebooks, codes[order], 40)
+    assert torch.equal(hits.ids, ids[order][rows]) and torch.equal(hits.distances, d)
+    assert hits.paths == [[f"{i}.png" for i in row] for row in hits.ids.tolist()]
+
+
+def test_removing_equals_never_adding():
+    f, codebooks, codes = random_search(N=900)
+    gone = torch.arange(0, 900, 7)
+    index = Index(codebooks).add(codes, paths=[str(i) for i in range(900)])
+    index.search(f)  # what FAISS holds must not survive
+    index.remove(gone)
+    keep = torch.ones(900, dtype=torch.bool).index_fill(0, gone, False)
+    assert len(index) == keep.sum() and torch.equal(index.codes, codes[keep]) and torch.equal(index.ids, torch.arange(900)[keep])
+    assert torch.equal(index.search(f).ids, index.ids[nearest(f, codebooks, codes[keep], 10)[1]])
+    assert index.search(f).paths[0] == [str(i) for i in index.search(f).ids[0].tolist()]
+    assert index.add(codes[:1], paths=["new"]).ids[-1] == 900
+    assert index.remove(900).add(codes[:1], paths=["newer"]).ids[-1] == 901  # numbers are not used twice
+
+
+def test_remove_all_then_start_again():
+    f, index = make_index(20)
+    index.remove(range(20))
+    assert len(index) == 0 and index.codes.shape == (0, 4)
+    with pytest.raises(ValueError, match="is empty"): index.search(f)
+    assert index.add(torch.zeros(2, 4, dtype=torch.uint8), paths=["a", "b"]).ids.tolist() == [20, 21]
+
+
+def test_merge():
+    f, codebooks, codes = random_search(N=900)
+    a, b = Index(codebooks).add(codes[:500]), Index(codebooks).add(codes[500:])
+    a.search(f)
+    a.merge(b)
+    assert torch.equal(a.search(f).ids, nearest(f, codebooks, codes, 10)[1]) and len(b) == 400
+    a.merge(a)
+    assert len(a) == 1800 and torch.equal(a.codes, torch.cat([codes, codes]))
+    c = Index(codebooks).add(codes[:2], ids=[5000, 4000])
+    assert a.merge(c).ids[-2:].tolist() == [5000, 4000] and a.add(codes[:1]).ids[-1] == 5001
+    with pytest.raises(ValueError, match="5000 is in the index"): a.merge(c)
+    assert a.merge(Index(codebooks)).ids.numel() == 1803
+
+
+def test_merging_different_models_names_both():
+    _, codebooks, codes = random_search()
+    a, b = Index(codebooks, name="this one").add(codes), Index(codebooks + 1, name="that one").add(codes)
+    with pytest.raises(ValueError, match=f"this one.*{a.fingerprint}.*that one.*{b.fingerprint}"): a.merge(b)
+    assert len(a) == 50
+
+
+def test_what_cannot_be_added_changes_nothing():
+    f, index = make_index(50, name="tiny")
+    codes = index.codes
+    bad = [(ValueError, r"tiny.*need \(N, 12\)", dict(f=torch.zeros(2, 11))), (ValueError, r"need \(N, 12\)", dict(f=torch.zeros(12))),
+           (ValueError, r"tiny.*need \(N, 4\)", dict(f=codes[:, :3])), (ValueError, "0 to 15", dict(f=codes + 16)),
+           (ValueError, "NaN", dict(f=torch.full((2, 12), torch.inf))), (TypeError, "int64", dict(f=codes.long())),
+           (ValueError, "id 3 is in", dict(f=codes[:2], ids=[60, 3])), (ValueError, "twice", dict(f=codes[:2], ids=[60, 60])),
+           (ValueError, "negative", dict(f=codes[:2], ids=[60, -1])), (ValueError, "one for each", dict(f=codes[:2], ids=[60])),
+           (TypeError, "whole numbers", dict(f=codes[:2], ids=[.5, 1.])), (ValueError, "1 paths for 2", dict(f=codes[:2], paths=["a"])),
+           (ValueError, "all have one", dict(f=codes[:2], paths=["a", "b"]))]
+    for error, message, arguments in bad:
+        with pytest.raises(error, match=message): index.add(**arguments)
+    for message, ids in (("id 99 is not", [0, 99]), ("id -1 is not", [-1])):
+        with pytest.raises(ValueError, match=message): index.remove(ids)
+    assert torch.equal(index.codes, codes) and torch.equal(index.ids, torch.arange(50)) and index.paths is None
+    with_paths = Index(index.codebooks).add(codes, paths=map(str, range(50)))
+    with pytest.raises(ValueError, match="all have one"): with_paths.add(codes)
+
+
+@pytest.mark.parametrize("error, arguments", [
+    (r"\(M, K, d\)", dict(codebooks=torch.zeros(16, 3))), ("power of two", dict(codebooks=torch.zeros(2, 12, 3))),
+    ("NaN", dict(codebooks=torch.full((2, 4, 3), torch.nan))), ("'cosine'", dict(codebooks=torch.zeros(2, 4, 3), distance="cosine"))])
+def test_index_of_what(error, arguments):
+    with pytest.raises(ValueError, match=error): Index(**arguments)
+
+
+def test_the_index_keeps_its_own_codebooks():
+    f, codebooks, codes = random_search()
+    index = Index(codebooks).add(codes)
+    before = index.search(f).ids
+    codebooks.zero_()
+    assert torch.equal(index.search(f).ids, before)
+
+
+def test_memory_is_the_codes_twice():
+    _, codebooks, codes = random_search(M=16, N=10_000)
+    index = Index(codebooks).add(codes)
+    assert index.nbytes == 8 * 10_000
+    index.search(torch.zeros(1, 48))
+    assert index.nbytes <= 1.5 * (8 + 8) * 10_000
+
+
+# asking
+
+def test_more_answers_than_items():
+    f, index = make_index(20)
+    with pytest.warns(UserWarning, match="k=50, but the index holds 20"): hits = index.search(f, k=50)
+    assert hits.ids.shape == (5, 20) and torch.equal(hits.ids.sort(1).values, torch.arange(20).expand(5, 20))
+
+
+def test_asking_wrongly():
+    f, index = make_index(50, name="tiny")
+    with pytest.raises(ValueError, match=r"\(5, 11\).*tiny.*need \(N, 12\)"): index.search(f[:, :11])
+    with pytest.raises(ValueError, match="k=0"): index.search(f, k=0)
+    with pytest.raises(ValueError, match="'cosine'"): index.search(f, distance="cosine")
+    with pytest.raises(ValueError, match="NaN"): index.search(f * torch.nan)
+    with pytest.raises(ValueError, match="nothing to ask"): index.search(f[:0])
+    with pytest.raises(ValueError, match="cannot look at PosixPath.*tiny"): index.search(Path("holiday.jpg"))
+    with pytest.raises(ValueError, match="is empty"): Index(index.codebooks).search(f)
+    for ask in (lambda: index.explain(f, 0), lambda: index.explain(f[0], 50), lambda: index.explain(f[0], 0, "cosine")):
+        with pytest.raises(ValueError): ask()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    "Four pictures of one colour each, and an index of their mean colours"
+    colours = torch.tensor([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], dtype=torch.uint8)
+    for i, colour in enumerate(colours.tolist()): Image.new("RGB", (20, 20), tuple(colour)).save(tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+
+    def embed(asked):
+        if isinstance(asked, torch.Tensor): return asked.float().mean((2, 3)) / 255
+        if isinstance(asked, Image.Image): return torch.from_numpy(np.array(asked)).float().mean((0, 1))[None] / 255
+        if isinstance(asked, list): return torch.cat([embed(one) for one in asked])
+        return embed(load_image(asked, 8)[None])
+    codebooks = torch.tensor([[0.], [1.]]).expand(3, 2, 1)
+    return paths, Index(codebooks, embed).add(embed(paths), paths=paths)
+
+
+def test_asking_with_pictures(pictures):
+    paths, index = pictures
+    for query in (paths[1], str(paths[1]), paths[1:2], Image.open(paths[1]), load_image(paths[1], 8)[None]):
+        hits = index.search(query, k=2)
+        assert hits.paths[0][0] == str(paths[1]) and hits.ids[0, 0] == 1
+        assert hits.queries == ([str(paths[1])] if isinstance(query, (str, Path, list)) else None)
+    assert index.search(paths, k=1).ids[:, 0].tolist() == [0, 1, 2, 3]
+    assert index.explain(paths[3], 3).path == str(paths[3])
+
+
+def test_not_a_picture(pictures, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="notes.jpg"): pictures[1].search(tmp_path / "notes.jpg")
+
+
+def test_hits_show_themselves(pictures, monkeypatch):
+    import plotly.io as pio
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
+    paths, index = pictures
+    hits = index.search(paths[:2], k=3)
+    bundle = hits._repr_mimebundle_()
+    assert "0.png" in bundle["text/plain"] and any("plotly" in kind for kind in bundle)
+    assert len(hits.figure().layout.images) == 8 and len(hits.figure(n_queries=1, n_answers=2).layout.images) == 3
+    paths[0].unlink()
+    assert len(hits.figure().layout.images) == 8  # a file that is gone is grey
+    numbers = Index(index.codebooks).add(index.codes).search(torch.zeros(5, 3), k=2)
+    assert list(numbers._repr_mimebundle_()) == ["text/plain"] and "2 answers to 5 queries" in repr(numbers)
+    with pytest.raises(ValueError, match="no paths"): numbers.figure()
+
+
+@pytest.mark.parametrize("distance", ["squared", "unsquared"])
+def test_explanations_add_up(distance):
+    f, index = make_index(700, M=8)
+    index.remove(range(0, 700, 2))
+    hits = index.search(f, 5, distance)
+    for q in range(len(f)):
+        for id, d in zip(hits.ids[q].tolist(), hits.distances[q].tolist()):
+            why = index.explain(f[q], id, distance)
+            assert why.distance == d and why.kind == distance and why.parts.sum().item() == pytest.approx(d, rel=1e-5)
+            assert torch.equal(why.parts, why.table[torch.arange(8), why.item.long()])
+            assert torch.equal(why.table.min(1).indices, why.query.long())
+    figure = why.figure()
+    assert len(figure.layout.shapes) == 8 and list(figure.data[1].x) == why.query.tolist() and f"id {why.id}" in repr(why)
+
+
+# files
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("M, K", [(4, 16), (3, 256), (5, 2)])
+def test_saved_and_loaded_answers_are_identical(tmp_path, mmap, M, K):
+    f, codebooks, codes = random_search(M, K, N=1000)
+    index = Index(codebooks, distance="unsquared", name="mine").add(codes).remove([3])
+    again = Index.load(index.save(tmp_path / "new folder" / "i.sscq"), mmap=mmap)
+    a, b = index.search(f), again.search(f)
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.distances, b.distances)
+    assert repr(again) == repr(index) and again.distance == "unsquared" and torch.equal(again.codes, index.codes) and again.paths is None
+    again.add(codes[:5]).remove([0]).save(tmp_path / "new folder" / "i.sscq")  # over the file it reads from
+    assert torch.equal(Index.load(tmp_path / "new folder" / "i.sscq").codes, again.codes) and again.ids[-1] == 1004
+    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["i.sscq"]
+
+
+def test_paths_of_any_name_come_back(tmp_path):
+    _, codebooks, codes = random_search(N=4)
+    names = ["plain.jpg", "Ünï codé 猫.png", "new\nline", b"not utf-8 \xff.jpg".decode("utf-8", "surrogateescape")]
+    path = Index(codebooks).add(codes, paths=names).save(tmp_path / "i.sscq")
+    again = Index.load(path)
+    assert again.add(codes[:1], paths=["more"]).paths == [*names, "more"]
+
+
+def test_an_empty_index_is_saved_too(tmp_path):
+    _, codebooks, codes = random_search()
+    again = Index.load(Index(codebooks).save(tmp_path / "i.sscq"))
+    assert len(again) == 0 and torch.equal(again.add(codes).codes, codes)
+
+
+def test_file_names(tmp_path):
+    _, index = make_index(5)
+    with pytest.raises(ValueError, match="must end in .sscq"): index.save(tmp_path / "index.bin")
+    with pytest.raises(FileNotFoundError, match="nowhere"): Index.load(tmp_path / "nowhere.sscq")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError): index.save(tmp_path / "file" / "i.sscq")
+
+
+def test_every_damage_is_recognised(tmp_path):
+    _, index = make_index(40)
+    whole = index.add(index.codes, ids=range(100, 140)).save(tmp_path / "i.sscq").read_bytes()
+    other = tmp_path / "damaged.sscq"
+    random = np.random.default_rng(0)
+    for cut in (0, 5, 8, 300, len(whole) // 2, len(whole) - 1):
+        other.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="damaged.sscq"): Index.load(other)
+    for place in [*range(0, 8), *random.integers(8, len(whole), 200)]:
+        bent = bytearray(whole)
+        bent[place] ^= 1 << random.integers(8)
+        other.write_bytes(bent)
+        with pytest.raises(ValueError, match="damaged.sscq"): Index.load(other)
+    other.write_bytes(whole + b"more")
+    with pytest.raises(ValueError, match="damaged.sscq"): Index.load(other)
+
+
+def test_what_is_no_index(tmp_path):
+    path = tmp_path / "x.sscq"
+
+    class Danger:
+        def __reduce__(self): return Path.touch, (tmp_path / "executed",)
+    path.write_bytes(pickle.dumps(Danger()))
+    with pytest.raises(ValueError, match="not an index"): Index.load(path)
+    assert not (tmp_path / "executed").exists()
+    save_file({"weight": np.zeros(3)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not an index"): Index.load(path)
+    save_file({"weight": np.zeros(3)}, path, metadata={"index": json.dumps(dict(format="sscq-index", version=2))})
+    with pytest.raises(ValueError, match="sscq-index 2.*reads sscq-index 1"): Index.load(path)
+
+
+def test_an_index_of_another_model_is_refused(tmp_path):
+    class Model:
+        def __init__(self, codebooks): self.codebooks = codebooks
+        def embed(self, x): return x
+    _, index = make_index(5, name="mine")
+    path, other = index.save(tmp_path / "i.sscq"), index.codebooks + 1
+    assert Index.load(path, Model(index.codebooks).embed, fingerprint=model_fingerprint(index.codebooks)).fingerprint == index.fingerprint
+    names_both = f"mine \\({index.fingerprint}\\).*{model_fingerprint(other)}"
+    with pytest.raises(ValueError, match=names_both): Index.load(path, Model(other).embed)
+    with pytest.raises(ValueError, match=names_both): Index.load(path, fingerprint=model_fingerprint(other))
+
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from sscq.search import Index
+torch.set_num_threads(1)
+path = Path(sys.argv[1])
+indexes = [Index(torch.zeros(8, 256, 1)).add(torch.full((200_000, 8), i, dtype=torch.uint8)) for i in range(2)]
+indexes[0].save(path)
+torn = 0
+for kill in range(12):
+    child = os.fork()
+    if not child:
+        while True:
+            for index in indexes: index.save(path)
+    time.sleep(random.Random(kill).uniform(.005, .1))
+    os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
+    torn += sum(part.unlink() is None for part in path.parent.glob(".*.part"))
+    codes = Index.load(path).codes
+    assert len(codes) == 200_000 and (codes == codes[0, 0]).all()
+print("torn", torn)
+"""
+
+
+def test_a_kill_during_save_leaves_the_old_file_whole(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path / "i.sscq")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) > 0, "no kill fell into a save"
+
+
+# inverted files
+
+@pytest.mark.parametrize("M, K", [(8, 16), (4, 4), (3, 256)])
+@pytest.mark.parametrize("distance", ["squared", "unsquared"])
+def test_ivf_that_visits_all_cells_is_exact(M, K, distance):
+    f, codebooks, codes = random_search(M, K, N=1500, Q=30)
+    index = Index(codebooks).add(codes).remove([0, 10])
+    exact, ivf = index.search(f, 10, distance), index.to_ivf(n_lists=20, n_probe=20)
+    hits = ivf.search(f, 10, distance)
+    torch.testing.assert_close(hits.distances, exact.distances)
+    assert (hits.ids == exact.ids).float().mean() > .9  # ties at the edge of the candidates aside
+    shares = []
+    for ivf.n_probe in (1, 5, 20): shares.append((ivf.search(f, 10, distance).ids[:, :, None] == exact.ids[:, None]).any(2).float().mean())
+    assert shares[0] < shares[1] < shares[2]
+
+
+def test_ivf_is_a_frozen_copy_and_says_what_it_lacks():
+    f, index = make_index(700)
+    ivf = index.to_ivf(n_lists=100, n_probe=1)
+    index.remove(range(350))
+    hits = ivf.search(f, 60)
+    assert "100 cells, 1 visited" in repr(ivf) and (hits.ids < 350).any()
+    assert ((hits.ids == -1) == hits.distances.isinf()).all() and (hits.ids[:, -1] == -1).all() and (hits.ids[:, 0] >= 0).all()
+    with pytest.raises(ValueError, match="n_lists=9999"): index.to_ivf(n_lists=9999)
+
+
+# elsewhere
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nearest_on_a_gpu_equals_nearest_here():
+    f, codebooks, codes = tied(5000, M=8)
+    for squared in (True, False):
+        there = nearest(f.cuda(), codebooks.cuda(), codes.cuda(), 100, squared)
+        here = nearest(f, codebooks, codes, 100, squared)
+        torch.testing.assert_close(there[0].cpu(), here[0])
+        assert (there[1].cpu() == here[1]).float().mean() > .99
+        assert there[1].is_cuda
+
+
+def test_importing_search_does_not_import_faiss_or_plotly():
+    code = "import sys, sscq.search; print([m for m in ('faiss', 'plotly', 'PIL.Image') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_no_warnings_for_few_vectors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train_pq(torch.randn(16, 4), 2).shape == (2, 16, 2)
+        assert n_bits(16) == 4

@@ -1,0 +1,500 @@
+"Training: the schedule, the step, what is kept, and what survives a kill, a full disk and a torn file."
+import errno
+import json
+import math
+import os
+import random
+import resource
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
+
+from sscq import train
+from sscq.codebook import Encoded, ProductQuantizer
+from sscq.contrastive import info_nce
+from sscq.core import SSCQ
+from sscq.data import digits
+from sscq.objective import SPQObjective, SSCQObjective
+from sscq.train import (CHECKPOINT, HISTORY, PRESETS, PREVIOUS, Run, TrainConfig, clear_run, embed, embed_chunks, epoch_batches,
+                        find_device, find_quantizer, fit, largest_fitting, last_checkpoint, learning_rate, read_checkpoint, seed_for,
+                        tensorboard, train_epoch, train_step, write_whole)
+from sscq.views import VIEWS, digit_view
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    "These networks are too small to share"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+@pytest.fixture(scope="module")
+def images(): return digits().train[:160]
+
+
+def trained(images, seed=0, model=None, view=digit_view, objective=OBJECTIVE, on_epoch=None, out=None, resume=False, **kw):
+    model = model or small_model(seed=seed)
+    return model, fit(model, images, view, objective, settings(**kw), on_epoch, out=out, resume=resume)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def epochs_in(out): return [json.loads(line)["epoch"] for line in (out / HISTORY).read_text().splitlines()]
+
+
+def stop_at(epoch):
+    def on_epoch(record):
+        if record["epoch"] == epoch: raise KeyboardInterrupt
+    return on_epoch
+
+
+def stopped(images, out, epoch=2, **kw):
+    with pytest.warns(UserWarning, match=f"keeps the weights of epoch {epoch}"):
+        return trained(images, out=out, on_epoch=stop_at(epoch), **kw)
+
+
+# --- settings and schedule
+
+def test_schedule_is_the_release_s():
+    z = np.load(DATA / "sscq_16bit.npz")
+    ours = [learning_rate(int(epoch * 195 + step), 195, TrainConfig(epochs=800)) for epoch, step in z["lr/epoch_step"]]
+    np.testing.assert_allclose(ours, z["lr/value"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30])
+def test_schedule_stays_in_its_bounds(epochs):
+    config = TrainConfig(epochs=epochs, lr=.1, lr_start=0., lr_end=.2)
+    rates = [learning_rate(t, 7, config) for t in range(7 * epochs)]
+    assert min(rates) >= 0 and max(rates) <= .1 and math.isclose(rates[-1], .02)
+
+
+@pytest.mark.parametrize("bad, message", [
+    (dict(epochs=0), "epochs=0"), (dict(batch_size=1), "negatives"), (dict(lr=0.), "lr=0.0"), (dict(lr=math.nan), "lr=nan"),
+    (dict(lr_end=1.5), "share of lr"),
+    (dict(warmup_epochs=-1), "warmup_epochs=-1"), (dict(weight_decay=-.1), "weight_decay"), (dict(workers=-1), "workers"),
+    (dict(precision="fp16"), "'fp32' or 'bf16'"), (dict(micro_batch=1), "micro_batch=1")])
+def test_bad_settings(bad, message):
+    with pytest.raises(ValueError, match=message): TrainConfig(**bad)
+
+
+@pytest.mark.parametrize("n, batches", [(2, 1), (10, 3), (97, 8), (256, 4)])
+def test_batches_hold_every_image_once(n, batches):
+    got = epoch_batches(n, batches, 0, 3)
+    sizes = [len(i) for i in got]
+    assert sorted(torch.cat(got).tolist()) == list(range(n)) and max(sizes) - min(sizes) <= 1 and len(sizes) == batches
+    assert all(torch.equal(i, j) for i, j in zip(got, epoch_batches(n, batches, 0, 3)))
+    if n > 10: assert not torch.equal(torch.cat(got), torch.cat(epoch_batches(n, batches, 0, 4)))
+
+
+def test_seeds_never_change():
+    "Or runs that were stopped by an older version would go on differently"
+    assert [seed_for(0, 3, "order"), seed_for(0, 4, "order")] == [173478412, 3705374799]
+    assert len({seed_for(s, e, what) for s in range(5) for e in range(100) for what in ("order", "views")}) == 1000
+
+
+def test_devices():
+    assert find_device("cpu").type == "cpu" and find_device().type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="'tpu!' is unknown"): find_device("tpu!")
+    with pytest.raises(ValueError, match="choose cpu"): find_device(f"cuda:{torch.cuda.device_count()}")
+
+
+# --- the step
+
+def test_step_is_the_plain_step(images):
+    "Against the loop anyone could write, with SGD"
+    ours, plain = small_model(), small_model()
+    view, x = Mirror(), images[:32]
+    loss, parts, f = train_step(ours, ours[-1].codebooks, x, view, OBJECTIVE, torch.optim.SGD(ours.parameters(), lr=.1))
+    both = plain(torch.cat([x / 255, (x / 255).flip(-1)]))
+    want, _ = OBJECTIVE(Encoded(both.f[:32], both.z[:32]), Encoded(both.f[32:], both.z[32:]), plain[-1].codebooks)
+    want.backward()
+    torch.optim.SGD(plain.parameters(), lr=.1).step()
+    torch.testing.assert_close(loss, want)
+    assert f.shape == (64, 32) and not f.requires_grad and len(parts) == 5
+    for p, q in zip(ours.parameters(), plain.parameters()): torch.testing.assert_close(p, q)
+
+
+def test_one_quantizer():
+    for model, n in ((nn.Linear(2, 2), 0), (nn.Sequential(ProductQuantizer(2), ProductQuantizer(2)), 2)):
+        with pytest.raises(ValueError, match=f"the model has {n} ProductQuantizers"): find_quantizer(model)
+
+
+def without_norm():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 32), ProductQuantizer(4, 16, 8))
+
+
+@pytest.mark.parametrize("micro", [2, 5, 8, 15, 16, 99])
+def test_chunks_give_the_whole_batch_s_gradient(images, micro):
+    whole, chunked = without_norm(), without_norm()
+    losses = [train_step(m, m[-1].codebooks, images[:16], Mirror(), OBJECTIVE, torch.optim.SGD(m.parameters(), lr=0.), "fp32", size)[0]
+              for m, size in ((whole, None), (chunked, micro))]
+    torch.testing.assert_close(*losses)
+    for p, q in zip(whole.parameters(), chunked.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_drop_and_average_once(images):
+    "Dropout drops the same in both passes; running averages move in the first only, once a chunk"
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(.5), nn.Flatten(), nn.Linear(144, 32),
+                          ProductQuantizer(4, 16, 8))
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    x, results = images[:12] / 255, []
+    for chunked in (True, False):
+        model.load_state_dict(state)
+        model.zero_grad()
+        torch.manual_seed(1)
+        if chunked: f, finish = embed_chunks(model, x, "fp32", 3)
+        else: f, finish = torch.cat([embed(model, c) for c in x.tensor_split(3)]), lambda: None
+        info_nce(f).backward()
+        finish()
+        results.append([f.detach(), torch.rand(1), model[0].weight.grad.clone(), *(x.clone() for x in model[1].buffers())])
+    for got, want in zip(*results): torch.testing.assert_close(got, want)
+
+
+def test_bf16_is_the_network_s_alone(images):
+    model = small_model()
+    assert embed(model, images[:8] / 255, "bf16").dtype == torch.float32
+    fine, rough = (trained(images, precision=precision, epochs=1)[1][-1]["loss"] for precision in ("fp32", "bf16"))
+    assert fine != rough and abs(fine - rough) < .02 * fine
+    model, _ = trained(images, precision="bf16", micro_batch=32, epochs=1)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+# --- fit
+
+def test_same_seed_same_bits(images):
+    torch.manual_seed(5)
+    generator = torch.get_rng_state()
+    a, history = trained(images)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert same(a, trained(images)[0]) and not same(a, trained(images, seed=0, model=small_model(), weight_decay=.1)[0])
+    assert not same(a, fitted_with_seed(images, 1))
+    assert not a.training and [r["epoch"] for r in history] == [1, 2, 3, 4]
+    record = history[-1]
+    assert set(record) == {"epoch", "loss", "icf", "icz", "cc", "pn", "cd", "lr", "perplexity", "usage", "seconds"}
+    assert np.array(record["usage"]).sum(1).tolist() == [320] * 4 and len(record["perplexity"]) == 4
+    assert json.loads(json.dumps(record)) == record
+
+
+def fitted_with_seed(images, seed):
+    model = small_model()
+    fit(model, images, digit_view, OBJECTIVE, settings(seed=seed))
+    return model
+
+
+def test_a_callback_cannot_disturb(images):
+    model = small_model()
+    seen = []
+    def on_epoch(record):
+        torch.rand(7), model.eval(), seen.append(model.training)
+        record["extra"] = torch.tensor([1., 2.])
+    _, history = trained(images, model=model, on_epoch=on_epoch)
+    assert same(model, trained(images)[0]) and seen == [False] * 4 and "extra" in history[0]
+
+
+def test_a_dataset_is_as_good_as_a_tensor(images):
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self): return len(images)
+        def __getitem__(self, i): return images[i]
+    assert same(trained(images, view=Mirror())[0], trained(Pictures(), view=Mirror(), workers=0)[0])
+
+
+def test_other_objectives(images):
+    _, history = trained(images, objective=SPQObjective())
+    assert {"ab", "ba"} < set(history[0])
+
+
+def test_a_small_collection_shrinks_the_batch(images):
+    with pytest.warns(UserWarning, match="30 images are fewer than batch_size=64: the batch shrinks to 30"):
+        _, history = trained(images[:30])
+    assert len(history) == 4
+    with pytest.raises(ValueError, match="1 image: training needs at least 2"): trained(images[:1])
+
+
+def test_too_few_negatives_are_found_before_anything_is_written(images, tmp_path):
+    with pytest.raises(ValueError, match="n_neighbors=20, but a batch of 8 images has 14 negatives"):
+        trained(images[:16], objective=SSCQObjective(), batch_size=8, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_nan_names_step_and_term(images, tmp_path):
+    model, calls = small_model(), []
+    def poisoned(a, b, codebooks):
+        loss, parts = OBJECTIVE(a, b, codebooks)
+        calls.append(1)
+        if len(calls) == 9: parts = parts._replace(cc=parts.cc * math.nan)  # call 1 is the rehearsal, an epoch has 3 steps
+        return loss + 0 * parts.cc, parts
+    with pytest.raises(ValueError, match="step 8: cc is NaN or infinite; the model keeps the last complete epoch"):
+        trained(images, model=model, objective=poisoned, out=tmp_path)
+    # two epochs were complete: the model has their weights, and so has the file
+    assert epochs_in(tmp_path) == [1, 2]
+    saved = last_checkpoint(tmp_path)
+    assert all(torch.equal(saved.tensors["model." + k], v) for k, v in model.state_dict().items()) and not model.training
+
+
+def test_ctrl_c_keeps_the_last_epoch(images, tmp_path):
+    with pytest.warns(UserWarning, match="stopped during epoch 3: the model keeps the weights of epoch 2$"):
+        model, history = trained(images, on_epoch=stop_at(2))
+    assert len(history) == 2
+    with pytest.warns(UserWarning, match=r"of epoch 2; .*checkpoint.safetensors has them too, resume=True"):
+        again, _ = trained(images, on_epoch=stop_at(2), out=tmp_path)
+    assert same(model, again)
+    # in the middle of the first epoch: the weights it began with
+    def interrupting(x): raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match="weights of epoch 0$"): model, history = trained(images, view=interrupting)
+    assert same(model, small_model()) and history == []
+
+
+def test_an_error_in_a_callback_keeps_the_epoch(images, tmp_path):
+    def on_epoch(record): raise LookupError("mine")
+    with pytest.raises(LookupError, match="mine"): trained(images, on_epoch=on_epoch, out=tmp_path)
+    assert len(last_checkpoint(tmp_path).meta["history"]) == 1
+
+
+def test_out_of_memory_says_what_fits(images):
+    class Small(nn.Module):
+        "A memory of 40 rows"
+        def forward(self, x):
+            if len(x) > 40: raise torch.OutOfMemoryError("CUDA out of memory")
+            return x
+    model = small_model()
+    model.insert(0, Small())
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(torch.OutOfMemoryError, match="a batch of 54 images, 54 at once, .* micro_batch=13 does, and keeps the batch's"):
+        trained(images, model=model)
+    assert all(torch.equal(start[k], v) for k, v in model.state_dict().items()) and not model.training
+    _, history = trained(images, model=model, micro_batch=13, epochs=1)
+    assert len(history) == 1
+    calls = []
+    def never(n): calls.append(n); raise torch.OutOfMemoryError
+    assert largest_fitting(never, 20) == 0 and calls == [10, 5, 2]
+
+
+def test_compile_falls_back(images, monkeypatch):
+    def broken(model, **kw): raise RuntimeError("no compiler\nat all")
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(RuntimeError: no compiler\): training without it"):
+        model, _ = trained(images, compile=True)
+    assert same(model, trained(images)[0])
+    # and where it works, the trial leaves no trace
+    monkeypatch.setattr(torch, "compile", lambda model, **kw: model)
+    assert same(trained(images, compile=True)[0], model)
+
+
+def test_switches_are_put_back(images):
+    assert not torch.are_deterministic_algorithms_enabled()
+    seen = []
+    trained(images, deterministic=True, on_epoch=lambda r: seen.append(torch.are_deterministic_algorithms_enabled()))
+    assert seen == [True] * 4 and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_tensorboard(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"): tensorboard("runs")
+    written = {}
+    class SummaryWriter:
+        def __init__(self, folder): pass
+        def add_scalar(self, name, value, step): written[name, step] = value
+        def flush(self): pass
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    _, history = trained(images, on_epoch=tensorboard("runs"))
+    assert written["loss", 4] == history[-1]["loss"] and written["perplexity/3", 1] == history[0]["perplexity"][3]
+
+
+def test_presets():
+    assert list(PRESETS) == ["paper", "release-scripts", "fast", "laptop", "digits"]
+    for preset in PRESETS.values():
+        assert preset.view in VIEWS and SSCQ(bits=32, **preset.model).bits == 32
+    assert PRESETS["paper"].config == TrainConfig(epochs=800) and PRESETS["paper"].objective == SSCQObjective()
+    assert PRESETS["release-scripts"].objective.weights == (0, 0, .4, .1, .2)
+
+
+# --- checkpoints
+
+def test_resume_continues_bit_for_bit(images, tmp_path):
+    want, history = trained(images)
+    for at in (1, 2, 3):
+        out = tmp_path / str(at)
+        stopped(images, out, at)
+        model, records = trained(images, seed=9, out=out, resume=True)
+        assert same(model, want)
+        drop = lambda records: [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+        assert drop(records) == drop(history) and records[-1]["seconds"] > records[at - 1]["seconds"]
+        assert [json.loads(line) for line in (out / HISTORY).read_text().splitlines()] == records
+
+
+@pytest.mark.parametrize("kw", [dict(precision="bf16"), dict(micro_batch=16)])
+def test_resume_in_other_modes(images, tmp_path, kw):
+    want, _ = trained(images, **kw)
+    stopped(images, tmp_path, 2, **kw)
+    assert same(trained(images, seed=9, out=tmp_path, resume=True, **kw)[0], want)
+
+
+def test_resume_without_a_run_begins_one(images, tmp_path):
+    model, _ = trained(images, out=tmp_path / "new", resume=True)
+    assert same(model, trained(images)[0])
+    # a finished run is read back, and nothing more is trained
+    again, history = trained(images, seed=9, out=tmp_path / "new", resume=True)
+    assert same(again, model) and len(history) == 4
+
+
+def test_history_can_be_read_while_training(images, tmp_path):
+    lines = []
+    _, history = trained(images, out=tmp_path, on_epoch=lambda r: lines.append(len((tmp_path / HISTORY).read_text().splitlines())))
+    assert lines == [0, 1, 2, 3] and sorted(p.name for p in tmp_path.iterdir()) == [PREVIOUS, CHECKPOINT, HISTORY]
+
+
+def test_an_unfinished_run_is_not_written_over(images, tmp_path):
+    stopped(images, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="stopped after epoch 2 of 4: continue it with resume=True, or clear_run"):
+        trained(images, out=tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    clear_run(tmp_path)
+    assert not list(tmp_path.iterdir())
+    trained(images, out=tmp_path)
+    trained(images, out=tmp_path)  # a finished one is
+
+
+def test_changed_settings_are_told(images, tmp_path):
+    stopped(images, tmp_path)
+    changed = dict(objective=SSCQObjective(n_neighbors=5, tau_ic=.3), lr=1e-3, out=tmp_path)
+    with pytest.raises(ValueError, match=r"changed: objective.tau_ic from 0.5 to 0.3, lr from 0.0005 to 0.001. .*resume='changed'"):
+        trained(images, resume=True, **changed)
+    with pytest.raises(ValueError, match="images from 160 to 150"): trained(images[:150], out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="view from 'digit_view' to 'Mirror'"): trained(images, out=tmp_path, view=Mirror(), resume=True)
+    _, history = trained(images, resume="changed", **changed)
+    assert len(history) == 4
+    with pytest.raises(ValueError, match="resume='yes' must be"): trained(images, out=tmp_path, resume="yes")
+    with pytest.raises(ValueError, match="needs out"): trained(images, resume=True)
+
+
+def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch):
+    stopped(images, tmp_path)
+    for resume in ("changed", True):
+        model = small_model(width=4)
+        weights = {k: v.clone() for k, v in model.state_dict().items()}
+        with pytest.raises(ValueError, match=r"0.weight is \[8, 1, 3, 3\] there and \[4, 1, 3, 3\] in this model"):
+            trained(images, model=model, out=tmp_path, resume=resume)
+        assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    deeper = small_model().append(nn.Identity()).append(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="8.weight is absent there"): trained(images, model=deeper, out=tmp_path, resume="changed")
+    with monkeypatch.context() as m:
+        m.setattr(train, "FORMAT", 2)
+        with pytest.raises(ValueError, match="has format 1, of sscq .*; this is sscq .*, which reads format 2"):
+            trained(images, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "half", "flip", "missing"])
+def test_a_torn_file_is_survived_by_the_one_before(images, tmp_path, damage):
+    want, _ = trained(images)
+    stopped(images, tmp_path, 3)
+    data = bytearray((tmp_path / CHECKPOINT).read_bytes())
+    if damage == "flip": data[len(data) // 2] ^= 4
+    else: data = data[:{"cut": -1, "empty": 0, "half": len(data) // 2}.get(damage, 0)]
+    (tmp_path / CHECKPOINT).write_bytes(data)
+    if damage == "missing": (tmp_path / CHECKPOINT).unlink()
+    context = pytest.warns(UserWarning, match="is damaged .* going on from checkpoint.previous.safetensors, epoch 2")
+    if damage == "missing": model, history = trained(images, seed=9, out=tmp_path, resume=True)
+    else:
+        with context: model, history = trained(images, seed=9, out=tmp_path, resume=True)
+    assert same(model, want) and [r["epoch"] for r in history] == [1, 2, 3, 4]
+    assert epochs_in(tmp_path) == [1, 2, 3, 4]
+    assert len(read_checkpoint(tmp_path / PREVIOUS)[1]["history"]) == 3
+
+
+def test_a_damaged_file_never_pushes_out_the_good_one(images, tmp_path):
+    "Killed again right after a resume from the file before"
+    stopped(images, tmp_path, 3)
+    (tmp_path / CHECKPOINT).write_bytes(b"torn")
+    def interrupting(x): raise KeyboardInterrupt
+    with pytest.warns(UserWarning): trained(images, view=interrupting, out=tmp_path, resume="changed")
+    assert len(last_checkpoint(tmp_path).meta["history"]) == 2
+    for name in (CHECKPOINT, PREVIOUS): (tmp_path / name).write_bytes(b"torn")
+    with pytest.raises(ValueError, match="nothing whole to continue from"): trained(images, out=tmp_path, resume=True)
+    save_file({"x": torch.zeros(2)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="is no checkpoint of a training run"): read_checkpoint(tmp_path / "other")
+
+
+def test_a_full_disk_is_survived(images, tmp_path):
+    "The kernel refuses to write more: real, with a limit on file size"
+    want, _ = trained(images)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    def fill_up(record):
+        if record["epoch"] == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.warns(UserWarning, match=r"epoch [34] could not be saved in .*: training goes on, the last checkpoint stays") as said:
+            model, history = trained(images, on_epoch=fill_up, out=tmp_path)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert same(model, want) and len(history) == 4 and len(said) == 2
+    assert len(read_checkpoint(tmp_path / CHECKPOINT)[1]["history"]) == 2 and not list(tmp_path.glob("*.part"))
+    assert same(trained(images, seed=9, out=tmp_path, resume=True)[0], want)
+
+
+def test_write_whole(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    write_whole(path, b"1")
+    def no_space(fd): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", no_space)
+        with pytest.raises(OSError, match="No space"): write_whole(path, b"2", tmp_path / "y")
+    assert path.read_bytes() == b"1" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_unwritable_folder_is_found_before_training(images, tmp_path):
+    (tmp_path / "file").write_text("")
+    def never(x): raise AssertionError("training began")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="cannot be written .* choose another folder"): trained(images, view=never, out=out)
+
+
+KILLS = int(os.environ.get("SSCQ_KILLS", 3))
+
+
+def test_kill_at_any_moment(images, tmp_path):
+    "kill -9 at random moments, each time taken up by a new process: the same weights in the end (SSCQ_KILLS=20 for more)"
+    kw, dice = dict(epochs=6 * KILLS + 6), random.Random(0)
+    calm = start(run_alone, images.numpy(), tmp_path / "calm", kw)
+    for _ in range(KILLS):
+        run, history = start(run_alone, images.numpy(), tmp_path / "wild", kw), tmp_path / "wild" / HISTORY
+        wanted = dice.randint(0, 5) + (len(history.read_text().splitlines()) if history.exists() else 0)
+        until = time.monotonic() + 60
+        while not (history.exists() and len(history.read_text().splitlines()) >= wanted) and time.monotonic() < until: time.sleep(.002)
+        time.sleep(dice.uniform(0, .05))  # somewhere in the epoch, or in the writing of a checkpoint
+        assert run.exitcode is None
+        run.kill()
+        run.join()
+    last = start(run_alone, images.numpy(), tmp_path / "wild", kw)
+    last.join()
+    calm.join()
+    assert calm.exitcode == last.exitcode == 0
+    a, b = (read_checkpoint(tmp_path / name / CHECKPOINT) for name in ("calm", "wild"))
+    assert a[0].keys() == b[0].keys() and all(torch.equal(a[0][k], b[0][k]) for k in a[0])
+    assert epochs_in(tmp_path / "wild") == list(range(1, kw["epochs"] + 1))
+
+
+def test_train_epoch_depends_on_nothing_but_its_number(images):
+    results = []
+    for noise in (0, 3):
+        model = small_model()
+        run = Run(model, images, digit_view, OBJECTIVE, settings(), torch.optim.Adam(model.parameters()), 3)
+        torch.rand(noise)
+        losses, names, counts = train_epoch(run, 1)
+        results.append((losses, counts))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+    assert names[0] == "loss" and losses.shape == (3, 6)
