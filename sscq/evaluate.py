@@ -191,7 +191,7 @@ def check_retrieval(query_f: Tensor, query_labels: Tensor, db_codes: Tensor, db_
     for name, n, labels in (("queries", len(query_f), query_labels), ("database items", len(db_codes), db_labels)):
         if n == 0: raise ValueError(f"no {name}: there is nothing to score")
         if n != len(labels): raise ValueError(f"{n} {name} have {len(labels)} labels: give each its label, or its row of labels")
-    if db_codes.max() >= K: raise ValueError(f"db_codes name codeword {db_codes.max()}; the codebooks have {K}, numbered from 0")
+    if int(db_codes.max()) >= K: raise ValueError(f"db_codes name codeword {db_codes.max()}; the codebooks have {K}, numbered from 0")
     for name, values in (("query_f", query_f), ("codebooks", codebooks)):
         if not torch.isfinite(values).all(): raise ValueError(f"{name}: NaN or infinite values cannot be ranked")
 

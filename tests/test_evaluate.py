@@ -394,6 +394,12 @@ def test_bad_input_is_named(change, error, message):
         with pytest.raises(error, match=message): check_retrieval(**{"topk": 10, "distance": "squared"} | args)
 
 
+def test_a_byte_names_256_codewords():  # 256 does not fit a byte, the largest code, 255, does
+    query_f, query_labels, _, db_labels, _ = planted()
+    codes = torch.full((300, 2), 255, dtype=torch.uint8)
+    assert score_codes(query_f, query_labels, codes, db_labels, torch.zeros(2, 256, 4)).bits == 16
+
+
 # Baselines
 
 @pytest.fixture(scope="module")
