@@ -466,15 +466,20 @@ def test_an_unwritable_folder_is_found_before_training(images, tmp_path):
 KILLS = int(os.environ.get("SSCQ_KILLS", 3))
 
 
+def epochs_written(history: Path) -> int:
+    try: return len(history.read_text().splitlines())
+    except FileNotFoundError: return 0  # a run that starts anew removes it first
+
+
 def test_kill_at_any_moment(images, tmp_path):
     "kill -9 at random moments, each time taken up by a new process: the same weights in the end (SSCQ_KILLS=20 for more)"
     kw, dice = dict(epochs=6 * KILLS + 6), random.Random(0)
     calm = start(run_alone, images.numpy(), tmp_path / "calm", kw)
     for _ in range(KILLS):
         run, history = start(run_alone, images.numpy(), tmp_path / "wild", kw), tmp_path / "wild" / HISTORY
-        wanted = dice.randint(0, 5) + (len(history.read_text().splitlines()) if history.exists() else 0)
+        wanted = dice.randint(0, 5) + epochs_written(history)
         until = time.monotonic() + 60
-        while not (history.exists() and len(history.read_text().splitlines()) >= wanted) and time.monotonic() < until: time.sleep(.002)
+        while epochs_written(history) < wanted and time.monotonic() < until: time.sleep(.002)
         time.sleep(dice.uniform(0, .05))  # somewhere in the epoch, or in the writing of a checkpoint
         assert run.exitcode is None
         run.kill()
