@@ -163,9 +163,8 @@ def _uri(image, size):  # one (3, H, W) image as text that a page can hold
     picture.save(buffer, kind, optimize=True)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
-def _place(fig, image, row, column, size):
-    fig.add_layout_image(source=_uri(image, size), x=column + .08, y=row + .16, sizex=.84, sizey=.76, xref="x", yref="y", sizing="contain",
-                         layer="below")
+def _place(image, row, column, size):
+    return dict(source=_uri(image, size), x=column + .08, y=row + .16, sizex=.84, sizey=.76, xref="x", yref="y", sizing="contain", layer="below")
 
 # %% ../nbs/00_figures.ipynb #dcafd869
 def image_grid(
@@ -180,15 +179,16 @@ def image_grid(
     images = _as_uint8(images)
     N, columns = len(images), min(columns, len(images))
     if not N: raise ValueError("images is empty; image_grid needs at least one")
-    rows, fig = -(-N // columns), go.Figure()
+    rows, pictures, frames, notes = -(-N // columns), [], [], []
     for i, (r, c) in enumerate(divmod(i, columns) for i in range(N)):
-        _place(fig, images[i], r, c, size)
-        if titles is not None: fig.add_annotation(x=c + .5, y=r + .07, text=str(titles[i]), showarrow=False, font_size=11)
+        pictures.append(_place(images[i], r, c, size))
+        if titles is not None: notes.append(dict(x=c + .5, y=r + .07, text=str(titles[i]), showarrow=False, font=dict(size=11)))
         if marks is None or marks[i] is None: continue
         colour, dash, sign = (PALETTE[2], "solid", "✓") if marks[i] else (PALETTE[1], "dash", "✗")
-        fig.add_shape(type="rect", x0=c + .05, x1=c + .95, y0=r + .14, y1=r + .95, line=dict(color=colour, width=3, dash=dash))
-        fig.add_annotation(x=c + .93, y=r + .93, text=f"<b>{sign}</b>", showarrow=False, xanchor="right", yanchor="bottom",
-                           font=dict(color="white", size=12), bgcolor=colour, borderpad=1)
+        frames.append(dict(type="rect", x0=c + .05, x1=c + .95, y0=r + .14, y1=r + .95, line=dict(color=colour, width=3, dash=dash)))
+        notes.append(dict(x=c + .93, y=r + .93, text=f"<b>{sign}</b>", showarrow=False, xanchor="right", yanchor="bottom",
+                          font=dict(color="white", size=12), bgcolor=colour, borderpad=1))
+    fig = go.Figure(layout=dict(images=pictures, shapes=frames, annotations=notes))  # at once: plotly's add_… copies all that is there
     fig.update_xaxes(visible=False, range=[0, columns]); fig.update_yaxes(visible=False, range=[rows, 0])
     top = 40 if title else 5
     fig.update_layout(template="sscq", title_text=title, width=columns * (size + 16) + 20, height=rows * (size + 26) + top + 5,
@@ -209,7 +209,7 @@ def image_rows(
     fig, N, left = go.Figure(), counts[0], 10 + 8 * max(len(str(name)) for name in images)
     for r, (name, x) in enumerate(images.items()):
         fig.add_annotation(x=0, y=r + .54, text=str(name), showarrow=False, xanchor="right", font_size=12)
-        for c in range(N): _place(fig, x[c], r, c, size)
+        for c in range(N): fig.add_layout_image(_place(x[c], r, c, size))
     for c, text in enumerate([] if titles is None else titles):
         fig.add_annotation(x=c + .5, y=.07, text=str(text), showarrow=False, font_size=11)
     fig.update_xaxes(visible=False, range=[0, N]); fig.update_yaxes(visible=False, range=[len(images), 0])
