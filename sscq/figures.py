@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'LINES', 'DASHES', 'STAGES', 'TERMS', 'WHOLE', 'notebook_pictures', 'pipeline', 'curves', 'bars',
-           'image_grid', 'image_rows', 'cells', 'soft_cells', 'usage_bars', 'matrix', 'distance_table', 'page',
-           'save_page']
+           'image_grid', 'image_rows', 'cells', 'soft_cells', 'usage_bars', 'matrix', 'distance_table', 'slideshow',
+           'page', 'save_page']
 
 # %% ../nbs/00_figures.ipynb #da6ecbd2
 import base64
@@ -377,6 +377,42 @@ def distance_table(
     total = "" if code is None else f"distance {sum(table[m, k] for m, k in marks):.2f}"
     return matrix(table, "codeword", "part", marks=marks, title=" · ".join(filter(None, (title, total))))
 
+# %% ../nbs/00_figures.ipynb #957f29ad
+_SLIDER = 90  # its height, in pixels
+
+def _layouts(figs):  # theirs, on paper of one size, with room for a slider above
+    given = [{k: v for k, v in f.to_dict()["layout"].items() if k != "template"} for f in figs]
+    margins = [dict(t=40, b=45, l=60, r=20) | layout.get("margin", {}) for layout in given]
+    inner = [(f.layout.width - m["l"] - m["r"], f.layout.height - m["t"] - m["b"]) for f, m in zip(figs, margins)]
+    top, left, right, bottom = (max(m[side] for m in margins) for side in "tlrb")
+    width, height = left + max(w for w, _ in inner) + right, _SLIDER + top + max(h for _, h in inner) + bottom
+    # what only another figure has is taken away; its axes cannot be, so they shrink out of sight
+    absent = {k: dict(visible=False, domain=[0, 1e-3]) if "axis" in k else None for k in sorted({k for layout in given for k in layout})}
+    for layout, (w, h) in zip(given, inner):
+        title = dict(layout.get("title", {}), x=.5, y=1 - (_SLIDER + top / 2) / height, yanchor="middle")
+        margin = dict(t=_SLIDER + top, l=left, r=width - left - w, b=height - _SLIDER - top - h)
+        yield absent | layout | dict(width=width, height=height, margin=margin, title=title)
+
+# %% ../nbs/00_figures.ipynb #05539f4e
+def slideshow(
+    figures: dict,  # the slider's step -> a figure of this notebook
+    label: str = "",  # what the steps count, written before the step
+) -> go.Figure:
+    "One of several figures, chosen by plotly's own slider: works without any kernel"
+    if not figures: raise ValueError("figures is empty; slideshow needs at least one")
+    for step, f in figures.items():
+        if not isinstance(f, BaseFigure): raise TypeError(f"step {step!r} is of type {type(f).__name__}; it must be a plotly figure")
+        if not (f.layout.width and f.layout.height): raise ValueError(f"the figure of step {step!r} has no size; give its layout width and height")
+    figs, layouts = list(figures.values()), list(_layouts(figures.values()))
+    shown = [[f is own and t.visible in (None, True) for f in figs for t in f.data] for own in figs]
+    steps = [dict(label=str(s), method="update", args=[dict(visible=on), layout]) for s, on, layout in zip(figures, shown, layouts)]
+    first, margin = {k: v for k, v in layouts[0].items() if v is not None}, layouts[0]["margin"]
+    fig = go.Figure([t for f in figs for t in f.data], first)
+    for trace, on in zip(fig.data, shown[0]): trace.visible = on
+    slider = dict(steps=steps, active=0, currentvalue=dict(prefix=f"{label} ", font_size=14), x=0, y=1, yanchor="bottom",
+                  pad=dict(t=0, b=margin["t"] - _SLIDER), lenmode="pixels", len=first["width"] - margin["l"] - 20)
+    return fig.update_layout(template="sscq", sliders=[slider])
+
 # %% ../nbs/00_figures.ipynb #e978f324
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -393,7 +429,19 @@ const figures = {figures};
   const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
   const code = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   const script = document.createElement("script"); script.textContent = code; document.head.append(script);
-  for (const [i, f] of figures.entries()) await Plotly.newPlot("figure-" + i, f.data, f.layout, {{displaylogo: false}});
+  for (const [i, f] of figures.entries()) {{
+    const box = document.getElementById("figure-" + i);
+    await Plotly.newPlot(box, {{...f, config: {{displaylogo: false}}}});
+    if (!f.layout.sliders) continue;
+    box.tabIndex = 0;
+    box.onkeydown = async e => {{
+      const {{active, steps}} = box.layout.sliders[0], to = active + ({{ArrowLeft: -1, ArrowRight: 1}}[e.key] ?? 0);
+      if (to === active || !steps[to]) return;
+      e.preventDefault();
+      await Plotly[steps[to].method](box, ...steps[to].args);
+      await Plotly.relayout(box, {{"sliders[0].active": to}});
+    }};
+  }}
   document.body.dataset.drawn = figures.length;
 }})();
 </script></body></html>
