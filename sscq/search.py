@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'distance_table', 'adc', 'train_pq', 'train_opq', 'to_keys', 'from_keys', 'in_threads',
            'smallest', 'nearest_by_table', 'ranked', 'nearest', 'rounding', 'as_faiss_query', 'one_hot_pq',
-           'PackedCodes', 'scan_index', 'rerank', 'search_codes', 'model_fingerprint', 'check_distance', 'Index',
-           'Hits', 'Explanation', 'usual_mode', 'IVFIndex']
+           'PackedCodes', 'scan_index', 'scanned', 'scanned_codes', 'rerank', 'search_codes', 'model_fingerprint',
+           'check_distance', 'Index', 'Hits', 'Frozen', 'Explanation', 'usual_mode', 'IVFIndex']
 
 # %% ../nbs/10_search.ipynb #aa7ee2d8
 import hashlib
@@ -235,19 +235,26 @@ class PackedCodes:
         n_books: int,  # M
         n_words: int,  # K
     ):
-        self.rows, self.n_books, self.n_words = rows, n_books, n_words
+        self._rows, self.n_books, self.n_words, self._scan = rows, n_books, n_words, None
 
-        self._scan = None
-
-    def scan(self):  # FAISS's index of the same codes, made when first asked for, see below
+    def scan(self):  # FAISS's index of the same codes, made when first asked for; it holds them from then on
         if self._scan is None: self._scan = scan_index(self)
+        self._rows = None
         return self._scan
 
-    def __len__(self): return len(self.rows)
+    @property
+    def rows(self) -> np.ndarray:  # (N, bytes) uint8
+        return pack(self[:], self.n_words).numpy() if (rows := self._rows) is None else rows
+
+    @property
+    def nbytes(self) -> int: return scanned(self._scan).nbytes if (rows := self._rows) is None else rows.nbytes
+    def __len__(self): return self._scan.ntotal if (rows := self._rows) is None else len(rows)
 
     def __getitem__(self, i) -> Tensor:  # (..., M) uint8
-        rows = self.rows[i]
-        *shape, width = rows.shape
+        if (rows := self._rows) is None:
+            i = np.arange(*i.indices(len(self))) if isinstance(i, slice) else np.asarray(i)
+            return torch.from_numpy(scanned_codes(self._scan, i)[..., :self.n_books])
+        *shape, width = (rows := rows[i]).shape
         if self.n_words == 256: codes = rows
         elif self.n_words == 16: codes = np.stack([rows & 15, rows >> 4], -1).reshape(*shape, 2 * width)[..., :self.n_books]
         else: codes = unpack(torch.from_numpy(rows.reshape(-1, width)), self.n_books, self.n_words).numpy().reshape(*shape, self.n_books)
@@ -268,7 +275,20 @@ def scan_index(
     fast = faiss.IndexPQFastScan(index)
     fast.orig_codes = None  # it has its own copy, in its own order: the first index can go
     fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
+    if not np.array_equal(scanned_codes(fast, np.arange(min(len(codes), 64)))[:, :codes.n_books], codes[:64].numpy()):
+        raise RuntimeError(f"FAISS {faiss.__version__} keeps codes in an order that this version of sscq cannot read: install faiss-cpu 1.15")
     return fast
+
+# %% ../nbs/10_search.ipynb #5ca9b10d
+def scanned(index) -> np.ndarray:  # what FAISS holds, not copied: (blocks, books, 16) of FastScan, (N, M) of PQ
+    import faiss
+    if hasattr(index, "bbs"): return faiss.rev_swig_ptr(index.codes.get(), index.codes.size()).reshape(-1, index.M2, 16)
+    return faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).reshape(index.ntotal, -1)
+
+def scanned_codes(index, i: np.ndarray) -> np.ndarray:  # (..., M) uint8 of items i; with one more column where M is odd
+    held = scanned(index)
+    if held.ndim == 2: return held[i]
+    return held[i // 32, :, 2 * (i % 8) + i % 16 // 8] >> (i % 32 // 16 * 4).astype(np.uint8)[..., None] & 15
 
 # %% ../nbs/10_search.ipynb #5c43e6e6
 def rerank(
@@ -332,7 +352,7 @@ class Index:
         if not torch.isfinite(codebooks).all(): raise ValueError("codebooks contain NaN or infinite values")
         self.codebooks = codebooks.detach().to("cpu", torch.float32, copy=True).contiguous()
         self.embed, self.distance, self.name = embed, check_distance(distance), name
-        self._rows, self._ids, self._paths, self._next, self._snap = [], None, [], 0, None
+        self._rows, self._ids, self._paths, self._next = [], None, [], 0
 
     def __len__(self): return sum(map(len, self._rows))
     @property
@@ -368,13 +388,12 @@ def _encode(self: Index, f) -> Tensor:  # (n, M) uint8: embeddings are quantized
     return f.cpu()
 
 # %% ../nbs/10_search.ipynb #72387b19
+def _concatenate(chunks: list) -> np.ndarray:  # of arrays and PackedCodes
+    return np.concatenate([chunk.rows if isinstance(chunk, PackedCodes) else chunk for chunk in chunks])
+
 def _grow(chunks: list, chunk: np.ndarray):  # like the carries of a binary counter
     chunks.append(chunk)
-    while len(chunks) > 1 and len(chunks[-2]) <= len(chunks[-1]): chunks[-2:] = [np.concatenate(chunks[-2:])]
-
-def _joined(chunks: list) -> np.ndarray:
-    if len(chunks) > 1: chunks[:] = [np.concatenate(chunks)]
-    return chunks[0]
+    while len(chunks) > 1 and len(chunks[-2]) <= len(chunks[-1]): chunks[-2:] = [_concatenate(chunks[-2:])]
 
 @patch
 def _check_ids(self: Index, ids, n: int) -> np.ndarray:
@@ -396,16 +415,15 @@ def _append(self: Index, rows: np.ndarray, ids, paths):
     if paths is not None:
         paths = [os.fspath(path) for path in paths]
         if len(paths) != n: raise ValueError(f"{len(paths)} paths for {n} items")
-    own = self.paths
-    if size and n and (paths is None) != (own is None): raise ValueError(
-        f"the index has {'no ' * (own is None)}paths and the {n} new items have {'no ' * (paths is None)}paths: all have one, or none")
+    own = len(self._paths) > 0
+    if size and n and own != (paths is not None): raise ValueError(
+        f"the index has {'no ' * (not own)}paths and the {n} new items have {'no ' * (paths is None)}paths: all have one, or none")
     # everything is checked: nothing below fails half-way
     if ids is not None and self._ids is None: self._ids = [np.arange(size)]
     if self._ids is not None: _grow(self._ids, np.arange(self._next, self._next + n) if ids is None else ids)
-    self._paths.extend(paths or ())
+    self._path_list().extend(paths or ())
     _grow(self._rows, rows)
     self._next = self._next + n if ids is None else max(self._next, int(ids.max(initial=-1)) + 1)
-    self._snap = None
 
 @patch
 def add(self: Index,
@@ -419,25 +437,30 @@ def add(self: Index,
 
 # %% ../nbs/10_search.ipynb #703b3e8d
 @patch
-def packed(self: Index) -> PackedCodes:  # in the order of adding
+def packed(self: Index) -> PackedCodes:  # in the order of the ids, as everything below
     M, K, _ = self.codebooks.shape
-    return PackedCodes(_joined(self._rows) if len(self) else np.empty((0, -(-self.bits // 8)), np.uint8), M, K)
+    if len(self._rows) == 1 and isinstance(self._rows[0], PackedCodes): return self._rows[0]
+    rows = self._rows[0] if len(self._rows) == 1 else _concatenate(self._rows or [np.empty((0, -(-self.bits // 8)), np.uint8)])
+    if self._ids is not None:
+        ids = self._ids[0] if len(self._ids) == 1 else np.concatenate(self._ids)
+        if not (np.diff(ids) > 0).all():
+            order = ids.argsort()
+            rows, ids, self._paths = rows[order], ids[order], [self._path_list()[i] for i in order] if len(self._paths) else []
+        self._ids = [ids]
+    self._rows = [PackedCodes(rows, M, K)]
+    return self._rows[0]
 
 @patch(as_prop=True)
-def codes(self: Index) -> Tensor: return self.packed()[:]  # (N, M) uint8, in the order of adding
+def codes(self: Index) -> Tensor: return self.packed()[:]  # (N, M) uint8
 
 @patch(as_prop=True)
-def ids(self: Index) -> Tensor:  # (N,) int64
-    return torch.arange(len(self)) if self._ids is None else torch.from_numpy(_joined(self._ids))
+def ids(self: Index) -> Tensor:  # (N,) int64, ascending
+    codes = self.packed()
+    return torch.arange(len(codes)) if self._ids is None else torch.from_numpy(self._ids[0])
 
 @patch(as_prop=True)
-def paths(self: Index) -> list[str] | None:  # N paths
-    if not isinstance(self._paths, list): self._paths = _split_paths(self._paths)  # from a file, not looked at before
-    return self._paths or None
-
-@patch(as_prop=True)
-def nbytes(self: Index) -> int:  # of memory: packed codes, ids, and what FAISS holds; paths not counted
-    return sum(x.nbytes for x in self._rows + (self._ids or [])) + (self._snap.nbytes if self._snap else 0)
+def nbytes(self: Index) -> int:  # of memory: codes and ids, the latter only where they are not row numbers; paths not counted
+    return sum(x.nbytes for x in self._rows + (self._ids or []))
 
 # %% ../nbs/10_search.ipynb #d0b4e82d
 def _join_paths(paths: list[str]) -> np.ndarray:  # bytes
@@ -445,6 +468,16 @@ def _join_paths(paths: list[str]) -> np.ndarray:  # bytes
 
 def _split_paths(joined: np.ndarray) -> list[str]:
     return os.fsdecode(joined.tobytes()).split("\0")
+
+@patch
+def _path_list(self: Index) -> list[str]:  # N paths, or none
+    if not isinstance(self._paths, list): self._paths = _split_paths(self._paths)  # from a file, not looked at before
+    return self._paths
+
+@patch(as_prop=True)
+def paths(self: Index) -> list[str] | None:  # N paths
+    self.packed()
+    return self._path_list() or None
 
 # %% ../nbs/10_search.ipynb #87308cca
 @patch
@@ -458,7 +491,6 @@ def remove(self: Index,
     keep, paths = ~np.isin(own, out), self.paths
     if len(self): self._rows, self._ids = [self.packed().rows[keep]], [own[keep]]
     if paths: self._paths = [path for path, kept in zip(paths, keep) if kept]
-    self._snap = None
     return self
 
 @patch
@@ -468,7 +500,7 @@ def merge(self: Index,
     "Append another index; ids that it was given are kept, row numbers are counted on"
     if not torch.equal(self.codebooks, other.codebooks):
         raise ValueError(f"indexes of different models cannot be merged: this one is of {self.model}, the other of {other.model}")
-    if len(other): self._append(other.packed().rows, None if other._ids is None else _joined(other._ids), other.paths)
+    if len(other): self._append(other.packed().rows, None if other._ids is None else other.ids.numpy(), other.paths)
     return self
 
 # %% ../nbs/10_search.ipynb #6135bbad
@@ -512,33 +544,24 @@ def _thumbnail(path, side: int = 96) -> Tensor:  # uint8 (3, side, side); grey i
     except (OSError, ValueError): return torch.full((3, side, side), 200, dtype=torch.uint8)
 
 # %% ../nbs/10_search.ipynb #c2119072
-class _Snapshot:
-    "An index as it is now, in the order of its ids"
-    def __init__(self, index: Index):
-        rows, ids, self.paths = index.packed().rows, index.ids.numpy(), index.paths
-        self.order = None if index._ids is None or (np.diff(ids) > 0).all() else ids.argsort()
-        self.ids = None if index._ids is None else ids if self.order is None else ids[self.order]
-        self.codes = PackedCodes(rows if self.order is None else rows[self.order], *index.codebooks.shape[:2])
-
-    @property
-    def nbytes(self) -> int:  # beyond what the index holds
-        own = 0 if self.order is None else self.order.nbytes + self.ids.nbytes + self.codes.rows.nbytes
-        return own + (self.codes._scan.sa_code_size() * len(self.codes) if self.codes._scan else 0)
+class Frozen(NamedTuple):
+    "An index as it is now"
+    codes: PackedCodes
+    ids: np.ndarray | None  # None: row numbers
+    paths: list[str] | None
 
     def hits(self, distances: Tensor, rows: Tensor, queries: list | None) -> Hits:
         none = rows < 0
         ids = rows if self.ids is None else torch.from_numpy(self.ids)[rows]
-        place = rows if self.order is None else torch.from_numpy(self.order)[rows]
-        paths = [[self.paths[i] if i >= 0 else "" for i in row] for row in place.masked_fill(none, -1).tolist()] if self.paths else None
+        paths = [[self.paths[i] if i >= 0 else "" for i in row] for row in rows.tolist()] if self.paths else None
         return Hits(ids.masked_fill(none, -1), distances, paths, queries)
 
 # %% ../nbs/10_search.ipynb #bf5216f8
 @patch
-def snapshot(self: Index) -> _Snapshot:
-    "What is searched; made anew after a change"
+def snapshot(self: Index) -> Frozen:
+    "What is searched"
     if not len(self): raise ValueError(f"the index of model {self.model} is empty: add something first")
-    if self._snap is None: self._snap = _Snapshot(self)
-    return self._snap
+    return Frozen(self.packed(), self._ids and self._ids[0], self.paths)
 
 @patch
 def _asked(self: Index, query) -> tuple[Tensor, list | None]:  # (Q, D) vectors on the CPU; paths, if the query was files
@@ -581,7 +604,8 @@ def search(self: Index,
     if k < 1: raise ValueError(f"k={k} must be at least 1")
     if k > len(self): warnings.warn(f"k={k}, but the index holds {len(self)}: here are all of them", stacklevel=2)
     k, codes, (M, K, _) = min(k, len(self)), now.codes, self.codebooks.shape
-    pieces = f.split(min(-(-len(f) // (2 * torch.get_num_threads())) + 15, max(1, 2 ** 18 // (M * K))))  # tables of 1 MB at most
+    # four pieces for each thread, of sixes, as FastScan takes them; tables of 1 MB at most
+    pieces = f.split(min(6 * -(-len(f) // (24 * torch.get_num_threads())), max(1, 2 ** 18 // (M * K))))
     if len(pieces) > 1: codes.scan()  # built before threads share it
     found = in_threads(lambda some: search_codes(codes, self.tables(some, distance), k), pieces, _faiss_on_one_thread)
     return now.hits(*map(torch.cat, zip(*found)), files)

@@ -252,8 +252,8 @@ def test_adding_in_batches_equals_adding_at_once(M, K):
     f, codebooks, codes = random_search(M, K, N=1111)
     once, often = Index(codebooks).add(codes), Index(codebooks)
     for some in codes.split(17): often.add(some)
-    assert len(often) == len(once) == 1111 and torch.equal(often.codes, codes) and torch.equal(often.ids, torch.arange(1111))
     assert len(often._rows) < 11  # arrays were joined as they grew
+    assert len(often) == len(once) == 1111 and torch.equal(often.codes, codes) and torch.equal(often.ids, torch.arange(1111))
     a, b = once.search(f), often.search(f)
     assert torch.equal(a.ids, b.ids) and torch.equal(a.distances, b.distances)
     assert torch.equal(a.ids, nearest(f, codebooks, codes, 10)[1])
@@ -321,8 +321,9 @@ def test_merge():
     a.merge(a)
     assert len(a) == 1800 and torch.equal(a.codes, torch.cat([codes, codes]))
     c = Index(codebooks).add(codes[:2], ids=[5000, 4000])
-    assert a.merge(c).ids[-2:].tolist() == [5000, 4000] and a.add(codes[:1]).ids[-1] == 5001
-    with pytest.raises(ValueError, match="5000 is in the index"): a.merge(c)
+    assert a.merge(c).ids[-2:].tolist() == [4000, 5000] and a.add(codes[:1]).ids[-1] == 5001
+    assert torch.equal(a.codes[-3:], codes[[1, 0, 0]])  # in the order of ids
+    with pytest.raises(ValueError, match="4000 is in the index"): a.merge(c)
     assert a.merge(Index(codebooks)).ids.numel() == 1803
 
 
@@ -367,12 +368,45 @@ def test_the_index_keeps_its_own_codebooks():
     assert torch.equal(index.search(f).ids, before)
 
 
-def test_memory_is_the_codes_twice():
-    _, codebooks, codes = random_search(M=16, N=10_000)
+@pytest.mark.parametrize("M, K, width", [(16, 16, 8), (5, 16, 3), (4, 256, 4)])
+def test_memory_is_the_codes_once(M, K, width):
+    f, codebooks, codes = random_search(M, K, N=10_000)
     index = Index(codebooks).add(codes)
-    assert index.nbytes == 8 * 10_000
-    index.search(torch.zeros(1, 48))
-    assert index.nbytes <= 1.5 * (8 + 8) * 10_000
+    assert index.nbytes == width * 10_000
+    index.search(f)
+    assert width * 10_000 <= index.nbytes < 1.01 * width * 10_000 and torch.equal(index.codes, codes)  # FAISS's copy is the only one
+    index.remove([0])
+    index.search(f)
+    assert index.nbytes < 1.01 * (width + 8) * 10_000  # ids are no longer row numbers
+
+
+@pytest.mark.parametrize("M, K", [(1, 16), (4, 16), (5, 16), (16, 16), (33, 16), (4, 4), (3, 32), (3, 256)])
+@pytest.mark.parametrize("N", [1, 31, 32, 33, 1000])
+def test_codes_come_back_from_faiss(M, K, N):
+    _, _, codes = random_search(M, K, N=N)
+    packed, some = PackedCodes(pack(codes, K).numpy(), M, K), torch.randint(N, (3, 2), generator=torch.Generator().manual_seed(0))
+    assert packed.scan() is packed.scan() and len(packed) == N
+    assert torch.equal(packed[:], codes) and torch.equal(packed[some.numpy()], codes[some]) and torch.equal(packed[5:20], codes[5:20])
+    assert torch.equal(packed[np.array([-1])][:, :M].long() < max(K, 16), torch.ones(1, M, dtype=torch.bool))  # FAISS's "none"
+    assert np.array_equal(packed.rows, pack(codes, K).numpy())
+
+
+def test_adding_after_a_search_equals_adding_before():
+    f, codebooks, codes = random_search(N=900)
+    index = Index(codebooks)
+    for some in codes.split(300): index.add(some).search(f)
+    assert torch.equal(index.codes, codes) and torch.equal(index.search(f).ids, nearest(f, codebooks, codes, 10)[1])
+
+
+def test_items_stand_in_the_order_of_their_ids(tmp_path):
+    f, codebooks, codes = random_search(N=300)
+    ids = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    index = Index(codebooks)
+    for part, some in zip(ids.split(100), codes.split(100)): index.add(some, ids=part.tolist(), paths=[f"{i}.png" for i in part.tolist()])
+    assert torch.equal(index.ids, torch.arange(300)) and torch.equal(index.codes, codes[ids.argsort()])
+    assert index.paths == [f"{i}.png" for i in range(300)]
+    again = Index.load(index.save(tmp_path / "i.sscq"))
+    assert again.paths == index.paths and torch.equal(again.codes, index.codes) and torch.equal(again.search(f).ids, index.search(f).ids)
 
 
 # asking
