@@ -1,0 +1,118 @@
+"Read what a notebook exports: names, signatures, docstrings and docments, straight from its cells, so that no page needs PyTorch to be made"
+import ast
+import io
+import tokenize
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    "One parameter, field or return value"
+    name: str
+    type: str
+    default: str
+    details: str
+
+
+class Entry(NamedTuple):
+    "One public name of a module"
+    name: str  # `pack`, or `Index.search` for what belongs to a class
+    kind: str  # a directive of Sphinx's Python domain
+    signature: str
+    doc: str
+    rows: list[Row]
+    cell: str  # the id of the cell that defines it
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def text(node) -> str: return "" if node is None else ast.unparse(node)
+
+
+def comments(source: str) -> dict[int, str]:
+    "The comment at the end of each line"
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
+
+
+def decorators(node) -> dict:
+    "Name of each decorator, with its call if it is one"
+    return {text(d.func if isinstance(d, ast.Call) else d).split(".")[-1]: d for d in node.decorator_list}
+
+
+def arguments(f: Function) -> list[tuple[str, ast.arg, ast.expr | None]]:
+    "Every parameter as (its name as a caller reads it, the node, its default)"
+    a = f.args
+    plain = a.posonlyargs + a.args
+    found = [(x.arg, x, d) for x, d in zip(plain, [None] * (len(plain) - len(a.defaults)) + a.defaults)]
+    if a.vararg: found.append((f"*{a.vararg.arg}", a.vararg, None))
+    found += [(x.arg, x, d) for x, d in zip(a.kwonlyargs, a.kw_defaults)]
+    return found + ([(f"**{a.kwarg.arg}", a.kwarg, None)] if a.kwarg else [])
+
+
+def rows_of(f: Function, notes: dict, bound: bool) -> list[Row]:
+    "The parameters and what is returned; a comment belongs to the one thing that ends on its line"
+    args = arguments(f)[bound:]
+    ends = [x.end_lineno for _, x, _ in args] + ([f.returns.end_lineno] if f.returns else [])
+    def note(line): return notes.get(line, "") if ends.count(line) == 1 else ""
+    rows = [Row(name, text(x.annotation), text(d), note(x.end_lineno)) for name, x, d in args]
+    return rows + ([Row("returns", text(f.returns), "", note(f.returns.end_lineno))] if f.returns and text(f.returns) != "None" else [])
+
+
+def signature(f: Function, bound: bool) -> str:
+    a = ast.parse(ast.unparse(f)).body[0].args  # a copy to cut from
+    if bound: (a.posonlyargs or a.args).pop(0)
+    return f"({text(a)})" + (f" -> {text(f.returns)}" if f.returns else "")
+
+
+def one_line_note(f: Function, notes: dict) -> str:
+    "What a definition on a single line says in its comment, which then speaks of the whole"
+    return notes.get(f.lineno, "") if f.args.args and f.lineno == (f.returns or f.args.args[-1]).end_lineno and len(rows_of(f, {}, False)) > 1 else ""
+
+
+def function(f: Function, notes: dict, cell: str, owner: str = "") -> Entry:
+    "A function, or with an owner a method or property of that class"
+    marks = decorators(f)
+    static = "staticmethod" in marks
+    prop = "property" in marks or "as_prop" in text(marks.get("patch"))
+    doc = " ".join(filter(None, (ast.get_docstring(f), one_line_note(f, notes))))
+    sig = signature(f, bound=bool(owner) and not static)
+    kind = "property" if prop else "method" if owner else "function"
+    rows = [] if prop else rows_of(f, notes, bound=bool(owner) and not static)
+    return Entry(f"{owner}.{f.name}" if owner else f.name, kind, sig.partition(" -> ")[2] if prop else sig, doc, rows, cell)
+
+
+def class_entries(c: ast.ClassDef, notes: dict, cell: str) -> list[Entry]:
+    "The class, then its public methods; a dataclass's or NamedTuple's fields are its parameters"
+    init = next((x for x in c.body if isinstance(x, Function) and x.name == "__init__"), None)
+    fields = [x for x in c.body if isinstance(x, ast.AnnAssign) and isinstance(x.target, ast.Name) and not x.target.id.startswith("_")]
+    rows = rows_of(init, notes, bound=True) if init else [
+        Row(x.target.id, text(x.annotation), text(x.value), notes.get(x.end_lineno, "")) for x in fields]
+    sig = signature(init, bound=True) if init else "(" + ", ".join(f"{r.name}: {r.type}" + (f" = {r.default}" if r.default else "") for r in rows) + ")"
+    methods = [function(x, notes, cell, c.name) for x in c.body if isinstance(x, Function) and not x.name.startswith("_")]
+    return [Entry(c.name, "class", sig.partition(" -> ")[0] if rows else "", ast.get_docstring(c) or "", rows, cell), *methods]
+
+
+def owner_of(f: Function) -> str | None:
+    "The class that `@patch` or `@patch_to` adds a function to"
+    marks = decorators(f)
+    if "patch_to" in marks: return text(marks["patch_to"].args[0])
+    return text(f.args.args[0].annotation) if "patch" in marks else None
+
+
+def entries(source: str, cell: str) -> list[Entry]:
+    "Every public name that a cell defines"
+    notes, found = comments(source), []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"): found += class_entries(node, notes, cell)
+        elif isinstance(node, Function) and not node.name.startswith("_"): found.append(function(node, notes, cell, owner_of(node) or ""))
+        elif isinstance(node, ast.Assign):
+            targets = [t for target in node.targets for t in getattr(target, "elts", [target])]
+            names = [t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("_")]
+            found += [Entry(name, "data", text(node.value), notes.get(node.end_lineno, ""), [], cell) for name in names]
+    return found
+
+
+def only_imports(source: str) -> bool:
+    try: return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)
+    except SyntaxError: return False  # a shell command

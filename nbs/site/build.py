@@ -1,0 +1,275 @@
+"""The documentation site from the notebooks as committed and from their docstrings.  Usage: python nbs/site/build.py [folder, else _docs]
+
+It lies beside the notebooks because they are all it reads; nbdev, which takes .ipynb files only, passes it by. Each notebook becomes a page of
+MyST Markdown under _proc/site, each module an API page; Sphinx makes the HTML. Nothing is executed, and the pages ask nothing of any server.
+"""
+import base64
+import html
+import json
+import re
+import struct
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+from api import Entry, Row, entries, only_imports
+
+ROOT = Path(__file__).parents[2]
+NBS = ROOT / "nbs"
+TUTORIALS = ["quick_tour", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out"]
+PROJECT = {"CONTRIBUTING.md": "project/contributing", "CHANGELOG.md": "project/changelog"}
+DIRECTIVE = re.compile(r"^#\|[ \t]*(\w+):?[ \t]*(.*)$", re.M)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Notebook(NamedTuple):
+    path: Path
+    page: str  # "04_codebook", "tutorials/quick_tour"
+    cells: list[dict]
+
+    @property
+    def title(self) -> str: return next(m[1] for c in self.cells if c["cell_type"] == "markdown" and (m := re.match(r"# (.+)", source(c))))
+    @property
+    def module(self) -> str: return next((m[1] for c in self.cells if (m := re.search(r"^#\| default_exp (\w+)", source(c), re.M))), "")
+    @property
+    def number(self) -> str: return m[0] if (m := re.match(r"\d\d", self.path.name)) else ""
+
+
+def source(cell: dict) -> str: return "".join(cell["source"])
+def directives(cell: dict) -> dict[str, str]: return {m[1]: m[2] or "" for m in DIRECTIVE.finditer(source(cell))} if cell["cell_type"] == "code" else {}
+def code(cell: dict) -> str: return DIRECTIVE.sub("", source(cell)).strip()
+def exported(cell: dict) -> bool: return "export" in directives(cell)
+
+
+def read(path: Path) -> Notebook:
+    return Notebook(path, path.relative_to(NBS).with_suffix("").as_posix(), json.loads(path.read_text(encoding="utf-8"))["cells"])
+
+
+def notebooks() -> dict[str, list[Notebook]]:
+    "Those that are there, in reading order"
+    def order(path): return TUTORIALS.index(path.stem) if path.stem in TUTORIALS else len(TUTORIALS)
+    return {"The notebooks": [read(p) for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))],
+            "Tutorials": [read(p) for p in sorted(sorted(NBS.glob("tutorials/*.ipynb")), key=order)],
+            "Explanations": [read(p) for p in sorted(NBS.glob("explanations/*.ipynb"))]}
+
+
+# --- Markdown cells
+
+def relink(text: str, folder: Path, pages: dict[Path, str], page: str) -> str:
+    "Links between files become links between pages; what has no page becomes plain text; pictures stay"
+    def link(m):
+        bang, label, target, anchor = m[1], m[2], m[3], m[4] or ""
+        file = (folder / target).resolve()
+        if bang: return m[0]
+        if file not in pages: return label
+        up = "../" * page.count("/")
+        slug = re.sub(r"[^\w\- ]", "", anchor[1:].lower().replace("-", " ")).strip().replace(" ", "-")
+        return f"[{label}]({up}{pages[file]}.md{'#' + slug if slug else ''})"
+    return LINK.sub(link, text)
+
+
+def needs(text: str, modules: dict[str, Notebook], page: str) -> str:
+    "`Needs: *codebook*.` names notebooks: link them"
+    def link(m): return f"[{m[0]}]({'../' * page.count('/')}{modules[m[1]].page}.md)" if m[1] in modules else m[0]
+    return re.sub(r"^Needs:[^.]*", lambda line: re.sub(r"\*(\w+)\*", link, line[0]), text)
+
+
+# --- outputs
+
+def raw(text: str) -> str: return f"```````{{raw}} html\n{text}\n```````"
+
+
+def axis_title(layout: dict, axis: str) -> str: return re.sub("<[^>]+>", " ", (layout.get(axis, {}).get("title") or {}).get("text") or "")
+
+
+def described(figure: dict) -> str:
+    "What a figure shows, in words, for those who do not see it"
+    layout, traces = figure["layout"], figure["data"]
+    kinds = sorted({"line or point chart" if t.get("type", "scatter") == "scatter" else t["type"] + " chart" for t in traces})
+    said = [(layout.get("title") or {}).get("text"), *(a.get("text") for a in layout.get("annotations", [])[:12])]
+    axes = [f"{axis[0]}: {title}" for axis in ("xaxis", "yaxis") if (title := axis_title(layout, axis))]
+    names = list(dict.fromkeys(t["name"] for t in traces if t.get("name")))
+    text = "; ".join(filter(None, [" and ".join(kinds) or "picture", ", ".join(filter(None, said)), ", ".join(axes), ", ".join(names[:8])]))
+    return "Figure: " + re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", text)).strip()
+
+
+def png_size(png: bytes) -> tuple[int, int]: return struct.unpack(">II", png[16:24])
+
+
+def picture(site: "Site", name: str, png: str, alt: str, page: str, size=None) -> str:
+    data = base64.b64decode(png)
+    width, height = size or png_size(data)
+    site.write(f"static/figures/{name}.png", data)
+    return f'<img src="{"../" * page.count("/")}_static/figures/{name}.png" width="{width:.0f}" height="{height:.0f}" alt="{html.escape(alt)}" loading="lazy">'
+
+
+def figure(site: "Site", name: str, data: dict, page: str) -> str:
+    "The picture, and beside it a file from which figures.js draws the live figure once it comes near"
+    spec = data["application/vnd.plotly.v1+json"]
+    spec = {k: spec.get(k) or [] for k in ("data", "frames")} | {"layout": spec["layout"]}
+    layout, alt = spec["layout"], described(spec)
+    width, height = layout.get("width"), layout.get("height", 450)
+    img = picture(site, name, data["image/png"], alt, page, (width, height) if width else None) if "image/png" in data else ""
+    site.write(f"static/figures/{name}.js", f"sscqFigure({json.dumps(name)}, {json.dumps(spec, separators=(',', ':'), ensure_ascii=False)});\n".encode())
+    return f'<figure class="live" data-figure="{name}" role="group" aria-label="{html.escape(alt)}"><div class="paper">{img}</div></figure>'
+
+
+def output(site: "Site", nb: Notebook, cell: dict, n: int, out: dict) -> str:
+    "One output as Markdown; of several forms, the richest that a page without a kernel can show"
+    if out["output_type"] == "stream": data = {"text/plain": out["text"]}
+    elif out["output_type"] == "error": data = {"text/plain": "\n".join(out["traceback"])}
+    else: data = {k: v if isinstance(v, (str, dict)) else "".join(v) for k, v in out["data"].items()}
+    name = f"{nb.page.replace('/', '-')}-{cell['id']}-{n}"
+    plain = ANSI.sub("", "".join(data.get("text/plain", ""))).rstrip()
+    if "application/vnd.plotly.v1+json" in data: return raw(figure(site, name, data, nb.page))
+    if "image/png" in data:
+        alt = plain if plain and not plain.startswith("<") else f"Picture drawn by: {code(cell).splitlines()[-1]}"
+        return raw(f'<figure class="still"><div class="paper">{picture(site, name, data["image/png"], alt, nb.page)}</div></figure>')
+    if "text/html" in data: return raw(f'<div class="output">{data["text/html"]}</div>')
+    if "text/markdown" in data: return data["text/markdown"]
+    if "application/vnd.jupyter.widget-view+json" in data: return ""  # a progress bar: nothing to see without a kernel
+    return raw(f'<pre class="output">{html.escape(plain)}</pre>') if plain else ""
+
+
+# --- pages
+
+def outputs(site: "Site", nb: Notebook, cell: dict) -> list[str]:
+    joined = []  # neighbouring streams read as one
+    for out in cell["outputs"]:
+        if joined and out["output_type"] == joined[-1]["output_type"] == "stream": joined[-1] = joined[-1] | {"text": [*joined[-1]["text"], *out["text"]]}
+        else: joined.append(out)
+    return [output(site, nb, cell, n, out) for n, out in enumerate(joined)]
+
+
+def library_links(nb: Notebook, names: list[Entry]) -> str:
+    "Above an exported cell: where each of its names stands in the API, and anchors for the way back"
+    here = {e.name for e in names}
+    shown = [e for e in names if e.name.partition(".")[0] not in here or "." not in e.name]
+    up = "../" * nb.page.count("/")
+    links = ", ".join(f'<a class="reference internal" href="{up}api/{nb.module}.html#sscq.{nb.module}.{e.name}"><code>{e.name}</code></a>' for e in shown)
+    anchors = "".join(f'<span id="def-{e.name}"></span>' for e in names)
+    return raw(f'<p class="exported">{anchors}In the library: {links}</p>\n') if names else ""
+
+
+def code_cell(site: "Site", nb: Notebook, cell: dict) -> list[str]:
+    flags, text, parts = directives(cell), code(cell), []
+    if "hide" in flags or not text: return []
+    if exported(cell): parts.append(library_links(nb, entries(text, cell["id"])))
+    fence = f"```````python\n{text}\n```````"
+    if only_imports(text): parts += [raw('<details class="imports"><summary>Imports</summary>'), fence, raw("</details>")]
+    elif flags.get("echo") != "false": parts.append(fence)
+    return parts + outputs(site, nb, cell)
+
+
+def notebook_page(site: "Site", nb: Notebook) -> str:
+    parts = []
+    for cell in nb.cells:
+        if cell["cell_type"] == "markdown": parts.append(needs(relink(source(cell), nb.path.parent, site.pages, nb.page), site.modules, nb.page))
+        elif cell["cell_type"] == "code": parts += code_cell(site, nb, cell)
+    return "\n\n".join(filter(None, parts))
+
+
+def sections(nb: Notebook) -> dict[str, str]:
+    "The heading that each cell stands under"
+    title, found = nb.title, {}
+    for cell in nb.cells:
+        if cell["cell_type"] == "markdown" and (m := re.match(r"##+ (.+)", source(cell))): title = m[1]
+        found[cell["id"]] = title
+    return found
+
+
+def in_code(text: str) -> str:
+    "For a table: as code, whatever it holds"
+    return "`" + text.replace("|", "\\|").replace("\n", " ") + "`" if text else ""
+
+
+def table(rows: list[Row]) -> str:
+    columns = [("name", "name", in_code), ("type", "type", in_code), ("default", "default", in_code), ("details", "details", lambda t: t.replace("|", "\\|"))]
+    used = [(title, field, show) for field, title, show in columns if any(getattr(r, field) for r in rows)]
+    lines = [[show(getattr(r, field)) if r.name != "returns" or field != "name" else "*returns*" for _, field, show in used] for r in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [[t for t, _, _ in used], ["---"] * len(used), *lines])
+
+
+def entry_block(e: Entry, nb: Notebook, section: str) -> str:
+    value = e.signature if len(e.signature) < 200 else e.signature[:200] + " …"
+    head = {"data": f"{e.name}\n:value: {json.dumps(value)}", "property": f"{e.name}\n:type: {json.dumps(e.signature)}"}.get(e.kind, e.name + e.signature)
+    where = raw(f'<p class="explained">Explained in <a class="reference internal" href="../{nb.page}.html#def-{e.name}">{nb.number} {html.escape(nb.title)}'
+                f'{" › " + html.escape(re.sub(r"[`*$]", "", section)) if section != nb.title else ""}</a></p>')
+    body = "\n\n".join(filter(None, [e.doc, table(e.rows) if e.rows else "", where]))
+    return f"````````{{py:{e.kind}}} {head}\n\n{body}\n````````"
+
+
+def exports(nb: Notebook) -> list[Entry]:
+    "All public names of a notebook's module, a class's methods right after it"
+    found = [e for cell in nb.cells if exported(cell) for e in entries(code(cell), cell["id"])]
+    first = {name: i for i, name in reversed(list(enumerate(e.name.partition(".")[0] for e in found)))}
+    return sorted(found, key=lambda e: first[e.name.partition(".")[0]])
+
+
+def purpose(nb: Notebook) -> str: return next((m[1] for c in nb.cells if (m := re.search(r"^> (.+)", source(c), re.M))), "")
+
+
+def api_page(nb: Notebook) -> str:
+    where = sections(nb)
+    head = f"# sscq.{nb.module}\n\n> {purpose(nb)}\n\nExplained, derived and checked in [{nb.number} {nb.title}](../{nb.page}.md)."
+    return "\n\n".join([head, f"```{{py:module}} sscq.{nb.module}\n```", *(entry_block(e, nb, where[e.cell]) for e in exports(nb))])
+
+
+def api_index(modules: dict[str, Notebook]) -> str:
+    lines = [f"| [`sscq.{m}`]({m}.md) | {purpose(nb)} | [{nb.number} {nb.title}](../{nb.page}.md) |" for m, nb in modules.items()]
+    return "\n".join(["# The library", "", "> Every public name, and the notebook that explains it.", "",
+                      "An import only ever points up this list.", "", "| module | what for | explained in |", "|---|---|---|", *lines, "",
+                      toctree("", [(f"sscq.{m}", m) for m in modules])])
+
+
+def toctree(caption: str, pages: list[tuple[str, str]]) -> str:
+    lines = "\n".join(f"{title} <{page}>" for title, page in pages)
+    return f"```{{toctree}}\n:hidden:\n{':caption: ' + caption if caption else ''}\n\n{lines}\n```"
+
+
+# --- the site
+
+class Site:
+    "What is written where; a file is touched only if it changes, so that Sphinx redoes only what has to be"
+    def __init__(self, folder: Path):
+        self.folder, self.written, self.parts = folder, set(), notebooks()
+        self.index = read(NBS / "index.ipynb")
+        every = [self.index, *(nb for part in self.parts.values() for nb in part)]
+        self.pages = {nb.path: nb.page for nb in every} | {ROOT / file: page for file, page in PROJECT.items()}
+        self.modules = {nb.module: nb for nb in every if nb.module}
+
+    def write(self, name: str, data: bytes):
+        file = self.folder / name
+        self.written.add(file)
+        if file.exists() and file.read_bytes() == data: return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    def write_page(self, page: str, text: str): self.write(f"{page}.md", text.encode())
+
+    def write_all(self):
+        trees = [toctree(part, [(f"{nb.number} {nb.title}".strip(), nb.page) for nb in found]) for part, found in self.parts.items() if found]
+        trees.append(toctree("Reference", [("The library", "api/index"), ("Contributing", "project/contributing"), ("Changelog", "project/changelog")]))
+        self.write_page("index", "\n\n".join([notebook_page(self, self.index), *trees]))
+        for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
+        for module, nb in self.modules.items(): self.write_page(f"api/{module}", api_page(nb))
+        self.write_page("api/index", api_index(self.modules))
+        for file, page in PROJECT.items(): self.write_page(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT, self.pages, page))
+        for image in (NBS / "images").iterdir(): self.write(f"images/{image.name}", image.read_bytes())
+        for stale in {f for f in self.folder.rglob("*") if f.is_file()} - self.written: stale.unlink()
+
+
+def build(out: Path, work: Path) -> int:
+    "Returns 0, or Sphinx's exit code"
+    from sphinx.cmd.build import build_main
+    Site(work / "pages").write_all()
+    return build_main(["-b", "html", "-q", "-c", str(Path(__file__).parent), "-d", str(work / "doctrees"), str(work / "pages"), str(out)])
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "_docs")
+    failed = build(out, ROOT / "_proc/site" if len(sys.argv) < 2 else out.with_name(out.name + "_work"))
+    print(f"{out / 'index.html'}: open it in a browser" if not failed else "the site could not be built: see above")
+    sys.exit(failed)

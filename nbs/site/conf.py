@@ -1,0 +1,62 @@
+"Sphinx's settings; build.py calls it"
+import configparser
+import importlib.util
+from pathlib import Path
+
+import plotly
+from docutils import nodes
+from sphinx.util.nodes import make_refnode
+
+here = Path(__file__).parent
+ini = configparser.ConfigParser(delimiters=["="])
+ini.read(here.parents[1] / "settings.ini", encoding="utf-8")
+project, author, release = (ini["DEFAULT"][key] for key in ("lib_name", "author", "version"))
+mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+
+extensions = ["myst_parser", "sphinx.ext.mathjax", "sphinx_copybutton"]
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # a notebook may go from # to ###
+smartquotes = False
+python_maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
+add_module_names = False
+toc_object_entries = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_favicon = str(here / "static/favicon.svg")
+html_title = f"{project} {release}"
+html_static_path = [str(here / "static"), str(Path(plotly.__file__).parent / "package_data/plotly.min.js"), str(mathjax / "tex-svg.js")]
+exclude_patterns = ["static"]
+html_css_files = ["site.css"]
+html_js_files = ["figures.js"]
+html_show_sourcelink = False
+html_copy_source = False
+html_use_index = True
+html_theme_options = {"navigation_with_keys": True, "light_css_variables": {"color-brand-primary": "#00588a", "color-brand-content": "#00588a"},
+                      "dark_css_variables": {"color-brand-primary": "#7cc4f0", "color-brand-content": "#7cc4f0"}}
+pygments_style, pygments_dark_style = "a11y-light", "a11y-dark"
+copybutton_selector = "div.highlight pre"
+mathjax_path = "tex-svg.js"
+mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
+
+
+def link_names(app, doctree, docname):
+    "`perplexity` in prose leads to its API entry"
+    objects = app.env.domains["py"].objects
+    short = {}
+    for full, entry in objects.items(): short.setdefault(full.split(".", 2)[-1], []).append((full, entry))
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext().removesuffix("()").removeprefix("sscq.")
+        inside = literal.parent
+        while inside is not None and not isinstance(inside, (nodes.reference, nodes.title)): inside = inside.parent
+        known = short.get(name) or short.get(name.split(".", 1)[-1]) or []
+        if inside is None and len(known) == 1 and known[0][1].objtype != "module":
+            full, entry = known[0]
+            literal.replace_self(make_refnode(app.builder, docname, entry.docname, entry.node_id, literal.deepcopy(), full))
+
+
+def setup(app):
+    app.connect("config-inited", lambda app, config: config.html_static_path.append(str(app.srcdir / "static")))  # the figures
+    app.connect("doctree-resolved", link_names)

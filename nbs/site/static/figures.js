@@ -1,0 +1,72 @@
+// Draw each figure when it comes near; until then, and without JavaScript, its picture stands there.
+(() => {
+  const here = document.currentScript.src.replace(/figures\.js.*$/, "");
+  const loaded = new Map(), specs = {};
+  window.sscqFigure = (name, spec) => { specs[name] = spec; };
+  const load = (src) => {
+    if (!loaded.has(src)) loaded.set(src, new Promise((done, failed) => {
+      const script = document.createElement("script");
+      Object.assign(script, { src, onload: done, onerror: () => failed(new Error(`${src} is missing`)) });
+      document.head.append(script);
+    }));
+    return loaded.get(src);
+  };
+  const make = (tag, settings = {}, ...inside) => {
+    const made = Object.assign(document.createElement(tag), settings);
+    made.append(...inside);
+    return made;
+  };
+
+  // A chart wider than the page is laid out anew; a picture of fixed proportions shrinks, to half its size at most, then scrolls.
+  // The strip at the top where plotly's slider would be, `gap` pixels high, is cut off: the page has a slider of its own.
+  const fit = async (gd, gap) => {
+    const card = gd.closest("figure"), room = card.clientWidth - 10;
+    const charts = gd.data.length && !gd.layout.images?.length && !Object.values(gd._fullLayout).some((part) => part?.scaleanchor);
+    if (charts && room < gd._fullLayout.width) await Plotly.relayout(gd, { width: Math.max(room, 300) });
+    const { width, height } = gd._fullLayout, scale = Math.max(.5, Math.min(1, room / width));
+    gd.style.transform = `scale(${scale}) translateY(${-gap}px)`;
+    Object.assign(gd.parentElement.style, { width: `${width * scale}px`, height: `${(height - gap) * scale}px` });
+  };
+
+  // Plotly's own sliders and buttons cannot be reached from the keyboard; the browser's can.
+  const slider = ({ steps, active = 0, currentvalue: { prefix = "", suffix = "" } = {} }, id, run) => {
+    const now = make("output", { htmlFor: id });
+    const input = make("input", { id, type: "range", min: 0, max: steps.length - 1, value: active });
+    const say = () => {
+      now.textContent = `${steps[input.value].label}${suffix}`;
+      input.setAttribute("aria-valuetext", now.textContent);
+    };
+    input.addEventListener("input", () => { say(); run(steps[input.value]); });
+    say();
+    return make("div", { className: "control" }, make("label", { htmlFor: id, textContent: prefix.replace(/[:=\s]+$/, "") || "step" }), input, now);
+  };
+  const buttons = ({ buttons }, run) => make("div", { className: "control" }, ...buttons.map((button) => {
+    const made = make("button", { type: "button", textContent: button.label });
+    made.addEventListener("click", () => run(button));
+    return made;
+  }));
+
+  const draw = async (card) => {
+    const name = card.dataset.figure, paper = card.querySelector(".paper");
+    await Promise.all([load(here + "plotly.min.js"), load(`${here}figures/${name}.js`)]);
+    const { data, layout: { sliders = [], updatemenus = [], ...layout }, frames } = specs[name];
+    const top = sliders.find((s) => s.y >= 1), gap = top ? layout.margin.t - (top.pad?.b || 0) : 0;
+    const gd = make("div"), clip = make("div", { className: "clip", hidden: true }, gd);
+    paper.append(clip);
+    await Plotly.newPlot(gd, { data, layout, frames, config: { displaylogo: false } });
+    const run = async ({ method = "restyle", args = [] }) => { await Plotly[method](gd, ...args); await fit(gd, gap); };
+    paper.querySelector("img")?.remove();
+    paper.prepend(...updatemenus.map((m) => buttons(m, run)), ...sliders.map((s, n) => slider(s, `${name}-slider-${n}`, run)));
+    clip.hidden = false;
+    await fit(gd, gap);
+    window.addEventListener("resize", () => fit(gd, gap));
+    card.classList.add("drawn");
+  };
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const near = new IntersectionObserver((seen) => {
+      for (const { isIntersecting, target } of seen) if (isIntersecting) { near.unobserve(target); draw(target); }
+    }, { rootMargin: "600px" });
+    document.querySelectorAll("figure.live").forEach((card) => near.observe(card));
+  });
+})();
