@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from sscq.figures import (
     page,
     pipeline,
     save_page,
+    slideshow,
     soft_cells,
     usage_bars,
 )
@@ -47,7 +49,15 @@ def all_figures():
                 image_grid=image_grid(images, titles="abcde", marks=[None, True, False, True, False]), cells=cells(points, words),
                 image_rows=image_rows({"image": images, "view": images}), soft_cells=soft_cells(points, words, [.1, 1]),
                 usage_bars=usage_bars(rng.multinomial(100, [.25] * 4, size=3)), matrix=matrix(rng.random((3, 4)), marks=[(0, 1)]),
-                distance_table=distance_table(rng.random((2, 4)), [1, 3]))
+                distance_table=distance_table(rng.random((2, 4)), [1, 3]), slideshow=slides()["cells"])
+
+
+def slides():
+    counts = {M: rng.multinomial(100, [.25] * 4, size=M) for M in (2, 5)}
+    return dict(cells=slideshow({K: cells(points, words[:K], title=f"{K} words") for K in (2, 8, 4)}, "codewords"),
+                usage=slideshow({M: usage_bars(n) for M, n in counts.items()}, "books"),
+                grid=slideshow({n: image_grid(images[:n], marks=[True] * n, title=f"{n} shown") for n in (1, 5, 3)}, "images"),
+                mixed=slideshow({"curves": curves({"a": [3, 2]}, log_y=True), "bars": bars({"a": 1, "b": 2}), "soft": soft_cells(points, words, [1.])}))
 
 
 def text_of(fig): return [a.text for a in fig.layout.annotations]
@@ -230,6 +240,34 @@ def test_image_rows_name_their_rows():
     assert [(im.x, im.y) for im in fig.layout.images][5] == (.08, 1.16)
 
 
+def test_a_slide_is_the_figure_it_was():
+    figures = {2: usage_bars([[1, 2], [3, 4]]), "four": cells(points, words[:4], title="four"), 1: image_grid(images[:1])}
+    fig = slideshow(figures, "words")
+    slider, = fig.layout.sliders
+    assert slider.currentvalue.prefix == "words " and [s.label for s in slider.steps] == ["2", "four", "1"] and slider.active == 0
+    assert [t.visible for t in fig.data] == slider.steps[0].args[0]["visible"] == [True, True, False, False]
+    sizes = set()
+    for step, own in zip(slider.steps, figures.values()):
+        traces, layout = step.args
+        assert [t.to_plotly_json()["y"] is not None for t, on in zip(fig.data, traces["visible"]) if on] == [True] * len(own.data)
+        theirs = own.to_dict()["layout"]
+        assert all(layout[k] == v for k, v in theirs.items() if k not in ("template", "margin", "title", "width", "height"))
+        assert layout["title"].get("text") == own.layout.title.text
+        side = dict(t=40, b=45, l=60, r=20) | theirs["margin"]
+        m = layout["margin"]
+        assert layout["width"] - m["l"] - m["r"] == own.layout.width - side["l"] - side["r"]
+        assert layout["height"] - m["t"] - m["b"] == own.layout.height - side["t"] - side["b"]
+        sizes.add((layout["width"], layout["height"], m["l"], m["t"]))
+    assert sizes == {(fig.layout.width, fig.layout.height, fig.layout.margin.l, fig.layout.margin.t)}
+    assert figures[2].layout.width == 470 and not figures[2].layout.sliders  # what was given stays as it was
+
+
+def test_slideshow_refuses_what_it_cannot_show():
+    with pytest.raises(ValueError, match="figures is empty"): slideshow({})
+    with pytest.raises(TypeError, match="step 4 is of type list; it must be a plotly figure"): slideshow({4: []})
+    with pytest.raises(ValueError, match="step 4 has no size; give its layout width and height"): slideshow({4: go.Figure()})
+
+
 def test_bad_images_are_told():
     for bad in (np.zeros((2, 4, 8, 8)), np.zeros((8, 8)), np.zeros((2, 3, 8, 8, 1))):
         with pytest.raises(ValueError, match="with 1 or 3 channels"): image_grid(bad)
@@ -317,3 +355,67 @@ def test_page_draws_all_figures_offline(browser, tmp_path):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"  # also where dark is preferred
     assert not problems and fetched == [path.as_uri()]
     context.close()
+
+
+@pytest.mark.browser
+def test_slides_change_under_mouse_and_keyboard_without_a_kernel(browser, tmp_path):
+    shows = slides()
+    path = save_page(tmp_path / "slides.html", "Slides", list(shows.values()))
+    context = browser.new_context(viewport=dict(width=1280, height=2000), offline=True)
+    tab = context.new_page()
+    problems = []
+    tab.on("pageerror", lambda e: problems.append(str(e)))
+    tab.goto(path.as_uri())
+    tab.wait_for_function("() => document.body.dataset.drawn", timeout=60_000)
+
+    def text(i): return tab.locator(f"#figure-{i} .infolayer").text_content()
+    def count(i, what): return tab.locator(f"#figure-{i} {what}").count()
+
+    def becomes(expected, seen, *args):  # a page draws when it finds the time
+        deadline = time.monotonic() + 10
+        while seen(*args) != expected and time.monotonic() < deadline: tab.wait_for_timeout(50)
+        assert seen(*args) == expected
+
+    def click(i, n):
+        rail, tick = (tab.locator(f"#figure-{i} .{c}") for c in ("slider-rail-touch-rect", "slider-labels .slider-label"))
+        box, at = rail.bounding_box(), tick.nth(n).bounding_box()
+        tab.mouse.click(at["x"] + at["width"] / 2, box["y"] + box["height"] / 2)
+
+    def words_shown(): return count(0, ".textpoint"), count(0, ".shapelayer path"), *re.findall(r"(codewords \d).*(\d words)", text(0))
+    becomes((2, 2, ("codewords 2", "2 words")), words_shown)
+    click(0, 1); becomes((8, 8, ("codewords 8", "8 words")), words_shown)
+    tab.locator("#figure-0").focus()
+    tab.keyboard.press("ArrowRight"); becomes((4, 4, ("codewords 4", "4 words")), words_shown)
+    tab.keyboard.press("ArrowRight")  # there is no further
+    tab.keyboard.press("ArrowLeft"); becomes((8, 8, ("codewords 8", "8 words")), words_shown)
+    tab.keyboard.press("ArrowLeft"); becomes((2, 2, ("codewords 2", "2 words")), words_shown)
+
+    def books():  # bars, those of visible height, the panels' titles
+        bars = [b.bounding_box() for b in tab.locator("#figure-1 .bars .point path").all()]
+        return len(bars), sum(b is not None and b["height"] > 5 for b in bars) > len(bars) // 2, re.findall(r"book (\d)", text(1))
+    becomes((8, True, list("01")), books)
+    click(1, 1); becomes((20, True, list("01234")), books)
+    click(1, 0); becomes((8, True, list("01")), books)
+
+    def grid(): return count(2, "image"), text(2).count("✓"), *re.findall(r"(\d) shown", text(2))
+    for n, shown in ((1, 5), (2, 3), (0, 1)): click(2, n); becomes((shown, shown, str(shown)), grid)
+
+    def kinds(): return count(3, ".scatter .point") > 0, count(3, ".bars .point"), count(3, "image")
+    becomes((True, 0, 0), kinds)
+    click(3, 1); becomes((False, 2, 0), kinds)
+    click(3, 2); becomes((True, 0, 1), kinds)
+    assert not problems
+    context.close()
+
+
+@pytest.mark.browser
+def test_page_plays_the_frames_of_a_figure(browser, tmp_path):
+    fig = go.Figure(go.Bar(x=["a"], y=[1]), frames=[go.Frame(name=str(v), data=[go.Bar(x=["a"] * v, y=[1] * v)]) for v in (1, 3)])
+    steps = [dict(label=str(v), method="animate", args=[[str(v)], dict(mode="immediate", frame=dict(duration=0))]) for v in (1, 3)]
+    fig.update_layout(width=400, height=300, sliders=[dict(steps=steps, active=0)])
+    tab = browser.new_page()
+    tab.goto(save_page(tmp_path / "frames.html", "Frames", [fig]).as_uri())
+    tab.wait_for_function("() => document.body.dataset.drawn", timeout=60_000)
+    assert tab.evaluate("document.getElementById('figure-0')._transitionData._frames.length") == 2
+    tab.locator("#figure-0").focus(); tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("() => document.getElementById('figure-0').data[0].x.length === 3", timeout=10_000)
