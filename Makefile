@@ -5,7 +5,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-
 NB ?= $(filter-out %-checkpoint.ipynb, $(wildcard nbs/*.ipynb nbs/*/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab notebooks readme clean
+.PHONY: help demo test lab docs notebooks readme clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,16 +20,19 @@ test: .venv/ready-dev  ## lint, then every test: notebooks, properties, referenc
 lab: .venv/ready-dev  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=nbs
 
+docs: .venv/ready-dev  ## build the documentation site in _docs/ (open _docs/index.html)
+	$(BIN)/python nbs/site/build.py
+
 notebooks: .venv/ready-dev  ## export, execute and clean every notebook, or those in NB="nbs/05_diversity.ipynb"
 	$(BIN)/nbdev-export
-	$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --ExecutePreprocessor.timeout=1800 --inplace $(NB)
+	SSCQ_STILL=1 $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.store_widget_state=False --inplace $(NB)
 	$(BIN)/nbdev-clean
 
 readme: .venv/ready-dev  ## write README.md from nbs/index.ipynb
 	$(BIN)/python nbs/readme.py
 
 clean:  ## remove the environment and what runs left behind
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv runs build dist _docs _proc *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "sscq needs Python 3.10 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
