@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STYLE', 'WEIGHTS', 'TAUS', 'LiveFigure', 'short', 'Explorer', 'still', 'example_points', 'PlaneState', 'plane_state',
            'distortions', 'plane_figure', 'bits_figure', 'codebook_explorer', 'users', 'check_history', 'words_figure',
-           'perplexity_figure', 'some_images', 'usage_runs', 'usage_explorer', 'part_neighbors', 'neighbors_figure',
-           'clickable', 'neighbor_explorer', 'seen_negatives', 'divergences', 'seen_figure', 'kl_figure',
-           'views_figure', 'contrast_explorer', 'Setup', 'setup', 'mean_ap', 'train_watched', 'loss_figure',
-           'runs_figure', 'gauge_figure', 'shares_figure', 'changes', 'runs_table', 'training_controls',
+           'over_epochs', 'perplexity_figure', 'some_images', 'usage_runs', 'usage_explorer', 'part_neighbors',
+           'neighbors_figure', 'clickable', 'neighbor_explorer', 'seen_negatives', 'divergences', 'seen_figure',
+           'kl_figure', 'views_figure', 'contrast_explorer', 'Setup', 'setup', 'mean_ap', 'train_watched',
+           'loss_figure', 'runs_figure', 'gauge_figure', 'shares_figure', 'changes', 'runs_table', 'training_controls',
            'TrainingExplorer', 'training_explorer', 'Source', 'as_source', 'raw_pixel_index', 'Answers', 'answers',
            'answers_figure', 'parts_figure', 'uploaded_picture', 'retrieval_explorer']
 
@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from .codebook import decode, distortion, hard_assign, n_bits, soft_assign, soft_quantize
@@ -71,10 +72,12 @@ class LiveFigure(go.FigureWidget):
 # %% ../nbs/13_widgets.ipynb #2ff0977f
 STYLE = """<style>
 .sscq-explorer { max-width: 100%; overflow: visible; }
-.sscq-controls > * { margin: 2px 14px 2px 0; }
+.sscq-controls > * { margin: 2px 18px 2px 0; }
+.sscq-controls .widget-toggle-buttons { display: flex; }
 .sscq-explorer .widget-label { color: var(--jp-ui-font-color1); }
 .sscq-figures > * { background: white; border-radius: 4px; margin: 4px 6px 4px 0; overflow: hidden; }
-.sscq-readout { color: var(--jp-ui-font-color1); font-variant-numeric: tabular-nums; }
+.sscq-readout .widget-html-content { color: var(--jp-ui-font-color1); font-variant-numeric: tabular-nums; line-height: 1.4; padding: 4px 0;
+  white-space: normal; }
 .sscq-message { color: var(--jp-ui-font-color1); border-left: 4px solid #D55E00; padding-left: 8px; }
 .sscq-table { border-collapse: collapse; color: var(--jp-ui-font-color1); line-height: 1.5; }
 .sscq-table td, .sscq-table th { padding: 1px 10px; border-bottom: 1px solid var(--jp-border-color2); text-align: left; }
@@ -107,9 +110,9 @@ class Explorer(ipywidgets.VBox):
             self.update = build(self)
             for one in self.controls.values():
                 if not isinstance(one, (ipywidgets.Button, ipywidgets.FileUpload)): one.observe(self.redraw, names="value")
-        parts = [_wrapped(self.controls.values(), "controls"), *self.extra] if self.update else []
-        parts += [_wrapped([self.figures[f] for f in row], "figures") for row in self.rows if self.update]
-        self.children = [ipywidgets.HTML(STYLE), self.message, *parts, self.readout]
+        if self.update is None: self.controls, self.figures, self.rows, self.extra = {}, {}, [], []
+        rows = [_wrapped([self.figures[name] for name in row], "figures") for row in self.rows]
+        self.children = [ipywidgets.HTML(STYLE), _wrapped(self.controls.values(), "controls"), self.message, self.readout, *self.extra, *rows]
 
     @contextmanager
     def guard(self):
@@ -139,7 +142,8 @@ def control(self: Explorer,
 ) -> ipywidgets.Widget:
     "Add a labelled control"
     if issubclass(kind, _SLIDERS): settings["continuous_update"] = False
-    if not issubclass(kind, (ipywidgets.Button, ipywidgets.FileUpload)): settings["style"] = dict(description_width="initial")
+    if issubclass(kind, (ipywidgets.Button, ipywidgets.FileUpload)): settings["layout"] = dict(width="auto")
+    else: settings |= dict(style=dict(description_width="initial"), layout=dict(width="auto" if kind is ipywidgets.ToggleButtons else "254px"))
     self.controls[name] = kind(description=description, tooltip=tooltip, **settings).add_class(f"sscq-control-{name}")
     return self.controls[name]
 
@@ -274,7 +278,9 @@ def plane_figure(
         go.Scatter(x=z[:1], y=z[1:], mode="markers", marker=dict(size=13, symbol="diamond", color=PALETTE[2], line=dict(width=1, color="white")), name="z")])
     fig.add_layout_image(source=_paint(state, lo, hi), x=lo[0], y=hi[1], sizex=hi[0] - lo[0], sizey=hi[1] - lo[1], xref="x", yref="y",
                          sizing="stretch", layer="below")
-    fig.update_layout(template="sscq", width=480, height=460, margin=dict(t=10, b=30, l=40, r=10), legend=dict(orientation="h", y=-.08))
+    height = int(np.clip(420 * np.ptp(xy[:, 1]) / max(np.ptp(xy[:, 0]), 1e-9), 240, 420))
+    fig.update_layout(template="sscq", width=470, height=height + 120, margin=dict(t=10, b=110, l=40, r=10),
+                      legend=dict(orientation="h", y=-35 / height, yanchor="top"))
     fig.update_xaxes(range=[lo[0], hi[0]], showgrid=False, constrain="domain")
     fig.update_yaxes(range=[lo[1], hi[1]], showgrid=False, scaleanchor="x", constrain="domain")
     return fig
@@ -289,7 +295,7 @@ def bits_figure(
     fig = curves({f"M = {M}": (list(d), list(d.values())) for M, d in known.items()}, x="bits", y="distortion", log_y=True)
     ring = dict(size=18, symbol="circle-open", color="black", line_width=3)
     fig.add_scatter(x=[bits], y=[known[n_books][bits]], mode="markers", marker=ring, name="present")
-    return fig.update_layout(width=370, height=460, margin=dict(t=10, b=30), legend=dict(x=.98, y=.98, xanchor="right"))
+    return fig.update_layout(width=350, height=380, margin=dict(t=10, b=45), legend=dict(x=.98, y=.98, xanchor="right"))
 
 # %% ../nbs/13_widgets.ipynb #88c70911
 def codebook_explorer(
@@ -301,7 +307,8 @@ def codebook_explorer(
     "Cells of k-means codebooks in the plane, soft and hard assignment of one point, distortion over bits"
     def build(explorer):
         x = example_points() if points is None else torch.as_tensor(points).detach().float().cpu()
-        if x.ndim != 2 or x.shape[1] != 2: raise ValueError(f"points of shape {tuple(x.shape)} must be (N, 2): only the plane can be drawn")
+        if x.ndim != 2 or x.shape[1] != 2 or len(x) < 2: raise ValueError(
+            f"points of shape {tuple(x.shape)} must be (N, 2), two rows or more: only the plane can be drawn")
         words = [2 ** b for b in range(1, 7) if 2 ** b <= len(x)]
         books = {M: {K: train_pq(x, M, K) for K in words} for M in (1, 2)}
         known = {M: distortions(x, words, M) for M in (1, 2)}
@@ -312,7 +319,7 @@ def codebook_explorer(
         t = explorer.control("tau", ipywidgets.FloatLogSlider, "τ_sq", "temperature of soft quantization", min=scale - 3, max=scale + 1, step=.1,
                     value=min(max(tau, 10. ** (scale - 3)), 10. ** (scale + 1)))
         i = explorer.control("point", ipywidgets.IntSlider, "point", "which point is quantized; or click one", min=0, max=len(x) - 1,
-                    value=min(17, len(x) - 1))
+                    value=min(53, len(x) - 1))
         def update():
             state = plane_state(x, books[M.value][K.value], i.value, t.value)
             explorer.draw("plane", plane_figure(x, state)); explorer.draw("bits", bits_figure(known, M.value, state.bits))
@@ -354,9 +361,19 @@ def words_figure(
     shape = ["/" if k == word else "" for k in range(K)]
     fig = go.Figure(go.Bar(x=list(range(K)), y=[c / total for c in counts], marker=dict(color=colour, pattern_shape=shape)))
     fig.add_shape(type="line", x0=-.5, x1=K - .5, y0=1 / K, y1=1 / K, line=dict(color="black", dash="dot", width=1.5))
-    fig.update_layout(template="sscq", width=430, height=290, margin=dict(t=15, b=45), bargap=.15, showlegend=False)
+    fig.update_layout(template="sscq", width=412, height=270, margin=dict(t=15, b=45), bargap=.15, showlegend=False)
     fig.update_xaxes(title_text="codeword (click one)", dtick=max(1, K // 16))
     return fig.update_yaxes(title_text="share of the codes")
+
+# %% ../nbs/13_widgets.ipynb #c8c785be
+def over_epochs(
+    runs: dict,  # name -> one number an epoch
+    y: str,
+) -> go.Figure:
+    "Lines over epochs, told apart by colour and dash, with a legend above"
+    fig = curves({name: (list(range(1, len(v) + 1)), v) for name, v in runs.items()}, x="epoch", y=y)
+    fig.update_xaxes(dtick=1 if max([len(v) for v in runs.values()] + [0]) <= 12 else None)
+    return fig.update_layout(width=412, height=270, showlegend=True, legend=dict(orientation="h", y=1.02, yanchor="bottom"), margin=dict(t=40, b=45))
 
 # %% ../nbs/13_widgets.ipynb #16e90952
 def perplexity_figure(
@@ -365,11 +382,9 @@ def perplexity_figure(
     epoch: int,
 ) -> go.Figure:
     "Perplexity of one codebook over training, a line a run, the present epoch marked"
-    lines = {name: ([r["epoch"] for r in h], [r["perplexity"][book] for r in h]) for name, h in runs.items() if book < len(h[0]["perplexity"])}
-    fig = curves(lines, x="epoch", y="perplexity")
+    fig = over_epochs({name: [r["perplexity"][book] for r in h] for name, h in runs.items() if book < len(h[0]["perplexity"])}, "perplexity")
     fig.add_vline(epoch, line_dash="dot", line_width=2)
-    fig.update_yaxes(rangemode="tozero")
-    return fig.update_layout(width=430, height=290, showlegend=True, legend=dict(orientation="h", y=1.02, yanchor="bottom"), margin=dict(t=40, b=45))
+    return fig.update_yaxes(rangemode="tozero")
 
 # %% ../nbs/13_widgets.ipynb #5b5f3840
 def some_images(
@@ -381,7 +396,7 @@ def some_images(
     "The first of these images, in a grid that keeps its size"
     C, H, W = images.shape[1:]
     blank = torch.full((most - min(len(rows), most), C, H, W), 255, dtype=torch.uint8)
-    return image_grid(torch.cat([images[rows[:most]], blank]), columns=columns, size=54).update_layout(width=870)
+    return image_grid(torch.cat([images[rows[:most]], blank]), columns=columns, size=52)
 
 # %% ../nbs/13_widgets.ipynb #fca96853
 def usage_runs(
@@ -471,7 +486,7 @@ def neighbors_figure(
         titles += [f"{name}", *(f"{c:.2f}" for c in cos.tolist())]
         marks += [None, *(True if j in other else None for j in ids)]
     columns = len(part[1]) + 1
-    return image_grid(images[torch.tensor(shown)], columns=columns, titles=titles, marks=marks, size=min(72, 850 // columns - 16))
+    return image_grid(images[torch.tensor(shown)], columns=columns, titles=titles, marks=marks, size=min(72, 810 // columns - 16))
 
 # %% ../nbs/13_widgets.ipynb #161e8b4e
 def clickable(
@@ -538,7 +553,7 @@ def seen_figure(
     p, q = (x[i].exp() for x in pair)
     order = p.argsort(descending=True)[:-2]  # its own two columns have probability 0 and come last
     fig = curves({"view a": p[order], "view b": q[order]}, x="negatives, most similar to view a first", y="probability")
-    return fig.update_layout(width=470, height=300, legend=dict(x=.98, y=.98, xanchor="right")).update_yaxes(rangemode="tozero")
+    return fig.update_layout(width=450, height=280, legend=dict(x=.98, y=.98, xanchor="right")).update_yaxes(rangemode="tozero")
 
 def kl_figure(
     f: Tensor,  # (2B, D)
@@ -554,7 +569,7 @@ def kl_figure(
     for line, name in zip(fig.data, ("this image", "mean of the batch")): line.update(mode="lines", name=name)
     fig.add_scatter(x=[tau], y=[divergences(seen_negatives(f, z, fusion, tau))[i].item()], mode="markers", name="present",
                     marker=dict(size=16, symbol="circle-open", color="black", line_width=3))
-    return fig.update_layout(width=390, height=300, showlegend=True, legend=dict(x=.98, y=.98, xanchor="right"))
+    return fig.update_layout(width=374, height=280, showlegend=True, legend=dict(x=.98, y=.98, xanchor="right"))
 
 # %% ../nbs/13_widgets.ipynb #26ae5480
 def views_figure(
@@ -666,15 +681,12 @@ def train_watched(
 
 # %% ../nbs/13_widgets.ipynb #cf03f47a
 def loss_figure(history: list) -> go.Figure:
-    "The five terms of one run, unweighted"
-    fig = curves({name: ([r["epoch"] for r in history], [r[name] for r in history]) for name in Parts._fields}, x="epoch", y="term, unweighted")
-    return fig.update_layout(width=430, height=280, showlegend=True, legend=dict(orientation="h", y=1.02, yanchor="bottom"), margin=dict(t=40, b=45))
+    "The loss of one run, and its five terms, unweighted"
+    return over_epochs({name: [r[name] for r in history] for name in ("loss", *Parts._fields)}, "loss and its terms")
 
 def runs_figure(runs: dict) -> go.Figure:  # name -> history
     "mAP over epochs, a line a run"
-    fig = curves({name: ([r["epoch"] for r in h], [r["map"] for r in h]) for name, h in runs.items()}, x="epoch", y="mAP")
-    fig.update_yaxes(range=[0, 1])
-    return fig.update_layout(width=430, height=280, showlegend=True, legend=dict(orientation="h", y=1.02, yanchor="bottom"), margin=dict(t=40, b=45))
+    return over_epochs({name: [r["map"] for r in h] for name, h in runs.items()}, "mAP").update_yaxes(range=[0, 1])
 
 def gauge_figure(value: float) -> go.Figure:
     "mAP as a dial"
@@ -689,7 +701,7 @@ def shares_figure(counts: list) -> go.Figure:  # (M, K)
     mean = p.mean(0)
     spread = dict(symmetric=False, array=(p.max(0) - mean).tolist(), arrayminus=(mean - p.min(0)).tolist(), color="#333")
     fig = go.Figure(go.Bar(x=list(range(p.shape[1])), y=mean.tolist(), marker_color=PALETTE[0], error_y=spread))
-    fig.update_layout(template="sscq", width=380, height=240, margin=dict(t=15, b=45), bargap=.15)
+    fig.update_layout(template="sscq", width=570, height=240, margin=dict(t=15, b=45), bargap=.15)
     fig.update_xaxes(title_text="codeword, most used first")
     return fig.update_yaxes(title_text="share, mean over books", rangemode="tozero")
 
@@ -852,7 +864,7 @@ class Source(NamedTuple):
 
 def as_source(
     name: str,
-    model: SSCQ | Index,  # a model, or the database's index with `embed`
+    model,  # an SSCQ, or the database's Index with `embed`
     data: RetrievalData,
 ) -> Source:
     "The database as codes and as real vectors, or a ValueError that says why model and data do not fit"
@@ -865,7 +877,7 @@ def as_source(
     f, D = torch.as_tensor(model.embed(x)).float(), len(model.codebooks) * model.codebooks.shape[2]
     if f.shape[1] != D: raise ValueError(
         f"the index {name!r} has codebooks for {D} dimensions, its embed gives {f.shape[1]}: they are of different models")
-    if (agree := (hard_assign(f[:200], model.codebooks) == model.codes[:200]).float().mean()) < .5: raise ValueError(
+    if (agree := (hard_assign(f[:200], model.codebooks) == model.codes[:200]).float().mean()) < .9: raise ValueError(
         f"the index {name!r} is of other images or another model: {agree:.0%} of its codes are those of this database")
     return Source(model, f)
 
@@ -916,22 +928,27 @@ def answers_figure(
     shown, titles, marks = [], [], []
     for name, a in found.items():
         shown += [query, next(batches(data.database.images, [a.ids]))]
-        titles += [html.escape(str(name))[:14], *(f"<b>▸{d:.3g}</b>" if i == chosen else f"{d:.3g}" for i, d in enumerate(a.distances.tolist()))]
+        distances = [f"{d:.3g}" for d in a.distances.tolist()]
+        distances[chosen] = f"<b>▸{distances[chosen]}</b>"
+        titles += [html.escape(str(name) if len(str(name)) <= 13 else str(name)[:12] + "…"), *distances]
         marks += [None, *([None] * len(a.ids) if hits[name] is None else hits[name].tolist())]
     n = len(a.ids) + 1
-    return clickable(image_grid(torch.cat(shown), columns=n, titles=titles, marks=marks, size=min(72, 850 // n - 16)), len(titles), n)
+    return clickable(image_grid(torch.cat(shown), columns=n, titles=titles, marks=marks, size=min(72, 810 // n - 16)), len(titles), n)
 
 def parts_figure(
     found: dict,  # name -> Answers
     chosen: int,  # which answer
 ) -> go.Figure:
-    "The distance of one answer, part by part, for each model"
-    fig = go.Figure()
+    "The distance of one answer, part by part, a panel for each model: their scales differ"
+    names = [f"{html.escape(str(name))}: {a.distances[chosen]:.3g} = sum of the parts" for name, a in found.items()]
+    fig = make_subplots(1, len(found), subplot_titles=names, x_title="part", horizontal_spacing=.1)
     for i, (name, a) in enumerate(found.items()):
-        fig.add_bar(x=list(range(a.parts.shape[1])), y=a.parts[chosen].tolist(), name=str(name), marker=dict(color=PALETTE[i], pattern_shape=["", "/"][i]))
-    fig.update_layout(template="sscq", width=430, height=260, margin=dict(t=40, b=45), showlegend=True, legend=dict(orientation="h", y=1.02, yanchor="bottom"))
-    fig.update_xaxes(title_text="part", dtick=1 if len(fig.data[0].x) <= 16 else 4)
-    return fig.update_yaxes(title_text=f"distance of answer {chosen + 1}", rangemode="tozero")
+        bars = dict(marker=dict(color=PALETTE[i], pattern_shape=["", "/"][i]), name=str(name))
+        fig.add_bar(x=list(range(a.parts.shape[1])), y=a.parts[chosen].tolist(), row=1, col=i + 1, **bars)
+        fig.update_xaxes(dtick=1 if a.parts.shape[1] <= 16 else 4, row=1, col=i + 1)
+    fig.update_annotations(font_size=13)
+    fig.update_layout(template="sscq", width=412 * len(found), height=250, margin=dict(t=35, b=50), showlegend=False)
+    return fig.update_yaxes(title_text=f"distance of answer {chosen + 1}", col=1)
 
 # %% ../nbs/13_widgets.ipynb #9694336a
 def uploaded_picture(

@@ -1,10 +1,59 @@
 "The explorers' plain functions, and their wiring without a browser."
+import html
+import io
+import itertools
+import threading
+import time
+from datetime import datetime
+
+import ipywidgets
+import plotly.graph_objects as go
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
+from traitlets import Bunch
 
-from sscq.search import train_pq
-from sscq.widgets import codebook_explorer, distortions, example_points, plane_state
+import sscq.widgets as widgets
+from sscq.contrastive import FUSIONS, fused_consistency
+from sscq.core import SSCQ
+from sscq.data import ImageSet, digits
+from sscq.search import Index, train_pq
+from sscq.train import PRESETS
+from sscq.widgets import (answers, as_source, codebook_explorer, contrast_explorer, distortions, divergences, example_points, neighbor_explorer,
+                          part_neighbors, plane_state, raw_pixel_index, retrieval_explorer, seen_negatives, setup, short, train_watched,
+                          training_explorer, uploaded_picture, usage_explorer, users)
 
+
+@pytest.fixture(scope="module")
+def data():
+    all_ = digits()
+    few = ImageSet(all_.database.images[:300], all_.database.labels[:300])
+    return all_._replace(train=few.images, database=few, query=ImageSet(all_.query.images[:40], all_.query.labels[:40]))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SSCQ(bits=16, **PRESETS["digits"].model).eval()
+
+
+@pytest.fixture(scope="module")
+def history():
+    g = torch.Generator().manual_seed(0)
+    counts = [torch.randint(1, 50, (4, 16), generator=g) for _ in range(3)]
+    return [dict(epoch=i + 1, usage=c.tolist(), perplexity=[float(v) for v in torch.rand(4, generator=g) * 16]) for i, c in enumerate(counts)]
+
+
+@pytest.fixture
+def explorers(data, model, history):
+    codes = model.encode(data.database.images)
+    return dict(codebook=codebook_explorer(), usage=usage_explorer({"a": history, "b": history[:2]}, data.database.images, codes),
+                neighbors=neighbor_explorer(model, data.query.images), contrast=contrast_explorer(model, data.query.images[:12]),
+                training=training_explorer(data), retrieval=retrieval_explorer({"SSCQ": model, "pixels": raw_pixel_index(data)}, data))
+
+
+# ---- codebook
 
 @pytest.mark.parametrize("M", [1, 2])
 @pytest.mark.parametrize("K", [2, 8, 64])
@@ -13,6 +62,12 @@ def test_a_cold_softmax_lands_on_the_codeword(M, K):
     state = plane_state(x, train_pq(x, M, K), 5, 1e-5)
     assert torch.allclose(state.z, state.word, atol=1e-3)
     assert torch.allclose(state.shares.sum(1), torch.ones(M))
+
+
+def test_a_hot_softmax_lands_on_the_mean_of_the_codewords():
+    x = example_points(200)
+    books = train_pq(x, 1, 8)
+    assert torch.allclose(plane_state(x, books, 5, 1e6).z, books[0].mean(0), atol=1e-4)
 
 
 @pytest.mark.parametrize("M", [1, 2])
@@ -33,5 +88,375 @@ def test_codebook_controls_move_the_numbers():
     assert explorer.readout.value.startswith("K 32 · M 2 · 10 bits · distortion 0.0")
 
 
-def test_points_that_do_not_fit_give_a_message():
-    assert "must be (N, 2)" in codebook_explorer(torch.rand(5, 3)).message.value
+@pytest.mark.parametrize("points", [torch.rand(5, 3), torch.rand(1, 2), torch.rand(4), torch.full((9, 2), torch.nan)])
+def test_points_that_do_not_fit_give_a_message(points):
+    explorer = codebook_explorer(points)
+    assert "role" in explorer.message.value and not explorer.controls
+
+
+@pytest.mark.parametrize("points", [torch.rand(2, 2), torch.ones(10, 2), 1e4 * torch.rand(40, 2), 1e-4 * torch.rand(40, 2)])
+def test_few_equal_large_and_small_points(points):
+    explorer = codebook_explorer(points, n_words=64, n_books=5, tau=1e9)
+    explorer.controls["M"].value = 2
+    assert not explorer.message.value and explorer.readout.value
+
+
+# ---- usage
+
+def test_users_are_who_names_the_codeword():
+    codes = torch.randint(0, 4, (50, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    for m, k in itertools.product(range(3), range(4)): assert users(codes, m, k).tolist() == [i for i in range(50) if codes[i, m] == k]
+
+
+def test_usage_shows_the_record_of_the_epoch(history):
+    explorer = usage_explorer({"a": history})
+    explorer.controls["epoch"].value, explorer.controls["book"].value, explorer.controls["word"].value = 2, 3, 7
+    assert f"perplexity {history[1]['perplexity'][3]:.2f} of 16" in explorer.readout.value
+    bars = explorer.figures["words"].data[0]
+    assert list(bars.y) == pytest.approx([c / sum(history[1]["usage"][3]) for c in history[1]["usage"][3]])
+    assert [k for k, shape in enumerate(bars.marker.pattern.shape) if shape] == [7]
+    assert "images" not in explorer.figures
+
+
+@pytest.mark.parametrize("runs, codes, says", [
+    ({"a": []}, None, "has no epoch"), ({"a": [dict(epoch=1)]}, None, "has no perplexity, usage"),
+    (None, torch.zeros(3, 4, dtype=torch.uint8), "3 codes and 0 images")])
+def test_usage_of_what_does_not_fit(runs, codes, says, history):
+    assert says in usage_explorer(runs or {"a": history}, None, codes).message.value
+
+
+# ---- neighbors
+
+@pytest.mark.parametrize("M", [1, 2, 4])
+def test_part_neighbors_by_loops(M):
+    z = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
+    for i, m in itertools.product((0, 7, 29), range(M)):
+        cos, ids = part_neighbors(z, i, 5, M, m)
+        d = 16 // M
+        part = z[:, m * d:(m + 1) * d]
+        want = sorted(((F.cosine_similarity(part[i], part[j], dim=0).item(), j) for j in range(30) if j != i), reverse=True)[:5]
+        assert ids.tolist() == [j for _, j in want]
+        assert cos.tolist() == pytest.approx([c for c, _ in want], abs=1e-5)
+
+
+# ---- contrast
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("B, tau", [(3, .2), (8, 1.), (20, .05)])
+def test_divergences_average_to_the_loss(fusion, B, tau):
+    g = torch.Generator().manual_seed(B)
+    f, z = torch.randn(2 * B, 12, generator=g), torch.randn(2 * B, 12, generator=g)
+    pairs = seen_negatives(f, z, fusion, tau)
+    assert torch.allclose(divergences(pairs).mean(), fused_consistency(f, z, fusion, tau), rtol=1e-5, atol=1e-6)
+    for p, q in pairs:
+        for x in (p, q): assert torch.allclose(x.exp().sum(1), torch.ones(B)) and (x.exp() == 0).sum() >= 2 * B
+
+
+def test_identical_views_agree(model, data):
+    explorer = contrast_explorer(model, data.query.images[:12], view=lambda x: x)
+    for fusion in ("sum", "embedding", "quantized", "max", "concatenate"):
+        explorer.controls["fusion"].value = fusion
+        assert "KL 0.0000 · batch mean 0.0000" in explorer.readout.value
+
+
+# ---- training
+
+def test_every_position_of_the_training_controls_is_valid(data):
+    explorer = training_explorer(data)
+    options = {name: explorer.controls[name].options for name in ("bits", "K", "d", "batch")}
+    for bits, K in itertools.product(options["bits"], options["K"]):
+        run = setup(data, bits, K, options["d"][0], batch_size=options["batch"][0])
+        assert run.model.bits == bits
+    assert options["d"][0] >= 1 and max(options["batch"]) <= len(data.train)
+    smallest = setup(data, batch_size=32)
+    assert len(train_watched(smallest._replace(config=PRESETS["digits"].config.__class__(epochs=1, batch_size=32)), data, threading.Event())) == 1
+
+
+def test_a_stop_keeps_the_last_complete_epoch(data):
+    run, stop, kept = setup(data, epochs=5), threading.Event(), {}
+    def on_epoch(record):
+        kept.update({name: x.clone() for name, x in run.model.state_dict().items()})
+        if record["epoch"] == 2: stop.set()
+    history = train_watched(run, data, stop, on_epoch=on_epoch)
+    assert [r["epoch"] for r in history] == [1, 2]
+    assert all(0 < r["map"] < 1 for r in history)
+    assert all(torch.equal(x, kept[name]) for name, x in run.model.state_dict().items())
+
+
+def until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(.02)
+
+
+def test_training_stops_within_a_second_and_refuses_a_second_one(data):
+    one, two = training_explorer(data, epochs=50), training_explorer(data)
+    one.controls["start"].click()
+    try:
+        until(lambda: len(one.runs["run 1"]["history"]) >= 1)
+        one.controls["start"].click()
+        assert "under way already" in one.message.value
+        two.controls["start"].click()
+        assert "under way already" in two.message.value and not two.runs
+        one.controls["w_cc"].value = 0
+        assert "applies to the next run" in one.message.value
+        before = time.monotonic()
+    finally: one.controls["stop"].click()
+    one.thread.join(10)
+    assert time.monotonic() - before < 1
+    done = len(one.runs["run 1"]["history"])
+    assert f"stopped during epoch {done + 1}: the model keeps the weights of epoch {done}" in one.message.value
+    assert one.runs["run 1"]["settings"]["weights"][2] == .4 and one.runs["run 1"]["state"] == "stopped"
+    two.controls["epochs"].value = 1
+    two.controls["start"].click()
+    two.thread.join(60)
+    assert not two.message.value and two.runs["run 1"]["state"] == "done"
+
+
+def test_runs_are_kept_and_compared(data):
+    explorer = training_explorer(data, epochs=2)
+    for bits in (16, 8):
+        explorer.controls["bits"].value = bits
+        explorer.controls["start"].click()
+        explorer.thread.join(60)
+    assert list(explorer.runs) == ["run 1", "run 2"] and not explorer.message.value
+    assert "run 2 · done · epoch 2 of 2 · 8 bits" in explorer.readout.value
+    lines = explorer.figures["runs"].data
+    assert [line.name for line in lines] == ["run 1", "run 2"]
+    assert list(lines[1].y) == [r["map"] for r in explorer.runs["run 2"]["history"]]
+    assert "<td>bits 8</td>" in explorer.table.value and "the preset" in explorer.table.value
+    assert explorer.bar.value == explorer.bar.max == 4
+    assert explorer.figures["gauge"].data[0].value == lines[1].y[-1]
+
+
+def test_a_training_that_fails_says_so_and_frees_the_place(data, monkeypatch):
+    explorer = training_explorer(data, epochs=1)
+    def broken(*_, **__): raise ValueError("step 1: icf is NaN or infinite")
+    with monkeypatch.context() as m:
+        m.setattr(widgets.training, "fit", broken)
+        explorer.controls["start"].click()
+        explorer.thread.join(10)
+    assert "icf is NaN" in explorer.message.value and explorer.runs["run 1"]["state"] == "failed"
+    explorer.controls["start"].click()
+    explorer.thread.join(60)
+    assert explorer.runs["run 2"]["state"] == "done" and not explorer.message.value
+
+
+# ---- retrieval
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_parts_add_up_to_the_distance(data, model, exact):
+    for source in (as_source("m", model, data), as_source("p", raw_pixel_index(data), data)):
+        f = source.index.embed(data.query.images[:1])[0]
+        found = answers(source, f, 7, exact)
+        assert torch.allclose(found.parts.sum(1), found.distances, rtol=1e-4)
+        assert (found.distances.diff() >= 0).all()
+        if exact: assert found.ids.tolist() == (source.f - f).square().sum(1).sort(stable=True).indices[:7].tolist()
+        else: assert torch.equal(found.ids, source.index.search(f[None], 7).ids[0])
+
+
+def test_hits_are_counted_by_labels(data, model):
+    explorer = retrieval_explorer({"SSCQ": model}, data)
+    explorer.controls["query"].value = 11
+    source = as_source("m", model, data)
+    ids = answers(source, model.embed(data.query.images[11:12])[0], 10).ids
+    assert f"hits {(data.database.labels[ids] == data.query.labels[11]).sum()} of 10" in explorer.readout.value
+
+
+def other_model(): return SSCQ(bits=16, **(PRESETS["digits"].model | dict(image_size=16))).eval()
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda d, m: retrieval_explorer({}, d), "0 models"), (lambda d, m: retrieval_explorer({"a": m, "b": m, "c": m}, d), "3 models"),
+    (lambda d, m: retrieval_explorer({"a": other_model()}, d), "the model takes 16×16"), (lambda d, m: retrieval_explorer({"a": "model"}, d), "is a str"),
+    (lambda d, m: retrieval_explorer({"a": Index(m.codebooks)}, d), "no embed="),
+    (lambda d, m: retrieval_explorer({"a": m.index(d.query.images)}, d), "holds 40 images, the database of digits 300"),
+    (lambda d, m: retrieval_explorer({"a": Index(m.codebooks[:2], embed=m.embed).add(m.encode(d.database.images)[:, :2])}, d), "of different models"),
+    (lambda d, m: retrieval_explorer({"a": raw_pixel_index(d._replace(database=ImageSet(d.database.images.roll(1, 0))))}, d), "of other images or another"),
+    (lambda d, m: neighbor_explorer(other_model(), d.query.images), "the model takes 16×16"),
+    (lambda d, m: neighbor_explorer(m, d.query.images.repeat(1, 3, 1, 1)), "have 3 channels"),
+    (lambda d, m: neighbor_explorer(m, d.query.images[:2]), "at least 3"),
+    (lambda d, m: contrast_explorer(m, d.query.images[:2]), "at least 6"), (lambda d, m: contrast_explorer(m, d.query.images, view="cat"), "'cat' is unknown"),
+    (lambda d, m: training_explorer(d._replace(query=ImageSet(d.query.images))), "has no labels")])
+def test_models_and_data_that_do_not_fit_give_a_message(data, model, make, says):
+    explorer = make(data, model)
+    assert says in html.unescape(explorer.message.value) and 'role="status"' in explorer.message.value
+    assert not explorer.controls and not explorer.figures
+
+
+def picture(kind, size=(20, 30), frames=1):
+    file = io.BytesIO()
+    images = [Image.new("L", size, 10 + 200 * i) for i in range(frames)]
+    images[0].save(file, kind, **(dict(save_all=True, append_images=images[1:]) if frames > 1 else {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content, says", [
+    (b"hello", "not a picture"), (b"", "empty"), (picture("PNG")[:50], "damaged"), (picture("GIF", frames=3), "animated"),
+    (picture("PNG", frames=2), "animated"),
+    (picture("WEBP", frames=2), "animated"), (picture("PNG", (20_000, 20_000)), "enormous"), (picture("PNG", (10_000, 10_000)), "enormous")])
+def test_uploads_that_are_no_still_picture(content, says):
+    with pytest.raises(ValueError, match=f"^file: .*{says}") as error: uploaded_picture("file", content, 8, 1)
+    assert len(short(error.value)) < 160 and "/tmp" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_still_pictures_are_taken(kind): assert uploaded_picture("a", picture(kind), 8, 1).shape == (1, 1, 8, 8)
+
+
+def upload(explorer, content):
+    box = explorer.controls["upload"]
+    box.value = (Bunch(name="mine.png", type="image/png", size=len(content), content=memoryview(content), last_modified=datetime.now()),)
+
+
+def test_an_upload_becomes_the_query_until_another_is_chosen(data, model):
+    explorer = retrieval_explorer({"SSCQ": model}, data)
+    before = explorer.readout.value
+    upload(explorer, b"no picture")
+    assert "mine.png: not a picture" in explorer.message.value and explorer.readout.value == before
+    upload(explorer, picture("PNG"))
+    assert not explorer.message.value and explorer.readout.value.startswith("query uploaded · quantized · SSCQ: 16 bits · labels not known")
+    explorer.controls["exact"].value = "exact"
+    assert explorer.readout.value.startswith("query uploaded · exact")
+    explorer.controls["query"].value = 5
+    assert explorer.readout.value.startswith("query 5 · exact") and "hits" in explorer.readout.value
+
+
+# ---- all of them
+
+def positions(control):
+    if isinstance(control, (ipywidgets.SelectionSlider, ipywidgets.Dropdown, ipywidgets.ToggleButtons)): return [control.options[i] for i in (1, -1, 0)]
+    if isinstance(control, ipywidgets.FloatLogSlider): return [10. ** control.min, 10. ** control.max]
+    return [control.max, control.min] if hasattr(control, "max") else []
+
+
+def test_no_position_of_a_control_is_an_error(explorers):
+    for name, explorer in explorers.items():
+        assert not explorer.message.value, name
+        for control in explorer.controls.values():
+            for value in positions(control):
+                control.value = value
+                assert not explorer.message.value, (name, control.description, value)
+        for at in (0, -1):  # and all at one end
+            for control in explorer.controls.values():
+                if positions(control): control.value = positions(control)[at]
+            assert not explorer.message.value, (name, at)
+
+
+def test_controls_have_labels_tooltips_and_classes(explorers):
+    for name, explorer in explorers.items():
+        assert {"sscq-explorer", f"sscq-{name}"} <= set(explorer._dom_classes)
+        assert "sscq-readout" in explorer.readout._dom_classes and "sscq-message" in explorer.message._dom_classes and explorer.readout.value
+        for key, control in explorer.controls.items():
+            assert control.description and control.tooltip and f"sscq-control-{key}" in control._dom_classes
+        for figure in explorer.figures.values(): assert figure.layout.width <= 836 and figure.layout.height
+
+
+def test_an_exception_in_a_callback_is_a_message_and_the_controls_live_on(monkeypatch):
+    explorer = codebook_explorer()
+    with monkeypatch.context() as m:
+        m.setattr(widgets, "plane_figure", lambda *_: 1 / 0)
+        explorer.controls["K"].value = 32
+    assert "ZeroDivisionError: division by zero" in explorer.message.value
+    explorer.controls["K"].value = 16
+    assert not explorer.message.value and explorer.readout.value.startswith("K 16")
+
+
+def test_messages_are_short_and_cannot_be_markup():
+    assert len(short(ValueError("x" * 1000))) == 300
+    assert short(ValueError("one\ntwo")) == "one" and short(KeyError()) == "KeyError: KeyError"
+    explorer = codebook_explorer()
+    explorer.say("<script>")
+    assert "<script>" not in explorer.message.value
+
+
+def test_a_click_is_a_choice(explorers, history):
+    def click(figure, trace, i):
+        state = dict(point_indexes=[i], trace_indexes=[trace], xs=[0], ys=[0])
+        points = widgets.go.FigureWidget  # only to name the class whose handler is meant
+        assert issubclass(type(figure), points)
+        figure._handler_js2py_pointsCallback(dict(new=dict(event_type="plotly_click", points=state, device_state=None, selector=None)))
+    click(explorers["codebook"].figures["plane"], 1, 8)
+    assert explorers["codebook"].controls["point"].value == 8
+    click(explorers["usage"].figures["words"], 0, 5)
+    assert explorers["usage"].controls["word"].value == 5
+    click(explorers["retrieval"].figures["queries"], 0, 29)
+    assert explorers["retrieval"].controls["query"].value == 39
+    click(explorers["retrieval"].figures["answers"], 0, 3)
+    assert explorers["retrieval"].controls["answer"].value == 3
+    neighbors = explorers["neighbors"]
+    nearest = part_neighbors_of(neighbors)
+    click(neighbors.figures["neighbors"], 0, 1)
+    assert neighbors.controls["image"].value == nearest
+
+
+def part_neighbors_of(explorer):  # the first neighbour shown, by its picture
+    source = explorer.figures["neighbors"].layout.images[1].source
+    for i in range(explorer.controls["image"].max + 1):
+        if i == explorer.controls["image"].value: continue
+        explorer_image = widgets.image_grid(explorer_images[i:i + 1], size=72).layout.images[0].source
+        if explorer_image == source: return i
+
+
+@pytest.fixture(autouse=True)
+def pictures_of_the_explorer(data):
+    global explorer_images
+    explorer_images = data.query.images
+
+
+# ---- figures in place, stills
+
+def test_a_figure_comes_back_as_it_was_last(explorers):
+    figure = explorers["codebook"].figures["bits"]
+    explorers["codebook"].controls["K"].value = 64
+    state = figure.get_state()
+    assert state["_widget_data"][2]["x"] == [6] and state["_widget_layout"]["width"] == figure.layout.width
+
+
+def test_redrawing_takes_away_what_is_gone_and_changes_the_number_of_lines():
+    figure = widgets.LiveFigure(widgets.image_grid(torch.zeros(3, 1, 8, 8), marks=[True] * 3))
+    figure.show(widgets.image_grid(torch.zeros(2, 1, 8, 8)))
+    assert not figure.layout.shapes and not figure.layout.annotations and len(figure.layout.images) == 2
+    figure.show(go.Figure([go.Bar(y=[1]), go.Scatter(y=[2])], layout=dict(template="sscq")))
+    assert [t.type for t in figure.data] == ["bar", "scatter"]
+
+
+@pytest.fixture
+def fake_png(monkeypatch):
+    def to_image(self, _format):
+        file = io.BytesIO()
+        Image.new("RGB", (int(self.layout.width), int(self.layout.height)), "white").save(file, "PNG")
+        return file.getvalue()
+    monkeypatch.setattr(go.Figure, "to_image", to_image)
+
+
+def test_what_is_displayed_where(monkeypatch, fake_png):
+    explorer = codebook_explorer()
+    for name in ("IN_TEST", "SSCQ_STILL"): monkeypatch.delenv(name, raising=False)
+    live = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in live and "image/png" not in live
+    monkeypatch.setenv("SSCQ_STILL", "1")
+    assert set(explorer._repr_mimebundle_()) == {"image/png", "text/plain"}
+    monkeypatch.setenv("IN_TEST", "1")
+    assert set(explorer._repr_mimebundle_()) == {"text/plain"}
+
+
+def test_a_still_holds_every_figure_and_the_numbers(explorers, fake_png):
+    for explorer in explorers.values():
+        sheet = Image.open(io.BytesIO(widgets.still(explorer)))
+        rows = [[explorer.figures[name].layout for name in row] for row in explorer.rows]
+        assert sheet.width == max([600, *(sum(f.width for f in row) for row in rows)])
+        assert sheet.height > sum(max(f.height for f in row) for row in rows)
+
+
+def test_a_still_of_an_explorer_that_could_not_be_made(fake_png):
+    assert widgets.still(codebook_explorer(torch.rand(3, 3)))
+
+
+def test_a_still_of_training_shows_a_run(data, monkeypatch, fake_png):
+    monkeypatch.delenv("IN_TEST", raising=False)
+    monkeypatch.setenv("SSCQ_STILL", "1")
+    explorer = training_explorer(data, epochs=1)
+    explorer._repr_mimebundle_()
+    assert explorer.runs["run 1"]["state"] == "done"
