@@ -249,10 +249,17 @@ class Site:
 
     def write_page(self, page: str, text: str): self.write(f"{page}.md", text.encode())
 
+    def start(self) -> str:
+        "Where to begin: for those who meet the project on this page, and on a phone, where the list of pages is folded away"
+        first = {"take the {}": "tutorials/quick_tour", "read the notebooks from {} on": "01_data", "look up a name in {}": "api/index"}
+        titles = {nb.page: nb.title for part in self.parts.values() for nb in part} | {"api/index": "the library"}
+        ways = [way.format(f"[{titles[page].lower()}]({page}.md)") for way, page in first.items() if page in titles]
+        return f"Begin here: {', '.join(ways[:-1])}, or {ways[-1]}."
+
     def write_all(self):
         trees = [toctree(part, [(f"{nb.number} {nb.title}".strip(), nb.page) for nb in found]) for part, found in self.parts.items() if found]
         trees.append(toctree("Reference", [("The library", "api/index"), ("Contributing", "project/contributing"), ("Changelog", "project/changelog")]))
-        self.write_page("index", "\n\n".join([notebook_page(self, self.index), *trees]))
+        self.write_page("index", "\n\n".join([notebook_page(self, self.index).replace("\n\n![", f"\n\n{self.start()}\n\n![", 1), *trees]))
         for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
         for module, nb in self.modules.items(): self.write_page(f"api/{module}", api_page(nb))
         self.write_page("api/index", api_index(self.modules))
@@ -262,10 +269,10 @@ class Site:
 
 
 def build(out: Path, work: Path) -> int:
-    "Returns 0, or Sphinx's exit code"
+    "Returns 0, or Sphinx's exit code; every page is written anew (-a), since each lists all others, but only changed ones are read anew"
     from sphinx.cmd.build import build_main
     Site(work / "pages").write_all()
-    return build_main(["-b", "html", "-q", "-c", str(Path(__file__).parent), "-d", str(work / "doctrees"), str(work / "pages"), str(out)])
+    return build_main(["-b", "html", "-q", "-a", "-c", str(Path(__file__).parent), "-d", str(work / "doctrees"), str(work / "pages"), str(out)])
 
 
 if __name__ == "__main__":

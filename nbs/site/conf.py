@@ -33,6 +33,7 @@ html_css_files = ["site.css"]
 html_js_files = ["figures.js"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
 html_use_index = True
 html_theme_options = {"navigation_with_keys": True, "light_css_variables": {"color-brand-primary": "#00588a", "color-brand-content": "#00588a"},
                       "dark_css_variables": {"color-brand-primary": "#7cc4f0", "color-brand-content": "#7cc4f0"}}

@@ -17,12 +17,12 @@
     return made;
   };
 
-  // A chart wider than the page is laid out anew; a picture of fixed proportions shrinks, to half its size at most, then scrolls.
+  // A single chart wider than the page is laid out anew; panels and pictures shrink, to half their size at most, then scroll.
   // The strip at the top where plotly's slider would be, `gap` pixels high, is cut off: the page has a slider of its own.
   const fit = async (gd, gap) => {
     const card = gd.closest("figure"), room = card.clientWidth - 10;
-    const charts = gd.data.length && !gd.layout.images?.length && !Object.values(gd._fullLayout).some((part) => part?.scaleanchor);
-    if (charts && room < gd._fullLayout.width) await Plotly.relayout(gd, { width: Math.max(room, 300) });
+    const { images = [], xaxis2, yaxis = {} } = gd.layout, chart = gd.data.length && !images.length && !xaxis2 && !yaxis.scaleanchor;
+    if (chart && room < gd._fullLayout.width) await Plotly.relayout(gd, { width: Math.max(room, 300) });
     const { width, height } = gd._fullLayout, scale = Math.max(.5, Math.min(1, room / width));
     gd.style.transform = `scale(${scale}) translateY(${-gap}px)`;
     Object.assign(gd.parentElement.style, { width: `${width * scale}px`, height: `${(height - gap) * scale}px` });

@@ -1,0 +1,348 @@
+"The documentation site: built once, read as HTML and then in a real browser"
+import ast
+import functools
+import re
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "nbs/site"))
+from api import entries, only_imports  # noqa: E402
+from build import notebooks, relink  # noqa: E402
+
+PLOTLY = "application/vnd.plotly.v1+json"
+PARTS = notebooks()
+NOTEBOOKS = [nb for part in PARTS.values() for nb in part]
+MODULES = {nb.module: nb for nb in NOTEBOOKS if nb.module}
+modules = pytest.mark.parametrize("module", MODULES)
+
+
+class Page(HTMLParser):
+    "What the tests ask of a page: its ids, its links, what it loads, and its pictures"
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.loads, self.alts, self.text = set(), [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        at = dict(attrs)
+        if at.get("id"): self.ids.add(at["id"])
+        if tag == "a" and at.get("href"): self.links.append(at["href"])
+        if tag in ("img", "script", "iframe") and at.get("src"): self.loads.append(at["src"])
+        if tag == "link" and at.get("rel") not in ("index", "search", "next", "prev"): self.loads.append(at["href"])
+        if tag == "img": self.alts.append(at.get("alt"))
+
+    def handle_data(self, data): self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("docs") / "site"
+    made = subprocess.run([sys.executable, str(ROOT / "nbs/site/build.py"), str(out)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert not made.stderr, made.stderr  # Sphinx warns of what it cannot resolve
+    return out
+
+
+@pytest.fixture(scope="module")
+def pages(site): return {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in site.rglob("*.html")}
+
+
+# --- the pages as files
+
+def test_pages_stand_in_reading_order(pages):
+    links = pages["index.html"].links
+    wanted = [f"{nb.page}.html" for nb in NOTEBOOKS] + ["api/index.html", *(f"api/{m}.html" for m in MODULES)]
+    assert [link for link in dict.fromkeys(links[links.index(wanted[0]):]) if link in wanted] == wanted
+    assert [nb.number for nb in PARTS["The notebooks"]] == sorted(nb.number for nb in PARTS["The notebooks"])
+
+
+def test_every_link_and_anchor_resolves(pages, site):
+    dead = []
+    for name, page in pages.items():
+        for link in page.links + page.loads:
+            if re.match("https?:|mailto:|data:", link): continue
+            target, anchor = urldefrag(urljoin(f"/{name}", link))
+            target = unquote(target.partition("?")[0]).lstrip("/")
+            if not (site / target).is_file(): dead.append((name, link))
+            elif anchor and target in pages and unquote(anchor) not in pages[target].ids | {"", "searchbox"}: dead.append((name, link))
+    assert not dead
+
+
+def test_nothing_is_loaded_from_outside(pages, site):
+    assert not [(name, url) for name, page in pages.items() for url in page.loads if re.match("(https?:)?//", url)]
+    styles = [p for p in site.rglob("*.css") if re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", p.read_text(encoding="utf-8"))]
+    assert not styles
+
+
+def test_every_picture_has_words(pages): assert not [name for name, page in pages.items() if not all(page.alts)]
+
+
+def test_hidden_cells_stay_hidden_and_directives_go(site):
+    for nb in NOTEBOOKS:
+        text = (site / f"{nb.page}.html").read_text(encoding="utf-8")
+        assert "#|" not in text
+        sources = ["".join(c["source"]) for c in nb.cells if c["cell_type"] == "code"]
+        shown = [s for s in sources if not re.search(r"^#\| *(hide|echo: false)", s, re.M) and re.sub(r"^#\|.*$", "", s, flags=re.M).strip()]
+        assert text.count('<div class="highlight-python') - sum("".join(c["source"]).count("```python") for c in nb.cells) == len(shown), nb.page
+
+
+@modules
+def test_library_and_notebook_lead_to_each_other(pages, module):
+    page, notebook = pages[f"api/{module}.html"], MODULES[module].page
+    tree = ast.parse((ROOT / f"sscq/{module}.py").read_text(encoding="utf-8"))
+    public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
+    for name in public:
+        assert f"sscq.{module}.{name}" in page.ids, "not on its API page"
+        assert f"../{notebook}.html#def-{name}" in page.links, "no way to the notebook"
+        assert f"api/{module}.html#sscq.{module}.{name}" in pages[f"{notebook}.html"].links, "no way from the notebook"
+
+
+def test_api_page_tells_the_parameters(pages):
+    text = "".join(pages["api/codebook.html"].text)
+    assert re.search(r"soft_assign\(.*tau: float = 0\.2.*Weights of the codewords.*tau\s+float\s+0\.2\s+τ_sq; the nearer to 0", text, re.S)
+    assert "sscq.core.SSCQ.fit" in pages["api/core.html"].ids
+
+
+SAMPLE = """
+@dataclass
+class Box(Base):
+    "Holds"
+    side: int = 3  # cm
+    def area(self, scale: float = 1., *, round=False) -> float:  # a note on the line
+        "Squared"
+    @property
+    def name(self) -> str: return "box"
+    def _secret(self): pass
+
+@patch
+def grow(
+    self: Box,
+    by: int,  # cm
+    **more,
+) -> Box:  # another box
+    "Larger"
+
+SIDES = 4  # of a box
+Box.twin = 3
+"""
+
+
+def test_names_are_read_from_source():
+    found = {e.name: e for e in entries(SAMPLE, "c")}
+    assert list(found) == ["Box", "Box.area", "Box.name", "Box.grow", "SIDES"]
+    assert [tuple(r) for r in found["Box"].rows] == [("side", "int", "3", "cm")] and found["Box"].signature == "(side: int = 3)"
+    assert found["Box.area"].signature == "(scale: float=1.0, *, round=False) -> float" and found["Box.area"].doc == "Squared a note on the line"
+    assert (found["Box.name"].kind, found["Box.name"].signature) == ("property", "str")
+    assert [tuple(r) for r in found["Box.grow"].rows] == [("by", "int", "", "cm"), ("**more", "", "", ""), ("returns", "Box", "", "another box")]
+    assert (found["SIDES"].signature, found["SIDES"].doc) == ("4", "of a box")
+    assert only_imports("import os\nfrom a import b") and not only_imports("import os; os.sep") and not only_imports("!ls")
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("[a](04_codebook.ipynb)", "[a](../04_codebook.md)"),
+    ("[a](04_codebook.ipynb#Usage-and-perplexity)", "[a](../04_codebook.md#usage-and-perplexity)"),
+    ("see [`x`](../LICENSE) and [c](../CONTRIBUTING.md)", "see `x` and [c](../project/contributing.md)"),
+    ("![a](images/x.png) [b](https://example.org) [c](#here)", "![a](images/x.png) [b](https://example.org) [c](#here)"),
+])
+def test_links_between_files_become_links_between_pages(text, wanted):
+    found = {ROOT / "nbs/04_codebook.ipynb": "04_codebook", ROOT / "CONTRIBUTING.md": "project/contributing"}
+    assert relink(text, ROOT / "nbs", found, "tutorials/quick_tour") == wanted
+
+
+# --- the pages in a browser
+
+@pytest.fixture(scope="module")
+def address(site):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def window(browser, address):
+    "One page for most tests, since a fresh one has to read plotly and MathJax anew; and what went wrong in it"
+    page, problems = browser.new_page(viewport=dict(width=1280, height=900)), []
+    page.on("pageerror", lambda e: problems.append(f"{page.url}: {e}"))
+    page.on("console", lambda m: m.type in ("error", "warning") and problems.append(f"{page.url}: {m.text}"))
+    page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or problems.append(f"request to {r.url}"))
+    yield page, problems
+    page.close()
+
+
+@pytest.fixture
+def tab(window):
+    "A page that must raise no error and ask nothing of anyone else"
+    page, problems = window
+    problems.clear()
+    yield page
+    assert not problems
+
+
+DRAW = """async () => {
+  const cards = [...document.querySelectorAll('figure.live')];
+  for (const card of cards) {
+    card.scrollIntoView();
+    for (let i = 0; i < 200 && !card.classList.contains('drawn'); i++) await new Promise(r => setTimeout(r, 10));
+  }
+  return cards.map(c => ({name: c.dataset.figure, drawn: c.classList.contains('drawn') && !!c.querySelector('.main-svg') && !c.querySelector('img'),
+                          said: [...c.querySelectorAll('.annotation-text, .gtitle')].map(t => t.textContent)}));
+}"""
+MATH = """async () => {
+  if (window.MathJax) await MathJax.startup.promise;
+  return [document.querySelectorAll('.math').length, document.querySelectorAll('.math mjx-container').length,
+          document.querySelectorAll('[data-mml-node=merror]').length, document.documentElement.scrollWidth - innerWidth];
+}"""
+
+
+def plain(text: str) -> str: return re.sub(r"<[^>]*>|\s", "", text)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda nb: nb.page)
+def test_figures_and_math_are_drawn(tab, address, nb):
+    tab.goto(f"{address}/{nb.page}.html")
+    formulas, drawn, wrong, over = tab.evaluate(MATH)
+    assert formulas == drawn and not wrong and over <= 0
+    figures = tab.evaluate(DRAW)
+    specs = [o["data"][PLOTLY] for c in nb.cells for o in c.get("outputs", []) if PLOTLY in o.get("data", {})]
+    assert len(figures) == len(specs) and all(f["drawn"] for f in figures), [f["name"] for f in figures if not f["drawn"]]
+    for figure, spec in zip(figures, specs):  # what the figure says in numbers, read from the page
+        words = [a["text"] for a in spec["layout"].get("annotations", []) if a.get("text") and a.get("visible") is not False]
+        assert {plain(w) for w in words} <= {plain(s) for s in figure["said"]}, figure["name"]
+
+
+@pytest.mark.browser
+def test_other_pages_open(tab, address, pages):
+    for name in sorted(set(pages) - {f"{nb.page}.html" for nb in NOTEBOOKS}):
+        assert tab.goto(f"{address}/{name}").ok
+        *_, over = tab.evaluate(MATH)
+        assert over <= 0, f"{name} is wider than the screen"
+
+
+@pytest.mark.browser
+def test_search_finds_perplexity(tab, address):
+    tab.goto(address)
+    tab.get_by_role("textbox", name="Search").or_(tab.locator(".sidebar-search")).first.fill("perplexity")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("() => /found \\d+ page/.test(document.querySelector('#search-results')?.textContent)")
+    hits = tab.locator("#search-results li > a")
+    found = [hits.nth(i).get_attribute("href").partition("?")[0].partition("#")[0] for i in range(hits.count())]
+    assert {"api/codebook.html", "04_codebook.html", "05_diversity.html"} <= set(found)
+    hits.first.click()
+    assert tab.url.endswith("api/codebook.html#sscq.codebook.perplexity")
+    assert tab.locator("[id='sscq.codebook.perplexity']").is_visible()
+
+
+SLIDERS = [(nb, c["id"], o["data"][PLOTLY]) for nb in NOTEBOOKS for c in nb.cells for o in c.get("outputs", [])
+           if o.get("data", {}).get(PLOTLY, {}).get("layout", {}).get("sliders")]
+STATE = """card => ({seen: card.querySelector('output').textContent, wide: card.querySelector('.clip').offsetWidth <= card.offsetWidth,
+  shown: card.querySelector('.js-plotly-plot').data.map(t => t.visible !== false),
+  shapes: card.querySelectorAll('.shapelayer path').length, pictures: card.querySelectorAll('.imagelayer image').length,
+  said: [...card.querySelectorAll('.annotation-text, .gtitle')].map(t => t.textContent)})"""
+
+
+def test_a_slider_is_there_to_be_tried(): assert SLIDERS
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("nb, cell, spec", SLIDERS, ids=[f"{nb.page}-{cell}" for nb, cell, _ in SLIDERS])
+def test_slider_moves_without_a_kernel(tab, address, nb, cell, spec):
+    tab.goto(f"{address}/{nb.page}.html")
+    card = tab.locator(f"[data-figure*='-{cell}-']")
+    card.scroll_into_view_if_needed()
+    slider = card.get_by_role("slider")
+    slider.wait_for()
+    for key, n in (("End", -1), ("Home", 0)):  # by keyboard alone
+        slider.press(key)
+        step = spec["layout"]["sliders"][0]["steps"][n]
+        traces, layout = step["args"]
+        tab.wait_for_function("([card, texts]) => texts.every(t => card.textContent.replace(/\\s/g, '').includes(t))",
+                              arg=[card.element_handle(), [plain(a["text"]) for a in layout.get("annotations") or [] if a.get("text")]])
+        state = card.evaluate(STATE)
+        assert state["seen"] == slider.get_attribute("aria-valuetext") == step["label"] and state["wide"]
+        assert state["shown"] == [v is True for v in traces["visible"]]
+        if layout.get("shapes"): assert state["shapes"] == len(layout["shapes"])
+        if layout.get("images"): assert state["pictures"] == len(layout["images"])
+
+
+@pytest.mark.browser
+def test_pictures_stand_in_where_no_script_runs(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/05_diversity.html")
+    pictures = page.locator("figure img")
+    assert pictures.count() >= 5
+    for i in range(pictures.count()): assert pictures.nth(i).is_visible() and pictures.nth(i).bounding_box()["height"] > 50
+    context.close()
+
+
+@pytest.mark.browser
+def test_works_as_a_file(browser, site):
+    page = browser.new_page()
+    page.goto((site / "05_diversity.html").as_uri())
+    formulas, drawn, wrong, _ = page.evaluate(MATH)
+    assert formulas == drawn > 20 and not wrong
+    assert all(f["drawn"] for f in page.evaluate(DRAW))
+    page.goto((site / "search.html").as_uri() + "?q=perplexity")
+    page.locator("#search-results li a", has_text="sscq.codebook.perplexity").first.wait_for()
+    page.close()
+
+
+CONTRAST = """() => {
+  const linear = (v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) { const colour = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(colour)) return colour; }
+    return 'rgb(255, 255, 255)';
+  };
+  const seen = {};
+  for (const e of document.querySelectorAll('.highlight span, article p, article a, article code, pre.output, .sidebar-tree a, summary, dt span, td, th')) {
+    if (!e.textContent.trim() || !e.getClientRects().length || e.closest('.headerlink')) continue;
+    const fore = getComputedStyle(e).color, back = ground(e), [x, y] = [light(fore), light(back)].sort((a, b) => b - a);
+    seen[`${fore} on ${back}: ${e.tagName}.${e.className}`] = (x + .05) / (y + .05);
+  }
+  return Object.entries(seen).filter(([, ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_themes_can_be_read(browser, address, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    for name in ("api/codebook", "05_diversity"):
+        page.goto(f"{address}/{name}.html")
+        assert not page.evaluate(CONTRAST)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 20, 22)"}[scheme]
+    papers = page.evaluate("[...document.querySelectorAll('figure .paper')].map(p => getComputedStyle(p).backgroundColor)")
+    assert set(papers) == {"rgb(255, 255, 255)"}
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["index", "05_diversity", "api/search"])
+def test_phone_scrolls_one_way(browser, address, name):
+    page = browser.new_page(viewport=dict(width=390, height=800))
+    page.goto(f"{address}/{name}.html")
+    page.evaluate(DRAW)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+@pytest.mark.browser
+def test_keyboard_skips_to_the_content(tab, address):
+    tab.goto(f"{address}/04_codebook.html")
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to content"
+    tab.keyboard.press("Enter")
+    assert tab.url.endswith("#furo-main-content")
