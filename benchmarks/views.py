@@ -1,6 +1,6 @@
 """Views per second: sscq's batched recipe beside torchvision's and kornia's.
 
-    python benchmarks/views.py [--json FILE] [--device cpu] [--threads 2] [--sizes 32 224]
+    python benchmarks/views.py [--json FILE] [--device cpu] [--threads 2 | --cpu-time] [--sizes 32 224]
 
 torchvision image by image is the release's recipe. torchvision on the batch is fast, but draws one set of numbers for all its images.
 kornia is measured where it is installed. Views of 32 pixels come from images of 32, views of 224 from 256. Every figure is
@@ -13,7 +13,6 @@ import argparse
 import importlib.metadata
 import json
 import math
-import platform
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from sscq.views import digit_view, photo_view, to_gray
+from train_step import processor
 
 ONE_BY_ONE, N = "torchvision, image by image", 1000
 
@@ -79,21 +79,22 @@ def traits() -> dict:
     return {name: dict(own_numbers=not alike[name], gap=gaps[name]) for name in runs}
 
 
-def seconds(run, device: str) -> float:
+def seconds(run, device: str, clock) -> float:
     if device == "cuda": torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     run()
     if device == "cuda": torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def speeds(size: int, device: str, turns: int) -> list[dict]:
+def speeds(size: int, device: str, turns: int, clock) -> list[dict]:
     "A row per method"
     batch = 256 if size <= 64 else 32
     x = photographs(batch, size if size <= 64 else size * 8 // 7).to(device)
     runs, best = methods(size), {}
     for _ in range(turns):
-        for name, view in runs.items(): best[name] = min(best.get(name, math.inf), seconds(lambda view=view: view(x), device))
+        for name, view in runs.items():
+            best[name] = min(best.get(name, math.inf), seconds(lambda view=view: view(x), device, clock))
     return [dict(device=device, size=size, method=name, images_per_s=batch / t, ratio=best[ONE_BY_ONE] / t) for name, t in best.items()]
 
 
@@ -104,16 +105,20 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, and its CPU seconds for seconds: for ratios on a busy machine")
     args = parser.parse_args()
+    if args.cpu_time: args.threads = 1
+    clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {args.threads} threads"
+    how = "one thread, CPU time" if args.cpu_time else f"{args.threads} threads"
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{processor()}, {how}"
     limit = 1.95 * math.sqrt(2 / N)
     print(f"{where}, torch {torch.__version__}\n\n| views of | method | views/s | times image by image |\n|--:|---|--:|--:|")
-    rows = [row for size in args.sizes for row in speeds(size, args.device, args.turns)]
+    rows = [row for size in args.sizes for row in speeds(size, args.device, args.turns, clock)]
     for r in rows: print(f"| {r['size']} | {r['method']} | {r['images_per_s']:,.0f} | {r['ratio']:.1f} |")
     digits = torch.rand(256, 1, 8, 8, device=args.device)
-    best = min(seconds(lambda: digit_view(digits), args.device) for _ in range(20 * args.turns))
+    best = min(seconds(lambda: digit_view(digits), args.device, clock) for _ in range(20 * args.turns))
     rows.append(dict(device=args.device, size=8, method="sscq, digit_view", images_per_s=256 / best, ratio=None))
     print(f"| 8 | sscq, digit_view | {256 / best:,.0f} | |")
     found = traits()
