@@ -125,8 +125,9 @@ def output(site: "Site", nb: Notebook, cell: dict, n: int, out: dict) -> str:
     plain = ANSI.sub("", "".join(data.get("text/plain", ""))).rstrip()
     if "application/vnd.plotly.v1+json" in data: return raw(figure(site, name, data, nb.page))
     if "image/png" in data:
-        alt = plain if plain and not plain.startswith("<") else f"Picture drawn by: {code(cell).splitlines()[-1]}"
-        return raw(f'<figure class="still"><div class="paper">{picture(site, name, data["image/png"], alt, nb.page)}</div></figure>')
+        said = "" if plain.startswith("<") else html.escape(plain)  # an explorer's says where it is alive
+        img = picture(site, name, data["image/png"], plain if said else f"Picture drawn by {code(cell).splitlines()[-1]}", nb.page)
+        return raw(f'<figure class="still"><div class="paper">{img}</div>{f"<figcaption>{said}</figcaption>" if said else ""}</figure>')
     if "text/html" in data: return raw(f'<div class="output">{data["text/html"]}</div>')
     if "text/markdown" in data: return data["text/markdown"]
     if "application/vnd.jupyter.widget-view+json" in data: return ""  # a progress bar: nothing to see without a kernel
