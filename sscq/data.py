@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'SUFFIXES', 'WORKERS', 'AHEAD', 'DATASETS', 'ImageSet', 'R
            'upright', 'plain', 'square', 'Skipped', 'Unreadable', 'SkippedFiles', 'why_unreadable', 'load_image',
            'scan', 'skip_report', 'find_images', 'Pictures', 'Batch', 'read', 'batches', 'ImagesOnly', 'as_images',
            'in_memory', 'ready', 'fashion_mnist', 'cifar10', 'flickr25k', 'nuswide', 'labelled_folder', 'data_ready',
-           'data_in_memory', 'dataset']
+           'data_in_memory', 'resized', 'data_resized', 'dataset']
 
 # %% ../nbs/01_data.ipynb #2497e937
 import errno
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from torch import Tensor
@@ -425,7 +426,7 @@ def _through_torchvision(name: str, kind: type, root: str | Path, download: bool
     try: parts = [kind(root, train=train, download=download) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         way_out = "and cannot be downloaded" if download else "and download=False"
-        raise FileNotFoundError(f"{name} is not in {root}, {way_out}: {error}") from error
+        raise FileNotFoundError(f"{name} is not in {root}, {way_out}: {error}; name the folder that holds torchvision's files (root)") from error
     def image_set(part):
         x = torch.as_tensor(part.data)
         x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
@@ -461,6 +462,7 @@ def _multi_hot(rows: list[list[str]], path: Path, n: int) -> Tensor:
 
 
 def _lines(path: Path) -> list[str]:
+    if not path.is_file(): raise FileNotFoundError(f"{path} is missing: lists and pictures of this data set have to be fetched by hand, see notebook 01_data")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not any(lines): raise ValueError(f"{path} is empty")
     return [line for line in lines if line]
@@ -556,6 +558,38 @@ def data_in_memory(
 ) -> RetrievalData:
     "`data_ready` without a limit: for small pictures"
     return data_ready(data, float("inf"), workers, progress)
+
+# %% ../nbs/01_data.ipynb #7d1a0b03
+def _resized(x: Tensor, channels: int, size: int) -> Tensor:  # a few images
+    x = x.float()
+    if x.shape[1] > channels: x = (x * x.new_tensor([.299, .587, .114]).view(3, 1, 1)).sum(1, keepdim=True)
+    if x.shape[2] != size: x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
+
+
+def resized(
+    images: Tensor | Dataset,  # a tensor of squares (N, 1 or 3, H, H), or Pictures
+    channels: int,  # 1 or 3
+    size: int,  # side of the squares
+) -> Tensor | Dataset:
+    "The same images as squares of another size, grey or in colour"
+    if isinstance(images, Pictures):
+        other = Pictures(images.paths, size, channels, round(images.resize * size / images.size), images.left_out)
+        other.unreadable = images.unreadable
+        return other
+    if tuple(images.shape[1:]) == (channels, size, size): return images
+    return torch.cat([_resized(x, channels, size) for x in images.split(4096)])
+
+
+def data_resized(
+    data: RetrievalData,
+    channels: int,
+    size: int,
+) -> RetrievalData:
+    "A data set as a model takes it; labels and protocol stay"
+    database, query = (part._replace(images=resized(part.images, channels, size)) for part in (data.database, data.query))
+    train = database.images if data.train is data.database.images else resized(data.train, channels, size)
+    return data._replace(train=train, database=database, query=query)
 
 # %% ../nbs/01_data.ipynb #f6ad64c7
 DATASETS = ("digits", "fashion-mnist", "cifar10", "flickr25k", "nuswide")

@@ -6,13 +6,15 @@
 __all__ = ['DISTANCES', 'relevance', 'precision_at', 'average_precision', 'average_precision_min', 'Curve', 'pr_curve',
            'tie_groups', 'hypergeometric', 'tie_averaged_precision', 'Shortlist', 'shortlist', 'QueryScores',
            'score_queries', 'check_retrieval', 'over_queries', 'bootstrap', 'Score', 'score_each', 'score_codes',
-           'pr_codes', 'Table', 'score_table', 'recall', 'Vectors', 'vectors', 'pixels', 'pca', 'score_pq', 'untrained',
-           'baseline_scores', 'score_figure', 'pr_figure']
+           'pr_codes', 'Table', 'score_table', 'recall', 'Vectors', 'vectors', 'pixels', 'pca', 'Coded', 'code_pq',
+           'score_coded', 'score_pq', 'untrained', 'weights_at_hand', 'pretrained', 'baselines', 'baseline_scores',
+           'score_figure', 'pr_figure']
 
 # %% ../nbs/11_evaluate.ipynb #b9ac8944
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .backbone import make_backbone
+from .backbone import BACKBONES, make_backbone, pretrained_backbone
 from .codebook import hard_assign, n_bits
-from .data import RetrievalData, batches
+from .data import WORKERS, RetrievalData, batches
 from .search import adc, check_distance, distance_table, from_keys, to_keys, train_opq, train_pq
 from .views import to_float
 
@@ -349,7 +351,7 @@ def vectors(
     function,  # from a batch of uint8 images (B, C, H, W) to vectors (B, D)
 ) -> Vectors:
     "Apply a function to all images of a data set, in batches"
-    def apply(images): return torch.cat([function(x) for x in batches(images, torch.arange(len(images)).split(256))])
+    def apply(images): return torch.cat([function(x) for x in batches(images, torch.arange(len(images)).split(256), WORKERS)])
     train, database = data.train, data.database.images
     shared = train is database or (isinstance(train, Tensor) and isinstance(database, Tensor) and torch.equal(train, database))
     of_train = apply(train)
@@ -377,6 +379,42 @@ def pca(
     return Vectors(*((x - mean) @ axes for x in v))
 
 # %% ../nbs/11_evaluate.ipynb #8c8f3e74
+class Coded(NamedTuple):
+    "What a method leaves to be searched"
+    query: Tensor  # (Q, D) real vectors
+    codes: Tensor  # (N, M) uint8
+    codebooks: Tensor  # (M, K, d)
+
+
+def code_pq(
+    v: Vectors,
+    bits: int,
+    n_words: int = 16,  # K
+    seed: int = 0,
+    rotate: bool = False,  # OPQ
+) -> Coded:
+    "Product quantization trained on v.train"
+    n_books, rest = divmod(bits, n_bits(n_words))
+    if n_books < 1 or rest: raise ValueError(f"bits={bits} must be a positive multiple of log2(n_words)={n_bits(n_words)}")
+    v = Vectors(*(F.pad(x, (0, -x.shape[1] % n_books)) for x in v))  # zeros: M parts of equal size, no distance changed
+    if rotate:
+        rotation, codebooks = train_opq(v.train, n_books, n_words, seed)
+        v = Vectors(*(x @ rotation.T for x in v))
+    else: codebooks = train_pq(v.train, n_books, n_words, seed)
+    return Coded(v.query, torch.cat([hard_assign(x, codebooks) for x in v.database.split(8192)]), codebooks)
+
+
+def score_coded(
+    coded: Coded,
+    data: RetrievalData,
+    method: str,
+    backbone: str,  # where the vectors come from
+    distance: str = "unsquared",
+) -> Score:
+    "`score_codes` under the data set's protocol"
+    return score_codes(coded.query, data.query.labels, coded.codes, data.database.labels, coded.codebooks, data.topk, distance, method, backbone, data.name)
+
+
 def score_pq(
     v: Vectors,
     data: RetrievalData,
@@ -389,15 +427,7 @@ def score_pq(
     rotate: bool = False,  # OPQ
 ) -> Score:
     "Product quantization trained on v.train, scored under the data set's protocol"
-    n_books, rest = divmod(bits, n_bits(n_words))
-    if n_books < 1 or rest: raise ValueError(f"bits={bits} must be a positive multiple of log2(n_words)={n_bits(n_words)}")
-    v = Vectors(*(F.pad(x, (0, -x.shape[1] % n_books)) for x in v))  # zeros: M parts of equal size, no distance changed
-    if rotate:
-        rotation, codebooks = train_opq(v.train, n_books, n_words, seed)
-        v = Vectors(*(x @ rotation.T for x in v))
-    else: codebooks = train_pq(v.train, n_books, n_words, seed)
-    codes = torch.cat([hard_assign(x, codebooks) for x in v.database.split(8192)])
-    return score_codes(v.query, data.query.labels, codes, data.database.labels, codebooks, data.topk, distance, method, backbone, data.name)
+    return score_coded(code_pq(v, bits, n_words, seed, rotate), data, method, backbone, distance)
 
 # %% ../nbs/11_evaluate.ipynb #4e4a871d
 def untrained(
@@ -413,35 +443,73 @@ def untrained(
     network.eval()
     return vectors(data, lambda x: network(to_float(x)))
 
-# %% ../nbs/11_evaluate.ipynb #8eb17a87
-def baseline_scores(
+# %% ../nbs/11_evaluate.ipynb #3b6f2c02
+def weights_at_hand() -> dict[str, str]:  # backbone -> its weights, the newest
+    "ImageNet weights that lie in torchvision's cache"
+    import torchvision.models as models
+    folder, found = Path(torch.hub.get_dir(), "checkpoints"), {}
+    for name in BACKBONES:
+        if not name.startswith(("resnet", "vgg")) or name not in models.list_models(): continue
+        for key, weights in models.get_model_weights(name).__members__.items():
+            if key.startswith("IMAGENET1K_V") and (folder / Path(weights.url).name).is_file(): found[name] = key
+    return found
+
+
+def pretrained(
     data: RetrievalData,
-    bits: int | Iterable[int],
+    backbone: str,  # a key of `weights_at_hand()`
+    weights: str = "DEFAULT",  # and its value
+    side: int = 64,  # smaller images are enlarged to this many pixels a side
+    device: str | torch.device = "cpu",
+) -> Vectors:
+    "Features of a network that learned from ImageNet's labels"
+    network, _ = pretrained_backbone(backbone, weights)
+    network.eval().to(device)
+    def features(images):
+        x = to_float(images.to(device)).expand(-1, 3, -1, -1)  # grey: three equal channels
+        return network(F.interpolate(x, (side, side), mode="bilinear", antialias=True) if min(x.shape[2:]) < side else x).cpu()
+    return vectors(data, features)
+
+# %% ../nbs/11_evaluate.ipynb #8eb17a87
+def baselines(
+    data: RetrievalData,
+    bits: Iterable[int],
     n_words: int = 16,  # K
-    distance: str = "unsquared",  # one of DISTANCES
     backbone: str = "tiny_cnn",  # of the untrained network
-    pretrained: Vectors | None = None,  # features of a pretrained backbone
+    seen: RetrievalData | None = None,  # the same images as that network takes them; None: as they are
+    pretrained: dict[str, Vectors] | None = None,  # features by name, as {"pretrained resnet18": …}
     seed: int = 0,
-) -> list[Score]:
-    "What needs no training of ours, under the data set's own protocol: a Score for each method and number of bits"
-    many_bits = [bits] if isinstance(bits, int) else list(bits)
-    settings = dict(n_words=n_words, distance=distance, seed=seed)
-    raw, random = vectors(data, pixels), untrained(data, backbone, seed)
-    widths = {b: 16 * (b // n_bits(n_words)) for b in many_bits}  # of the model's embedding: M·16
+) -> Iterator[tuple[str, str, Coded]]:  # method, backbone
+    "What needs no training of ours, at each number of bits"
+    bits, settings = list(bits), dict(n_words=n_words, seed=seed)
+    raw, random = vectors(data, pixels), untrained(seen or data, backbone, seed)
+    widths = {b: 16 * (b // n_bits(n_words)) for b in bits}  # of the model's embedding: M·16
     axes = pca(raw, max(256, *widths.values()))
     def first(n): return Vectors(*(x[:, :n] for x in axes))
     # a rotation of all 3,072 dimensions of a small colour photo takes longer to learn than a model, and one of more dimensions
     # than vectors cannot be learned at all (padding may add as many as there are books)
     w = min(256, len(raw.train) - max(widths.values()) // 16)
     turned, opq = (raw, "OPQ") if raw.train.shape[1] <= w else (first(w), f"PCA to {w} + OPQ")
-    scores = []
-    for b in many_bits:
-        scores += [score_pq(raw, data, b, "PQ", "raw pixels", **settings),
-                   score_pq(turned, data, b, opq, "raw pixels", rotate=True, **settings),
-                   score_pq(first(widths[b]), data, b, "PCA + PQ", "raw pixels", **settings),
-                   score_pq(random, data, b, "PQ", f"untrained {backbone}", **settings)]
-        if pretrained is not None: scores.append(score_pq(pretrained, data, b, "PQ", "pretrained", **settings))
-    return scores
+    for b in bits:
+        yield "PQ", "raw pixels", code_pq(raw, b, **settings)
+        yield opq, "raw pixels", code_pq(turned, b, rotate=True, **settings)
+        yield "PCA + PQ", "raw pixels", code_pq(first(widths[b]), b, **settings)
+        yield "PQ", f"untrained {backbone}", code_pq(random, b, **settings)
+        for name, features in (pretrained or {}).items(): yield "PQ", name, code_pq(features, b, **settings)
+
+
+def baseline_scores(
+    data: RetrievalData,
+    bits: int | Iterable[int],
+    n_words: int = 16,  # K
+    distance: str = "unsquared",  # one of DISTANCES
+    backbone: str = "tiny_cnn",  # of the untrained network
+    pretrained: dict[str, Vectors] | None = None,  # features by name
+    seed: int = 0,
+) -> list[Score]:
+    "`baselines` under the data set's own protocol: a Score for each method and number of bits"
+    tried = baselines(data, [bits] if isinstance(bits, int) else bits, n_words, backbone, None, pretrained, seed)
+    return [score_coded(coded, data, method, origin, distance) for method, origin, coded in tried]
 
 # %% ../nbs/11_evaluate.ipynb #0299236f
 def score_figure(scores: Iterable[Score]):

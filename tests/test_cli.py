@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sscq.cli import build_parser, demo, load_history, main, summary
@@ -103,13 +104,81 @@ def test_train_encode_search_info(indexed, trained, photos, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["bits"] == 16
 
 
-def test_evaluate_prints_a_table(tmp_path, capsys, demo_run):
-    assert run("evaluate", "digits", "--bits", 16, "--model", demo_run / "digits", "--json", tmp_path / "scores.json") == 0
-    assert "| method |" in capsys.readouterr().out
+def test_evaluate_scores_trained_models(tmp_path, capsys, demo_run):
+    assert run("evaluate", "digits", "--model", demo_run / "digits", "--distance", "both", "--json", tmp_path / "scores.json") == 0
+    said = capsys.readouterr()
+    assert "| method |" in said.out and "Trained here" not in said.out
     rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
-    assert {r["distance"] for r in rows} == {"squared", "unsquared"} and all(r["n_queries"] == 300 for r in rows)
-    assert run("evaluate", "digits") == 1
-    assert "--baselines" in capsys.readouterr().err
+    assert [r["distance"] for r in rows] == ["unsquared", "squared"] and all(r["n_queries"] == 300 and r["bits"] == 16 for r in rows)
+    done = json.loads((demo_run / "demo.json").read_text())["rows"][1]
+    assert rows[1]["map"] == pytest.approx(done["map_mean"]) and rows[0]["map"] == pytest.approx(done["map_unsquared"])
+
+
+def test_evaluate_compares_everything_in_one_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no weights at hand
+    page, kept = tmp_path / "scores.html", tmp_path / "kept"
+    assert run("evaluate", "digits", "--bits", 8, 16, "--baselines", "--epochs", 1, "--html", page, "--out", kept, "--json", tmp_path / "s.json") == 0
+    said = capsys.readouterr()
+    assert "holds no ImageNet weights" in said.err and "sscq: spq, 16 bits: 1 epochs" in said.err
+    assert "preset digits (tiny_cnn, 8×8 pixels), 1 epochs, seed 0" in said.out
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    methods = [("sscq", "from scratch"), ("spq", "from scratch"), ("PQ", "raw pixels"), ("OPQ", "raw pixels"), ("PCA + PQ", "raw pixels"),
+               ("PQ", "untrained tiny_cnn")]
+    assert [(r["bits"], r["method"], r["backbone"]) for r in rows] == [(b, *m) for b in (8, 16) for m in methods]
+    assert len({(r["data"], r["topk"], r["n_queries"], r["n_database"], r["distance"], r["ties"]) for r in rows}) == 1
+    assert all(r["epochs"] == (1 if r["method"] in ("sscq", "spq") else None) and 0 < r["map"] <= 1 for r in rows)
+    html = page.read_text()
+    assert html.count('class="figure"') == 2 and html.count("<tr>") == 13 and "untrained tiny_cnn" in html
+    assert sorted(p.name for p in kept.iterdir()) == ["sscq-16", "sscq-8"]
+    capsys.readouterr()
+    assert run("evaluate", "digits", "--model", kept / "sscq-16", "--json", "-") == 0
+    again, = json.loads(capsys.readouterr().out)["rows"]
+    assert again["map"] == pytest.approx(rows[6]["map"], abs=1e-6)
+
+
+def test_evaluate_a_sorted_folder_with_a_model_that_sees_another_size(tmp_path, trained, capsys):
+    for part, n in (("train", 20), ("test", 4)):
+        for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+            (tmp_path / "sorted" / part / name).mkdir(parents=True)
+            for i in range(n): Image.new("RGB", (40, 30), tuple(c + i for c in colour)).save(tmp_path / "sorted" / part / name / f"{i}.png")
+    assert run("evaluate", tmp_path / "sorted", "--model", trained, "--json", "-") == 0
+    row, = json.loads(capsys.readouterr().out)["rows"]
+    assert row["n_queries"] == 8 and row["n_database"] == 40 and row["data"] == "sorted" and row["method"] == "photos"
+
+
+@pytest.mark.parametrize("more, channels, size", [((), 1, 8), (("--preset", "laptop"), 1, 16), (("--image-size", 12), 1, 12)])
+def test_train_on_a_data_set_by_its_name(tmp_path, capsys, more, channels, size):
+    assert run("train", "digits", "--bits", 8, "--epochs", 1, "--out", tmp_path / "m", *more, "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 1
+    assert run("info", tmp_path / "m", "--json", "-") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["channels"], facts["image_size"]) == (channels, size)
+
+
+def test_colour_data_make_a_colour_model():
+    from sscq.cli import for_images
+    from sscq.train import PRESETS
+    arguments, view = for_images(PRESETS["digits"], torch.zeros(2, 3, 8, 8, dtype=torch.uint8), image_size=None)
+    assert arguments["channels"] == 3 and arguments["image_size"] == 8 and view is None
+    arguments, view = for_images(PRESETS["fast"], torch.zeros(2, 3, 32, 32, dtype=torch.uint8), n_words=4)
+    assert arguments == {"backbone": "resnet18_small", "channels": 3, "image_size": 32, "n_words": 4} and view == "photo"
+
+
+def test_data_that_cannot_be_had_are_named(tmp_path, capsys, monkeypatch):
+    import torchvision.datasets
+    def no_network(*_, **__): raise OSError("no network")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", no_network)
+    assert run("train", "cifar10", "--preset", "fast", "--bits", 32, "--root", tmp_path / "data", "--out", tmp_path / "m") == 1
+    error = capsys.readouterr().err
+    assert "CIFAR-10 is not in" in error and "cannot be downloaded" in error and "no network" in error and "root" in error
+    assert run("train", "nuswide", "--root", tmp_path, "--out", tmp_path / "m") == 1
+    assert "database.txt is missing" in capsys.readouterr().err
+
+
+def test_train_has_a_folder_of_its_own(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", photos, "--bits", 8, "--epochs", 1, "--batch-size", 30) == 0
+    assert (tmp_path / "runs" / f"{photos.name}-8" / "model.safetensors").is_file()
 
 
 def test_what_cannot_be_done_is_said_in_one_line(trained, indexed, tmp_path, capsys):
@@ -125,7 +194,9 @@ def test_what_cannot_be_done_is_said_in_one_line(trained, indexed, tmp_path, cap
 def test_help_has_an_example_for_every_command(capsys):
     for command in ("demo", "train", "encode", "search", "evaluate", "info"):
         with pytest.raises(SystemExit) as stop: build_parser().parse_args([command, "--help"])
-        assert stop.value.code == 0 and f"example: sscq {command}" in capsys.readouterr().out
+        assert stop.value.code == 0 and (said := capsys.readouterr().out).count(f"\n  sscq {command}") >= 2 and "--json" in said
+    with pytest.raises(SystemExit): build_parser().parse_args(["--help"])
+    assert "examples:" in capsys.readouterr().out
 
 
 def test_as_a_process(tmp_path):

@@ -36,6 +36,7 @@ from sscq.data import (
     cifar10,
     data_in_memory,
     data_ready,
+    data_resized,
     dataset,
     digits,
     fashion_mnist,
@@ -47,6 +48,7 @@ from sscq.data import (
     nuswide,
     read,
     ready,
+    resized,
     scan,
     skip_report,
     square,
@@ -835,6 +837,30 @@ def test_train_has_no_room_for_labels(tmp_path):
         assert not any(k in dir(d.train) for k in ("labels", "targets", "classes"))
         x = d.train[0]
         assert type(x) is torch.Tensor and x.dtype == torch.uint8 and x.ndim == 3
+
+
+@pytest.mark.parametrize("channels, size", [(3, 16), (1, 16), (3, 40), (1, 24)])
+def test_resized_tensors_are_what_pillow_makes_of_them(channels, size):
+    pictures = [photo(24, 24, seed) for seed in range(5)]
+    x = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures])
+    y = resized(x, channels, size)
+    assert y.shape == (5, channels, size, size) and y.dtype == torch.uint8
+    near(y, torch.stack([square(p, size, channels) for p in pictures]), 2)
+    grey = resized(x[:, :1], 3, 24)
+    assert torch.equal(grey, x[:, :1].expand(-1, 3, -1, -1)) and resized(x, 3, 24) is x
+
+
+def test_resized_data_keep_labels_protocol_and_what_is_known_to_be_broken(tmp_path):
+    mini_flickr(tmp_path)
+    d = flickr25k(tmp_path, n_queries=2)
+    small = data_resized(d, 1, 14)
+    assert small.train is small.database.images and small.train.size == 14 and small.train.channels == 1 and small.train.resize == 16
+    assert torch.equal(small.query.labels, d.query.labels) and small.topk == d.topk and small.database.images.paths == d.database.images.paths
+    near(small.query.images[0], load_image(d.query.images.paths[0], 14, 1, 16), 0)
+    assert small.train.unreadable is d.train.unreadable
+    d = digits()
+    big = data_resized(d, 3, 16)
+    assert big.train.shape == (1497, 3, 16, 16) and torch.equal(big.database.labels, d.database.labels)
 
 
 def test_importing_data_is_light():

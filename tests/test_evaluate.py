@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from notebook_functions import from_notebook
 
 from sscq.codebook import hard_assign
-from sscq.data import ImageSet, RetrievalData, digits
+from sscq.data import ImageSet, RetrievalData, data_resized, digits
 from sscq.evaluate import (
-    DISTANCES, Curve, Score, Vectors, average_precision, average_precision_min, baseline_scores, bootstrap, check_retrieval, pca, pixels,
-    pr_codes, pr_curve, pr_figure, precision_at, recall, relevance, score_codes, score_each, score_figure, score_pq, score_queries,
-    score_table, shortlist, tie_averaged_precision, tie_groups, untrained, vectors,
+    DISTANCES, Curve, Score, Vectors, average_precision, average_precision_min, baseline_scores, baselines, bootstrap, check_retrieval, code_pq,
+    pca, pixels, pr_codes, pr_curve, pr_figure, precision_at, pretrained, recall, relevance, score_coded, score_codes, score_each, score_figure,
+    score_pq, score_queries, score_table, shortlist, tie_averaged_precision, tie_groups, untrained, vectors, weights_at_hand,
 )
 from sscq.search import adc, distance_table, train_pq
 
@@ -402,11 +402,8 @@ def test_a_byte_names_256_codewords():  # 256 does not fit a byte, the largest c
 
 # Baselines
 
-@pytest.fixture(scope="module")
-def baselines(): return baseline_scores(digits(), 16)
-
-
-def test_baselines_of_digits(baselines):
+def test_baselines_of_digits():
+    baselines = baseline_scores(digits(), 16)
     assert [(s.method, s.backbone, s.bits) for s in baselines] == [
         ("PQ", "raw pixels", 16), ("OPQ", "raw pixels", 16), ("PCA + PQ", "raw pixels", 16), ("PQ", "untrained tiny_cnn", 16)]
     assert baselines[0].map == pytest.approx(.67, abs=.01)
@@ -423,10 +420,10 @@ def noise(N=60, Q=30, side=12):
 
 def test_baselines_of_a_small_multi_label_colour_set_with_pretrained_features():
     data, random = noise(), torch.randn(60, 10)
-    scores = baseline_scores(data, [4, 12], distance="squared", pretrained=Vectors(random, random, random[:30]))
+    scores = baseline_scores(data, [4, 12], distance="squared", pretrained={"pretrained noise": Vectors(random, random, random[:30])})
     # more dimensions (432) than images: the rotation is learned in fewer
     assert [(s.method, s.backbone, s.bits) for s in scores][1::3] == [
-        ("PCA to 57 + OPQ", "raw pixels", 4), ("PQ", "pretrained", 4), ("PCA + PQ", "raw pixels", 12)]
+        ("PCA to 57 + OPQ", "raw pixels", 4), ("PQ", "pretrained noise", 4), ("PCA + PQ", "raw pixels", 12)]
     assert all(s.distance == "squared" and 0 < s.map <= 1 for s in scores)
 
 
@@ -459,6 +456,38 @@ def test_an_untrained_network_is_seeded_and_leaves_the_generator_alone():
     assert torch.equal(drawn, torch.rand(1))
     assert torch.equal(a.train, untrained(data).train) and not torch.equal(a.train, untrained(data, seed=1).train)
     assert not a.train.requires_grad and a.query.shape == (3, 512)
+
+
+def test_pretrained_weights_are_used_where_they_lie_and_never_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    import urllib.request
+    from torchvision.models import resnet18
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: pytest.fail("something was fetched"))
+    assert weights_at_hand() == {}
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.manual_seed(0)
+    network = resnet18(weights=None)
+    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+    assert weights_at_hand() == {"resnet18": "IMAGENET1K_V1"}
+    images = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8)
+    data = RetrievalData("few", images, ImageSet(images, torch.arange(6)), ImageSet(images[:2], torch.arange(2)), 5)
+    v = pretrained(data, "resnet18", "IMAGENET1K_V1", side=32)
+    assert v.train.shape == (6, 512) and v.query.shape == (2, 512) and torch.isfinite(v.train).all()
+    network.fc = torch.nn.Identity()
+    x = torch.nn.functional.interpolate(images[:2].float().expand(-1, 3, -1, -1) / 255, (32, 32), mode="bilinear", antialias=True)
+    mean, std = torch.tensor([.485, .456, .406]).view(3, 1, 1), torch.tensor([.229, .224, .225]).view(3, 1, 1)
+    with torch.no_grad(): torch.testing.assert_close(v.query, network.eval()((x - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_baselines_are_what_their_scores_say():
+    data = digits()
+    tried = list(baselines(data, [8], seen=data_resized(data, 3, 8)))
+    assert [(method, origin) for method, origin, _ in tried] == [
+        ("PQ", "raw pixels"), ("OPQ", "raw pixels"), ("PCA + PQ", "raw pixels"), ("PQ", "untrained tiny_cnn")]
+    raw = vectors(data, pixels)
+    for a, b in zip(tried[0][2], code_pq(raw, 8)): assert torch.equal(a, b)
+    assert score_coded(tried[0][2], data, "PQ", "raw pixels") == score_pq(raw, data, 8, "PQ", "raw pixels")
+    assert all(coded.codes.shape == (1497, 2) and coded.codebooks.shape[:2] == (2, 16) for *_, coded in tried)
 
 
 def test_score_is_a_plain_tuple_of_numbers_and_words():
