@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .backbone import check_image_size, make_backbone, projection_head
-from .codebook import Encoded, ProductQuantizer, hard_assign, n_bits
+from .codebook import Encoded, ProductQuantizer, check_counts, hard_assign, n_bits
 from .data import Batch, as_images, read, ready
 from .objective import SSCQObjective
 from .search import Index, usual_mode
@@ -42,8 +42,11 @@ def n_books_for(
     "The number of codebooks, from whichever of `bits` and `n_books` is given: `bits = M log2(K)`"
     per_book = n_bits(n_words)
     if (bits is None) == (n_books is None): raise ValueError(f"give either bits or n_books: bits={bits}, n_books={n_books}")
+    check_counts(**({"bits": bits} if n_books is None else {"n_books": n_books}))
     if n_books is not None: return n_books
-    if bits < per_book or bits % per_book: raise ValueError(f"bits={bits} must be a positive multiple of log2(n_words)={per_book}")
+    lower = bits - bits % per_book
+    if lower != bits: raise ValueError(f"bits={bits} must be a positive multiple of log2(n_words)={per_book}; "
+                                       f"the next are {f'{lower} and ' if lower else ''}{lower + per_book}")
     return bits // per_book
 
 # %% ../nbs/12_core.ipynb #966006ad
@@ -74,6 +77,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ):
         super().__init__()
         n_books = n_books_for(bits, n_books, n_words)
+        check_counts(word_dim=word_dim, channels=channels, image_size=image_size, hidden=hidden)
         check_image_size(backbone, image_size)
         self.channels, self.image_size, self.history = channels, image_size, []
         self.backbone, n_features = make_backbone(backbone, channels)
@@ -82,8 +86,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
     def forward(self, x: Tensor) -> Encoded:  # (B, C, H, W), uint8 or in 0…1
-        if x.shape[1:] != (self.channels, self.image_size, self.image_size): raise ValueError(
-            f"images of shape {tuple(x.shape)}, the model takes (B, {self.channels}, {self.image_size}, {self.image_size}): resize them")
+        c, s = self.channels, self.image_size
+        if x.shape[1:] != (c, s, s): raise ValueError(f"images of shape {tuple(x.shape)}, the model takes (B, {c}, {s}, {s}): "
+            "one image is x[None]; resize others, or build a model with their channels and image_size")
         return self.quantizer(self.head(self.backbone(to_float(x).to(self.codebooks.dtype))))
 
 # %% ../nbs/12_core.ipynb #210cb011
@@ -223,7 +228,8 @@ def save_pretrained(self: SSCQ,
 ):
     "Write model.safetensors, config.json and a model card: whole, or not at all"
     folder = Path(save_directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise ValueError(f"save_directory={folder} cannot be written ({error.strerror}): choose another folder") from error
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as part:
         url = PyTorchModelHubMixin.save_pretrained(self, part, **kwargs)
         for name in ("model.safetensors", "config.json", "README.md"): os.replace(Path(part) / name, folder / name)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .codebook import Encoded
+from .codebook import Encoded, check_counts
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity
 from .neighbors import part_neighbor, part_neighbor_with_positive
@@ -28,9 +28,10 @@ class Parts(NamedTuple):
     cd: Tensor  # codeword diversity
 
 # %% ../nbs/08_objective.ipynb #4102d239
-def check_positive(**values: float):
-    "Raise a ValueError that names the first value that is not above 0"
+def check_positive(**values):
+    "Raise an error that names the first value that is not a number above 0"
     for name, value in values.items():
+        if not isinstance(value, (int, float)): raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; it must be a number")
         if not value > 0: raise ValueError(f"{name}={value} must be positive")
 
 
@@ -68,7 +69,7 @@ class SSCQObjective:
         object.__setattr__(self, "weights", tuple(self.weights))  # a list, as JSON has it, is the same setting
         check_weights(self.weights, Parts._fields)
         check_fusion(self.fusion)
-        if self.n_neighbors < 1: raise ValueError(f"n_neighbors={self.n_neighbors} must be at least 1")
+        check_counts(n_neighbors=self.n_neighbors)
         check_positive(tau_ic=self.tau_ic, tau_cc=self.tau_cc, tau_pn=self.tau_pn, tau_cd=self.tau_cd)
 
     def __call__(self,

@@ -16,6 +16,7 @@ from sscq.codebook import (
     Encoded,
     ProductQuantizer,
     affinity,
+    check_counts,
     decode,
     distortion,
     hard_assign,
@@ -30,7 +31,7 @@ from sscq.codebook import (
 )
 
 hard_assign_loop, soft_assign_loop, pack_loop, kmeans_books = from_notebook(
-    "04_codebook", "hard_assign_loop", "soft_assign_loop", "pack_loop", "kmeans_books", "kmeans", "to_parts", "n_bits")[:4]
+    "04_codebook", "hard_assign_loop", "soft_assign_loop", "pack_loop", "kmeans_books", "kmeans", "to_parts", "n_bits", "check_counts")[:4]
 few = settings(deadline=None, max_examples=15)
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 5), st.sampled_from([2, 4, 8, 16]), st.integers(1, 5), st.integers(0, 9999))
 WORDS = [2, 4, 8, 16, 32, 64, 128, 256]
@@ -326,17 +327,22 @@ def test_words_must_be_a_power_of_two_up_to_256(n_words):
         with pytest.raises(ValueError, match=f"n_words={n_words} must be a power of two from 2 to 256"): call(n_words)
 
 
-@pytest.mark.parametrize("tau", [0, -.2])
+@pytest.mark.parametrize("tau", [0, -.2, float("nan")])
 def test_tau_must_be_positive(tau):
     f, codebooks = random_case(2, 2, 4, 3, 0)
     for call in (soft_assign, soft_quantize):
-        with pytest.raises(ValueError, match=f"tau={tau} must be positive; for the limit at 0 use hard_assign"): call(f, codebooks, tau)
-    with pytest.raises(ValueError, match=f"tau={tau} must be positive"): ProductQuantizer(4, tau=tau)
+        with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive; for the limit at 0 use hard_assign"): call(f, codebooks, tau)
+    with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive"): ProductQuantizer(4, tau=tau)
 
 
 @pytest.mark.parametrize("sizes", [dict(n_books=0), dict(n_books=2, word_dim=0)])
 def test_sizes_must_be_at_least_one(sizes):
     with pytest.raises(ValueError, match="must be at least 1"): ProductQuantizer(**sizes)
+
+
+@pytest.mark.parametrize("count", [2.5, 16., "16", None])
+def test_counts_must_be_whole_numbers(count):
+    with pytest.raises(TypeError, match=f"K={count!r} is of type {type(count).__name__}; it must be an int"): check_counts(M=4, K=count)
 
 
 def test_wrong_widths_are_told():

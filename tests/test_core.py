@@ -45,10 +45,12 @@ def test_bits_are_books_times_log2_words(n_words):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (dict(bits=30), "positive multiple of log2"), (dict(bits=0), "positive multiple"), (dict(bits=-16), "positive multiple"),
+    (dict(bits=30), r"bits=30 must be a positive multiple of log2\(n_words\)=4; the next are 28 and 32"),
+    (dict(bits=3), "the next are 4$"), (dict(bits=0), "bits=0 must be at least 1"), (dict(bits=-16), "at least 1"),
     (dict(bits=None), "either bits or n_books"), (dict(n_books=4), "either bits or n_books"),
     (dict(n_words=512), "power of two"), (dict(n_words=12), "power of two"), (dict(backbone="resnet19"), "choose one of"),
-    (dict(bits=None, n_books=0), "at least 1"), (dict(word_dim=0), "at least 1"), (dict(tau_sq=0), "positive"),
+    (dict(bits=None, n_books=0), "at least 1"), (dict(word_dim=0), "at least 1"), (dict(tau_sq=0), "tau_sq=0 must be positive"),
+    (dict(tau_sq=float("nan")), "tau_sq=nan must be positive"), (dict(hidden=0), "hidden=0 must be at least 1"), (dict(channels=0), "channels=0"),
 ])
 def test_wrong_settings(arguments, message):
     with pytest.raises(ValueError, match=message): small(**arguments)
@@ -67,7 +69,8 @@ def test_wrong_images(bad, error, message, trained):
 
 
 def test_forward_checks_shapes(trained):
-    with pytest.raises(ValueError, match="resize them"): trained(torch.zeros(4, 1, 9, 9))
+    with pytest.raises(ValueError, match="resize others, or build a model"): trained(torch.zeros(4, 1, 9, 9))
+    with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\): one image is x\[None\]"): trained(torch.zeros(1, 8, 8))
 
 
 def test_same_seed_same_weights(images):
@@ -263,5 +266,12 @@ def test_a_small_collection_shrinks_the_batch(images):
 def test_an_unwritable_folder_is_found_before_training(tmp_path, images):
     (tmp_path / "file").write_text("in the way")
     start = time.perf_counter()
-    with pytest.raises((ValueError, OSError), match="file"): small().fit(images, epochs=1000, batch_size=48, out=tmp_path / "file")
+    with pytest.raises(ValueError, match="file cannot be written"): small().fit(images, epochs=1000, batch_size=48, out=tmp_path / "file")
     assert time.perf_counter() - start < 5
+
+
+def test_an_unwritable_folder_is_named_on_saving(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/model"):
+        with pytest.raises(ValueError, match=f"save_directory={folder} cannot be written .*: choose another folder"): small().save_pretrained(folder)
+    assert (tmp_path / "file").read_text() == "in the way" and len(list(tmp_path.iterdir())) == 1

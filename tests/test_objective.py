@@ -13,7 +13,7 @@ from sscq.codebook import Encoded, ProductQuantizer, soft_quantize
 from sscq.contrastive import FUSIONS, fused_consistency, info_nce
 from sscq.diversity import codeword_diversity
 from sscq.neighbors import part_neighbor, part_neighbor_with_positive
-from sscq.objective import Parts, SPQObjective, SPQParts, SSCQObjective
+from sscq.objective import Parts, SPQObjective, SPQParts, SSCQObjective, check_positive
 
 objective_broadcast, soft_quantize_broadcast, *_ = from_notebook(
     "08_objective", "objective_broadcast", "soft_quantize_broadcast", "pairwise", "of_negatives", "info_nce_broadcast",
@@ -187,6 +187,10 @@ def test_settings_are_values():
 ])
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message): SSCQObjective(**settings)
+
+
+def test_temperatures_must_be_numbers():
+    with pytest.raises(TypeError, match="tau_cc='0.2' is of type str; it must be a number"): check_positive(tau_ic=.5, tau_cc="0.2")
 
 
 @pytest.mark.parametrize("tau", [0., -1., math.nan])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import INPUTS, compare
+from reference import INPUTS, LIMIT, compare, relative_error
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "data").glob("sscq_*bit.npz"))
@@ -17,6 +17,11 @@ def test_every_array_agrees(path):
     with np.load(path) as file: assert set(errors) == set(file.files) - INPUTS  # none is left unchecked
     limits = {name: 1e-4 if "grad" in name else 1e-5 for name in errors}
     assert not {name: error for name, error in errors.items() if not error <= limits[name]}
+
+
+def test_a_loss_of_zero_is_not_divided_by():  # pn, when every negative is a neighbour
+    assert relative_error(2e-8, np.float32(0)) < LIMIT < relative_error(1e-3, np.float32(0))
+    assert relative_error(np.float32([1e-9]), np.float32([2e-9])) > LIMIT  # arrays stay relative to their own largest
 
 
 @pytest.fixture(scope="module")
