@@ -220,6 +220,8 @@ def test_figures_and_math_are_drawn(tab, address, nb):
     for figure, spec in zip(figures, specs):  # what the figure says in numbers, read from the page
         words = [a["text"] for a in spec["layout"].get("annotations", []) if a.get("text") and a.get("visible") is not False]
         assert {plain(w) for w in words} <= {plain(s) for s in figure["said"]}, figure["name"]
+    buttons = tab.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    assert not figures or set(buttons) <= {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}  # plotly's "Share" uploads
 
 
 @pytest.mark.browser

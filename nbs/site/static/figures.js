@@ -46,6 +46,9 @@
     return made;
   }));
 
+  // No button that sends a figure to somebody's server, and few to tab through.
+  const config = { displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"] };
+
   const draw = async (card) => {
     const name = card.dataset.figure, paper = card.querySelector(".paper");
     await Promise.all([load(here + "plotly.min.js"), load(`${here}figures/${name}.js`)]);
@@ -53,7 +56,7 @@
     const top = sliders.find((s) => s.y >= 1), gap = top ? layout.margin.t - (top.pad?.b || 0) : 0;
     const gd = make("div"), clip = make("div", { className: "clip", hidden: true }, gd);
     paper.append(clip);
-    await Plotly.newPlot(gd, { data, layout, frames, config: { displaylogo: false } });
+    await Plotly.newPlot(gd, { data, layout, frames, config });
     const run = async ({ method = "restyle", args = [] }) => { await Plotly[method](gd, ...args); await fit(gd, gap); };
     paper.querySelector("img")?.remove();
     paper.prepend(...updatemenus.map((m) => buttons(m, run)), ...sliders.map((s, n) => slider(s, `${name}-slider-${n}`, run)));
