@@ -45,13 +45,13 @@ def score(embed, codebooks: torch.Tensor, data) -> dict:
     query, database, copies = embed(data.query.images), embed(data.database.images), embed(edited(data.database.images))
     codes, itself = hard_assign(database, codebooks), torch.arange(len(database))[:, None]
     near = torch.cdist(query, database).topk(10, largest=False).indices
+    def found(ids): return (ids == itself).any(1).double().mean().item()
     squared, unsquared = (score_codes(query, data.query.labels, codes, data.database.labels, codebooks, data.topk, distance)
                           for distance in ("squared", "unsquared"))
     exact = score_queries(torch.cdist(query, database), relevance(data.query.labels, data.database.labels), data.topk)
     return dict(map=squared.map, map_ties=squared.map_ties, map_unsquared=unsquared.map, map_exact=exact.ap.mean().item(),
                 recall=recall(nearest(query, codebooks, codes, 10)[1], near).mean().item(),
-                found=recall(nearest(copies, codebooks, codes, 10)[1], itself).mean().item(),
-                found_exact=recall(torch.cdist(copies, database).topk(10, largest=False).indices, itself).mean().item(),
+                found=found(nearest(copies, codebooks, codes, 10)[1]), found_exact=found(torch.cdist(copies, database).topk(10, largest=False).indices),
                 perplexity=perplexity(usage(codes, codebooks.shape[1])).mean().item(), different_codes=len(codes.unique(dim=0)),
                 distortion=distortion(database, codebooks).item(), variance=(database - database.mean(0)).square().sum(1).mean().item())
 
