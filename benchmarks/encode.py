@@ -5,6 +5,7 @@ best of the turns. `encode_over_backbone` is the last stage over the first. Memo
 which should not grow with them."""
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,17 +21,18 @@ from sscq.views import to_float
 BACKBONE, MEMORY, FOLDER = STAGES = ("backbone", "encode, from memory", "encode, from a folder")
 
 
-def photographs(folder: Path, n: int, size: int) -> torch.Tensor:
-    "Random crops of scikit-learn's two photos, as JPEG files and as a tensor"
+def photographs(folder: Path, n: int, size: int):
+    "Random crops of scikit-learn's two photos, as JPEG files; from the 500th on, the same files under other names"
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
     photos, rng = load_sample_images().images, np.random.default_rng(0)
-    for i in range(n):
+    for i in range(min(n, 500)):
         side = int(rng.integers(100, 400))
         top, left = rng.integers(0, 427 - side), rng.integers(0, 640 - side)
         crop = Image.fromarray(photos[i % 2][top:top + side, left:left + side])
         crop.resize((size, size)).save(folder / f"{i:06d}.jpg", quality=85)
+    for i in range(500, n): os.link(folder / f"{i % 500:06d}.jpg", folder / f"{i:06d}.jpg")
 
 
 def model_for(args) -> SSCQ:
