@@ -53,6 +53,16 @@ from .views import VIEWS, two_views
 # %% ../nbs/13_widgets.ipynb #ffcc3676
 class LiveFigure(go.FigureWidget):
     "A figure on the page that is redrawn in place, and comes back as it was when the page is loaded again"
+    _whole = False
+
+    def __init__(self, figure: go.Figure):
+        super().__init__(figure.data, figure.layout)
+        self._whole = True
+        self.open()
+
+    def open(self):  # only now: plotly's own opens empty and sends the figure after it, too late for a page that is busy
+        if self._whole: super().open()
+
     def get_state(self, key=None, drop_defaults=False):
         if key is None and "_layout_obj" in self.__dict__:  # plotly's own state is that of its birth
             self._trait_values.update(_widget_layout=deepcopy(self._layout_obj._props), _widget_data=deepcopy(self._data))
@@ -151,7 +161,7 @@ def control(self: Explorer,
 def draw(self: Explorer, name: str, figure: go.Figure):
     "Put a figure in its place, or redraw the one that is there"
     if name in self.figures: self.figures[name].show(figure)
-    else: self.figures[name] = LiveFigure(figure.data, figure.layout)
+    else: self.figures[name] = LiveFigure(figure)
 
 @patch
 def on_pick(self: Explorer, name: str, trace: int, function: Callable):
@@ -601,7 +611,9 @@ def contrast_explorer(
                 with torch.random.fork_rng(), torch.no_grad():
                     torch.manual_seed(seed)
                     both = torch.cat(two_views(x, draw))
+                    was_training = model.training
                     batches[seed] = both, *model.eval()(both.to(model.device))
+                    model.train(was_training)
             return [t.float().cpu() for t in batches[seed]]
         i = explorer.control("image", ipywidgets.IntSlider, "image", "of the batch", min=0, max=len(x) - 1)
         fusion = explorer.control("fusion", ipywidgets.Dropdown, "fusion", "how f and z are joined", options=list(FUSIONS))
