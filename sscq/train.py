@@ -232,14 +232,16 @@ def gather_views(
 def encode_over_ranks(
     encode: Callable,  # images -> (n, …), as `SSCQ.encode`
     images,  # a tensor (N, C, H, W) or a list of files
-) -> Tensor:  # (N, …) on every rank, on the CPU
+) -> Tensor:  # (N, …) on every rank, on the CPU; unreadable files have no row, as in `encode`
     "Each rank encodes its share of a collection, and all get the whole"
     rank, world = rank_and_world()
     if world == 1: return encode(images)
-    mine = torch.arange(len(images)).tensor_split(world)[rank].tolist()
-    own = encode(images[mine[0]:mine[-1] + 1])
+    if len(images) < world: raise ValueError(f"{len(images)} images cannot be shared by {world} ranks: use fewer")
+    own = encode(images[len(images) * rank // world:len(images) * (rank + 1) // world])
     if dist.get_backend() == "nccl": own = own.cuda()
-    return gather_rows(own, len(images)).cpu()
+    sizes = [0] * world
+    together(dist.all_gather_object, sizes, len(own))
+    return AllRows.apply(own.contiguous(), sizes, rank).cpu()
 
 # %% ../nbs/09_train.ipynb #8d1dddb3
 class SumOverRanks(torch.autograd.Function):
@@ -637,7 +639,7 @@ def compiled(run: Run) -> nn.Module:
     "The model through torch.compile; where that fails, a warning and the model itself"
     x = torch.cat(two_views(some_batch(run), lambda x: x)).contiguous(memory_format=torch.channels_last)
     try:
-        fast = torch.compile(run.model, dynamic=False)
+        fast = torch.compile(run.model.train(), dynamic=False)
         embed(fast, x, run.config.precision).sum().backward()
         return fast
     except torch.OutOfMemoryError: raise
@@ -784,8 +786,8 @@ PRESETS = {
     "release-scripts": Preset(_small, "photo", SSCQObjective(weights=(0., 0., .4, .1, .2)), _release),
     "fast": Preset(_small, "photo", SSCQObjective(n_neighbors=40),
                    TrainConfig(epochs=300, batch_size=512, lr=1e-3, lr_end=.01, precision="bf16", compile=True)),
-    "laptop": Preset(dict(backbone="tiny_cnn", channels=3, image_size=16), "photo", SSCQObjective(),
-                     TrainConfig(epochs=12, lr=2e-3, warmup_epochs=1, lr_end=.01)),
+    "laptop": Preset(dict(backbone="tiny_cnn", channels=3, image_size=16), "gentle", SSCQObjective(),
+                     TrainConfig(epochs=10, batch_size=128, lr=2e-3, warmup_epochs=1, lr_end=.01)),
     "digits": Preset(dict(backbone="tiny_cnn", channels=1, image_size=8), "digit", SSCQObjective(),
                      TrainConfig(epochs=50, lr=2e-3, warmup_epochs=5, lr_end=.01)),
 }

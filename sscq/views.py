@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIEWS', 'to_float', 'uniform', 'draw_boxes', 'resize_weights', 'crop_resize', 'random_resized_crop', 'random_flip',
            'to_gray', 'blend', 'random_gray', 'shift_hue', 'Jitter', 'draw_jitter', 'apply_jitter', 'color_jitter',
-           'blur', 'gaussian_blur', 'check_floats', 'photo_view', 'sample_affine', 'affine_matrices', 'random_affine',
-           'random_ink', 'digit_view', 'two_views']
+           'blur', 'gaussian_blur', 'check_floats', 'check_photos', 'photo_view', 'gentle_view', 'sample_affine',
+           'affine_matrices', 'random_affine', 'random_ink', 'digit_view', 'two_views']
 
 # %% ../nbs/02_views.ipynb #9aa54a2a
 import math
@@ -213,17 +213,30 @@ def check_floats(x: Tensor) -> Float[Tensor, "B C H W"]:
     return x.float()
 
 
+def check_photos(x: Tensor) -> Float[Tensor, "B 3 H W"]:
+    "A batch of colour images in float32, or an error"
+    x = check_floats(x)
+    if x.shape[1] == 3: return x
+    raise ValueError(f"this view changes colours, so images need 3 channels, not {x.shape[1]}: use digit_view, or images.expand(-1, 3, -1, -1)")
+
+# %% ../nbs/02_views.ipynb #f335cd3d
 def photo_view(
     x: Tensor,  # (B, 3, H, W), floats in 0…1
     size: int | None = None,  # side of the square that comes out; None: as large as it went in
 ) -> Float[Tensor, "B 3 H2 W2"]:
     "One view of each photo: the recipe of the authors' release"
-    x = check_floats(x)
-    if x.shape[1] != 3: raise ValueError(
-        f"photo_view changes colours, so images need 3 channels, not {x.shape[1]}: use digit_view, or images.expand(-1, 3, -1, -1)")
+    x = check_photos(x)
     H, W = (size, size) if size else x.shape[2:]
     if min(H, W) < 2: raise ValueError(f"views of {H}×{W} pixels are too small to blur: at least 2×2")
     return gaussian_blur(random_gray(color_jitter(random_flip(random_resized_crop(x, size=size)))))
+
+# %% ../nbs/02_views.ipynb #cf2290a7
+def gentle_view(
+    x: Tensor,  # (B, 3, H, W), floats in 0…1
+) -> Float[Tensor, "B 3 H W"]:
+    "A milder view of small photos, for short trainings: larger parts, half the change of colour, no blur"
+    x = random_flip(random_resized_crop(check_photos(x), scale=(.25, 1.)))
+    return random_gray(color_jitter(x, strength=.2, hue=.05), p=.1)
 
 # %% ../nbs/02_views.ipynb #cdfdf1a5
 def sample_affine(
@@ -282,7 +295,7 @@ def digit_view(
     return random_ink(random_affine(check_floats(x)))
 
 
-VIEWS = {"photo": photo_view, "digit": digit_view}
+VIEWS = {"photo": photo_view, "gentle": gentle_view, "digit": digit_view}
 
 # %% ../nbs/02_views.ipynb #3ecb2b5a
 def two_views(

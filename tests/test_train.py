@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -260,6 +261,27 @@ def test_ctrl_c_keeps_the_last_epoch(images, tmp_path):
     assert same(model, small_model()) and history == []
 
 
+def test_stopped_from_another_thread(images, tmp_path):
+    "As a button does: training runs in a thread, and the view that it calls at every step raises KeyboardInterrupt"
+    want, _ = stopped(images, tmp_path / "want", 2)
+    model, pressed, results, calls = small_model(), threading.Event(), [], []
+    def view(x):
+        calls.append(1)
+        if len(calls) == 2 * (3 * 2 + 1) + 1: pressed.set()  # two views a step, three steps an epoch: amid the third epoch's second step
+        if pressed.is_set(): raise KeyboardInterrupt
+        return digit_view(x)
+    view.__name__ = "digit_view"  # for the settings of a run, it is the same view
+    def work(): results.append(trained(images, model=model, view=view, out=tmp_path / "run")[1])
+    with pytest.warns(UserWarning, match="stopped during epoch 3: the model keeps the weights of epoch 2; .*resume=True continues"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(60)
+    assert not thread.is_alive() and len(results[0]) == 2 and same(model, want) and not model.training
+    assert len(calls) == 2 * (3 * 2 + 1) + 1  # not a step more
+    resumed, history = trained(images, seed=9, out=tmp_path / "run", resume=True)
+    assert len(history) == 4 and same(resumed, trained(images)[0])
+
+
 def test_an_error_in_a_callback_keeps_the_epoch(images, tmp_path):
     def on_epoch(record): raise LookupError("mine")
     with pytest.raises(LookupError, match="mine"): trained(images, on_epoch=on_epoch, out=tmp_path)
@@ -291,8 +313,9 @@ def test_compile_falls_back(images, monkeypatch):
     with pytest.warns(UserWarning, match=r"torch.compile does not work here \(RuntimeError: no compiler\): training without it"):
         model, _ = trained(images, compile=True)
     assert same(model, trained(images)[0])
-    # and where it works, the trial leaves no trace
-    monkeypatch.setattr(torch, "compile", lambda model, **kw: model)
+    # and where it works, the trial leaves no trace; it is made as training will be
+    def tried(model, **kw): assert model.training; return model
+    monkeypatch.setattr(torch, "compile", tried)
     assert same(trained(images, compile=True)[0], model)
 
 

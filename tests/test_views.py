@@ -335,13 +335,13 @@ def test_photo_view_takes_any_shape(B, H, W):
     assert photo_view(images(B, H, W), size=16).shape == (B, 3, 16, 16)
 
 
-@pytest.mark.parametrize("name, C", [("photo", 3), ("digit", 1)])
+@pytest.mark.parametrize("name, C", [("photo", 3), ("gentle", 3), ("digit", 1)])
 def test_every_image_gets_numbers_of_its_own(name, C):
     v = VIEWS[name](images(1, 16, 16, C).expand(32, -1, -1, -1))
     assert torch.cdist(v.flatten(1), v.flatten(1)).fill_diagonal_(1).min() > 0
 
 
-@pytest.mark.parametrize("name, C", [("photo", 3), ("digit", 1)])
+@pytest.mark.parametrize("name, C", [("photo", 3), ("gentle", 3), ("digit", 1)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_views_are_float32_whatever_came_in(name, C, dtype):
     x = images(4, 8, 8, C).to(dtype)
@@ -350,7 +350,7 @@ def test_views_are_float32_whatever_came_in(name, C, dtype):
     assert a.dtype == torch.float32 and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name, C", [("photo", 3), ("digit", 1)])
+@pytest.mark.parametrize("name, C", [("photo", 3), ("gentle", 3), ("digit", 1)])
 def test_same_seed_same_views(name, C):
     x = (images(5, 8, 8, C) * 255).to(torch.uint8)
     torch.manual_seed(7); first = two_views(x, VIEWS[name])
@@ -359,7 +359,7 @@ def test_same_seed_same_views(name, C):
     assert all(torch.equal(a, b) for a, b in zip(first, again)) and not torch.equal(first[0], other[0]) and not torch.equal(*first)
 
 
-@pytest.mark.parametrize("name, C", [("photo", 3), ("digit", 1)])
+@pytest.mark.parametrize("name, C", [("photo", 3), ("gentle", 3), ("digit", 1)])
 def test_input_is_left_alone(name, C):
     x = images(6, 8, 8, C)
     before = x.clone()
@@ -367,14 +367,14 @@ def test_input_is_left_alone(name, C):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("name, C", [("photo", 3), ("digit", 1)])
+@pytest.mark.parametrize("name, C", [("photo", 3), ("gentle", 3), ("digit", 1)])
 def test_no_step_looks_at_a_number(name, C):
     "A meta tensor has no numbers, so `.item()`, `nonzero` or a boolean index would raise"
     assert VIEWS[name](torch.empty(10, C, 32, 32, device="meta")).shape == (10, C, 32, 32)
 
 
 @needs_cuda
-@pytest.mark.parametrize("name, C", [("photo", 3), ("digit", 1)])
+@pytest.mark.parametrize("name, C", [("photo", 3), ("gentle", 3), ("digit", 1)])
 def test_no_synchronisation_on_cuda(name, C):
     x = torch.randint(256, (64, C, 32, 32), dtype=torch.uint8, device="cuda")
     two_views(x, VIEWS[name])  # libraries start up

@@ -119,7 +119,12 @@ def check_pieces(rank: int):
 
     images, seen = torch.arange(35, dtype=torch.uint8).view(5, 7), []
     def encode(x): seen.append(len(x)); return x + 1
-    assert torch.equal(encode_over_ranks(encode, images), images + 1) and seen == [3 - rank]
+    assert torch.equal(encode_over_ranks(encode, images), images + 1) and seen == [2 + rank]
+    # rank 0 cannot read its first image, which then has no row; and an image for each rank is the least
+    assert torch.equal(encode_over_ranks(lambda x: x[1 - rank:], images), images[1:])
+    try: encode_over_ranks(encode, images[:1])
+    except ValueError as error: assert "1 images cannot be shared by 2 ranks" in str(error)
+    else: raise AssertionError("one image was shared by two ranks")
 
     views = torch.randn(2, 5, 7)
     assert torch.equal(gather_views(views[:, mine].flatten(0, 1), 5), views.flatten(0, 1))
