@@ -30,9 +30,11 @@ from typing import NamedTuple
 
 import ipywidgets
 import numpy as np
+import plotly
 import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
+import traitlets
 from fastcore.basics import patch
 from PIL import Image
 from plotly.subplots import make_subplots
@@ -50,10 +52,28 @@ from . import train as training
 from .train import PRESETS, TrainConfig
 from .views import VIEWS, two_views
 
+# %% ../nbs/13_widgets.ipynb #52887ec0
+# plotly's own script is 5 MB and parsed once a figure; anywidget gives up on one that takes longer than two seconds. Here it is parsed once a page
+_SHARED = """
+const load = text => {
+  const url = URL.createObjectURL(new Blob([text], {type: "text/javascript"}));
+  return import(url).then(m => m.default).finally(() => URL.revokeObjectURL(url));
+};
+export default () => {
+  let own;
+  return {
+    initialize({model}) {
+      own = (globalThis.sscqPlotly ??= load(model.get("_bundle"))).then(make => { const f = make(); f.initialize({model}); return f; });
+    },
+    async render(context) { return (await own).render(context); },
+  };
+};"""
+
 # %% ../nbs/13_widgets.ipynb #ffcc3676
 class LiveFigure(go.FigureWidget):
     "A figure on the page that is redrawn in place, and comes back as it was when the page is loaded again"
-    _whole = False
+    _esm, _whole = _SHARED, False
+    _bundle = traitlets.Unicode((Path(plotly.__file__).parent / "package_data" / "widgetbundle.js").read_text(encoding="utf-8")).tag(sync=True)
 
     def __init__(self, figure: go.Figure):
         super().__init__(figure.data, figure.layout)
