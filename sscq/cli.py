@@ -154,9 +154,10 @@ def summary(
 # %% ../nbs/14_cli.ipynb #76322dd2
 def protocol(results: list[Result]) -> str:
     "What the numbers of a table were measured on"
-    s, seeds = results[0].squared, len({r.seed for r in results})
+    s, seeds, n = results[0].squared, len({r.seed for r in results}), torch.get_num_threads()
+    device = "CUDA" if torch.cuda.is_available() else f"CPU, {n} thread{'s' * (n > 1)}"
     return (f"{s.data}, mAP@{s.topk}, {s.n_queries:,} queries × {s.n_database:,} images, squared distances, {s.ties}; "
-            f"{seeds} seed{'s' * (seeds > 1)}; {'CUDA' if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'}")
+            f"{seeds} seed{'s' * (seeds > 1)}; {device}")
 
 
 def text_table(rows: list[dict]) -> str:

@@ -75,7 +75,8 @@ def check_images(
     if images.dtype == torch.uint8: return images
     if not images.is_floating_point(): raise TypeError(f"images of {images.dtype} must be uint8 in 0…255, or floating point in 0…1")
     low, high = (v.item() for v in images.aminmax())
-    if not np.isfinite([low, high]).all(): raise ValueError("images contain NaN or infinite values")
+    if not np.isfinite([low, high]).all(): raise ValueError(
+        f"image {(~images.isfinite()).flatten(1).any(1).nonzero()[0].item()} contains NaN or infinite values: mend it or leave it out")
     if low < 0 or high > 1: raise ValueError(
         f"floating-point images must lie in 0…1, these span {low:.3g}…{high:.3g}: divide by 255, or undo a normalisation")
     return (images * 255).round().to(torch.uint8)
@@ -358,11 +359,12 @@ class ImagesOnly(Dataset):
 
 # %% ../nbs/01_data.ipynb #458f661d
 def as_images(
-    source,  # a folder, a picture (file or PIL), a list of files, a Dataset of images (or of tuples that begin with one), or a tensor
+    source,  # a folder, a picture (file or PIL), a list of files, a Dataset of images (or of tuples that begin with one), a tensor or an array
     channels: int,
     size: int,
 ) -> Tensor | Dataset:
     "Whatever holds images, as something with `len` and items of uint8 (C, size, size)"
+    if isinstance(source, np.ndarray): source = torch.from_numpy(source)
     if isinstance(source, Tensor): return check_images(source, channels, size)
     if isinstance(source, Image.Image): return square(source, size, channels)[None]
     if isinstance(source, (str, Path)):
@@ -373,7 +375,7 @@ def as_images(
     if isinstance(source, (list, tuple)) and all(isinstance(p, (str, Path)) for p in source): source = Pictures(source, size, channels)
     if isinstance(source, IterableDataset) or not isinstance(source, Dataset) or not hasattr(source, "__len__"): raise TypeError(
         f"images must be a folder, a picture, a list of files, a tensor, or a torch Dataset with a length, not {type(source).__name__}")
-    if not len(source): raise ValueError(f"no images: the {type(source).__name__} is empty")
+    if not len(source): raise ValueError(f"no images: the {'list' if isinstance(source, Pictures) else type(source).__name__} is empty")
     if not isinstance(source, (Pictures, ImagesOnly)):
         source = ImagesOnly(source, size, channels)
         source[0]  # tells at once if these are no images

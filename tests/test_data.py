@@ -101,7 +101,7 @@ def test_bytes_survive_the_way_to_floats_and_back(dtype):
     (torch.zeros(0, 3, 8, 8), ValueError, "no images"),
     (torch.zeros(2, 3, 8, 8, dtype=torch.long), TypeError, "int64 must be uint8"),
     (torch.zeros(2, 3, 8, 8, dtype=torch.bool), TypeError, "must be uint8"),
-    (torch.full((2, 3, 8, 8), float("nan")), ValueError, "NaN or infinite"),
+    (torch.full((2, 3, 8, 8), float("nan")), ValueError, "image 0 contains NaN or infinite"),
     (torch.full((2, 3, 8, 8), float("inf")), ValueError, "NaN or infinite"),
     (torch.full((2, 3, 8, 8), -1.), ValueError, "span -1…-1.*undo a normalisation"),
     (torch.full((2, 3, 8, 8), 255.), ValueError, "span 255…255: divide by 255"),
@@ -555,7 +555,7 @@ def test_as_images_takes_what_people_have(tmp_path):
     assert torch.equal(in_memory(as_images(tmp_path, 3, 8)), want) and torch.equal(in_memory(as_images(str(tmp_path), 3, 8)), want)
     assert torch.equal(in_memory(as_images(paths, 3, 8)), want) and torch.equal(in_memory(as_images(tuple(map(str, paths)), 3, 8)), want)
     assert torch.equal(as_images(paths[0], 3, 8), want[:1]) and torch.equal(as_images(photo(16, 16, 0), 3, 8), want[:1])
-    assert as_images(want, 3, 8) is want and torch.equal(as_images(want / 255, 3, 8), want)
+    assert as_images(want, 3, 8) is want and torch.equal(as_images(want / 255, 3, 8), want) and torch.equal(as_images(want.numpy(), 3, 8), want)
     for items in ([photo(16, 16, i) for i in range(3)], [(photo(16, 16, i), i) for i in range(3)],
                   list(want), [(x, "label", 7) for x in want], [[x / 255] for x in want]):
         images = as_images(Pairs(items), 3, 8)
@@ -569,10 +569,10 @@ class Endless(IterableDataset):
 
 
 @pytest.mark.parametrize("source, error, message", [
-    (np.zeros((2, 3, 8, 8)), TypeError, "not ndarray"), (7, TypeError, "not int"), (None, TypeError, "not NoneType"),
+    (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "8 channels, the model takes 3"), (7, TypeError, "not int"), (None, TypeError, "not NoneType"),
     (Endless(), TypeError, "not Endless"),
     (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([torch.zeros(3, 8, 8)], TypeError, "not list"),
-    ([], ValueError, "no images"), (Pairs([]), ValueError, "no images: the Pairs is empty"),
+    ([], ValueError, "no images: the list is empty"), (Pairs([]), ValueError, "no images: the Pairs is empty"),
     (Pairs([{"image": 0}]), TypeError, "item 0 of the Dataset must be a PIL image or a tensor .* not dict"),
     (Pairs([()]), TypeError, "not tuple"), (Pairs([(1, photo())]), TypeError, "not int"),
     (Pairs([torch.zeros(1, 8, 8)]), ValueError, "item 0 of the Dataset: images have 1 channels"),
