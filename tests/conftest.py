@@ -1,6 +1,5 @@
 "Shapes in signatures are checked, here and only here; and one browser for the tests that open pages."
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,19 +9,17 @@ from jaxtyping import install_import_hook
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("sscq", "typecheck.check")
 
-CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+from lab_driver import CHROMIUM_ARGS, chromium
 
 
 @pytest.fixture(scope="module")  # not session: while it lives, asyncio cannot be used by other tests of the same process
 def browser():
     "Chromium without a window. Where there is none, its tests are skipped, but in CI they fail"
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-    if not chromium: refuse("no Chromium: install it (Debian: apt install chromium) to test pages in a browser")
+    if not (path := chromium()): refuse("no Chromium: install it (Debian: apt install chromium) to test pages in a browser")
     try: from playwright.sync_api import sync_playwright
     except ImportError: refuse("no playwright: pip install playwright to test pages in a browser")
     with sync_playwright() as p:
-        found = p.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+        found = p.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
         yield found
         found.close()

@@ -1,0 +1,370 @@
+"The explorers and tutorials in JupyterLab, in a real browser: what the page shows is compared with the plain functions, computed here."
+import io
+import json
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lab_driver import ROOT, Notebook, close, lab_server, lay_out
+from PIL import Image
+
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
+TUTORIALS = sorted(p.stem for p in (ROOT / "nbs/tutorials").glob("*.ipynb"))
+
+# Added to the copy of the explorers' notebook: what it trained, for the tests to compute with; things that do not fit; a cell for after a restart.
+KEEP = """
+model.save_pretrained("kept/model")
+torch.save(dict(runs=runs, codes=codes), "kept/runs.pt")
+"""
+MISFITS = {
+    "codebook": ("codebook_explorer(torch.rand(10, 3))", r"\(10, 3\) must be \(N, 2\)"),
+    "usage": ("usage_explorer(runs, images[:7], codes)", "7 images"),
+    "neighbors": ("neighbor_explorer(model, torch.zeros(9, 3, 32, 32, dtype=torch.uint8))", "3"),
+    "contrast": ("contrast_explorer(model, data.query.images[:3])", "3 images: give at least 6"),
+    "training": ("training_explorer(data._replace(query=data.query._replace(labels=None)))", "no labels"),
+    "retrieval": ("retrieval_explorer({'photos': SSCQ(bits=16, backbone='tiny_cnn')}, data)", "resize|channels")}
+AGAIN = "from sscq.widgets import codebook_explorer as once_more\nonce_more()"
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    "JupyterLab over a copy of the notebooks; opens one and waits until all its cells ran"
+    folder = lay_out(tmp_path_factory.mktemp("lab"))
+    path = folder / "nbs/13_widgets.ipynb"
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for i, source in enumerate((KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
+        nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
+    path.write_text(json.dumps(nb), encoding="utf-8")
+    with lab_server(folder) as (url, token): yield SimpleNamespace(folder=folder, open=lambda path: Notebook(browser, url, token, path))
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    notebook = lab.open("nbs/13_widgets.ipynb")
+    try: yield notebook.ran()
+    finally: notebook.close()
+
+
+@pytest.fixture(scope="module")
+def kept(lab, page):
+    "The model and the runs that the notebook trained, and its data"
+    from sscq.core import SSCQ
+    from sscq.data import digits
+    folder = lab.folder / "nbs/kept"
+    return SimpleNamespace(**torch.load(folder / "runs.pt", weights_only=True), model=SSCQ.from_pretrained(folder / "model"), data=digits())
+
+
+@pytest.fixture
+def clean(page):
+    "Page, kernel and network are without an error after the test"
+    yield
+    page.assert_clean()
+
+
+def agree(explorer, wanted):
+    "Readout and figures are those of `wanted()`: a text whose numbers may be off in the last digit, and the figures of plain functions"
+    seen = [None, None]  # a readout, and what belongs to it
+    def differs():
+        if explorer.message(): return f"the message {explorer.message()!r}"
+        if (readout := explorer.readout()) != seen[0]: seen[:] = readout, wanted()
+        return "" if close(readout, seen[1][0]) else f"the readout is not {seen[1][0]!r}"
+    explorer.wait(lambda: not differs(), differs)
+    explorer.wait_figures(*seen[1][1:])
+
+
+def press(explorer, control, *keys):
+    "Move a control by keys, and wait until the readout follows"
+    before, readout = control.seen(), explorer.readout()
+    assert control.press(*keys) != before
+    explorer.wait(lambda: explorer.readout() != readout, f"{control.name} changes nothing")
+
+
+def labelled(explorer):
+    "Every control can be reached with the keyboard and says what it is"
+    controls = {name: explorer.control(name) for name in explorer.controls()}
+    for name, control in controls.items():
+        assert control.label(), f"{name} has no label"
+        assert control.enabled(), f"{name} is switched off"
+    return controls
+
+
+def test_codebook(page, clean):
+    from sscq.search import train_pq
+    from sscq.widgets import bits_figure, distortions, example_points, plane_figure, plane_state
+    explorer, points, words = page.explorer("codebook"), example_points(), [2 ** b for b in range(1, 7)]
+    controls = labelled(explorer)
+    known = {M: distortions(points, words, M) for M in (1, 2)}
+    def wanted():
+        K, M, i = (int(controls[name].seen()) for name in ("K", "M", "point"))
+        state = plane_state(points, train_pq(points, M, K), i, tau := 10 ** controls["tau"].position())
+        text = (f"K {K} · M {M} · {state.bits} bits · distortion {state.distortion:.4f} · τ_sq {tau:.3g} · point {i} · "
+                f"largest share {state.shares.amax(1).prod():.2f} · z from codeword {(state.z - state.word).norm():.3f}")
+        return text, plane_figure(points, state), bits_figure(known, M, state.bits)
+    agree(explorer, wanted)
+    for name, *keys in (("K", "End"), ("K", "Home"), ("K", "ArrowRight", "ArrowRight"), ("M", "ArrowRight"), ("tau", *["ArrowLeft"] * 5), ("tau", "End"),
+                        ("point", *["ArrowRight"] * 3)):
+        press(explorer, controls[name], *keys)
+        agree(explorer, wanted)
+    alone = (torch.cdist(points, points) + 9 * torch.eye(len(points))).min(1).values.argmax().item()
+    explorer.figure(0).click(*points[alone].tolist())
+    explorer.wait_readout(f"point {alone} ")
+    agree(explorer, wanted)
+    assert explorer.control("point").seen() == str(alone)
+
+
+def test_usage(page, kept, clean):
+    from sscq.widgets import perplexity_figure, some_images, users, words_figure
+    explorer = page.explorer("usage")
+    controls = labelled(explorer)
+    def wanted():
+        run = controls["run"].seen()
+        m, epoch, k = (int(controls[name].seen()) for name in ("book", "epoch", "word"))
+        history, rows = kept.runs[run], users(kept.codes[run], m, k)
+        record, counts = history[epoch - 1], history[epoch - 1]["usage"][m]
+        text = (f"{run} · epoch {epoch} of {len(history)} · book {m} · perplexity {record['perplexity'][m]:.2f} of {len(counts)} · "
+                f"words in use {sum(c > 0 for c in counts)} · codeword {k}: {counts[k] / sum(counts):.1%} of the codes · "
+                f"{len(rows)} images name it after training" + f", the first {min(len(rows), 24)} are shown" * (len(rows) > 24))
+        return text, words_figure(counts, k), perplexity_figure(kept.runs, m, epoch), some_images(kept.data.train, rows)
+    agree(explorer, wanted)
+    for name in ("book", "epoch", "word", "run", "word"):
+        controls[name].move()
+        agree(explorer, wanted)
+    counts = kept.runs[controls["run"].seen()][int(controls["epoch"].seen()) - 1]["usage"][int(controls["book"].seen())]
+    here = int(controls["word"].seen())
+    most = max((k for k in range(len(counts)) if k != here), key=lambda k: counts[k])
+    explorer.figure(0).click(most, counts[most] / sum(counts) / 2)
+    explorer.wait_readout(f"codeword {most}:")
+    agree(explorer, wanted)
+
+
+def test_neighbors(page, kept, clean):
+    from sscq.codebook import soft_quantize
+    from sscq.widgets import clickable, neighbors_figure, part_neighbors
+    explorer, x, M = page.explorer("neighbors"), kept.data.query.images, len(kept.model.codebooks)
+    controls = labelled(explorer)
+    with torch.no_grad(): z = soft_quantize(kept.model.embed(x), kept.model.codebooks.detach(), kept.model.quantizer.tau)
+    def wanted():
+        i, part, n = (int(controls[name].seen()) for name in ("image", "part", "n"))
+        here, whole = part_neighbors(z, i, n, M, part), part_neighbors(z, i, n)
+        both = len(set(here[1].tolist()) & set(whole[1].tolist()))
+        text = f"image {i} · part {part} of {M} · n {n} · in both {both} · nearest in the part {here[0][0]:.3f} · nearest overall {whole[0][0]:.3f}"
+        return text, clickable(neighbors_figure(x, i, here, whole), 2 * n + 2, n + 1)
+    agree(explorer, wanted)
+    for name, key in (("image", "ArrowRight"), ("part", "End"), ("n", "End"), ("n", "Home"), ("n", "ArrowRight"), ("image", "End")):
+        press(explorer, controls[name], key)
+        agree(explorer, wanted)
+    i, n = int(controls["image"].seen()), int(controls["n"].seen())
+    second = part_neighbors(z, i, n)[1][1].item()
+    explorer.figure().click(2.5, 1.54)  # third picture of the second row
+    explorer.wait_readout(f"image {second} ")
+    agree(explorer, wanted)
+
+
+def test_contrast(page, kept, clean):
+    from sscq.contrastive import FUSIONS
+    from sscq.views import digit_view, two_views
+    from sscq.widgets import divergences, kl_figure, seen_figure, seen_negatives, views_figure
+    explorer, x = page.explorer("contrast"), kept.data.query.images[:64]
+    controls = labelled(explorer)
+    def wanted():
+        i, fusion, tau = int(controls["image"].seen()), controls["fusion"].seen(), explorer.number("τ_cc")
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(int(controls["draw"].seen()))
+            f, z = kept.model.eval()(both := torch.cat(two_views(x, digit_view)))
+        pairs = seen_negatives(f, z, fusion, tau)
+        kl = divergences(pairs)
+        text = (f"image {i} · fusion {fusion} · τ_cc {tau:.3g} · KL {kl[i]:.4f} · batch mean {kl.mean():.4f} · 126 negatives"
+                + ", shown: z of view a against f of view b" * (fusion == "cross"))
+        return text, seen_figure(pairs[0], i), kl_figure(f, z, fusion, tau, i), views_figure(both, pairs[0], i)
+    agree(explorer, wanted)
+    assert controls["fusion"].options() == list(FUSIONS)
+    for fusion in FUSIONS:
+        if fusion != controls["fusion"].seen(): controls["fusion"].choose(fusion)
+        agree(explorer, wanted)
+    for name, key in (("image", "ArrowRight"), ("tau", "Home"), ("tau", "End"), ("tau", "ArrowLeft"), ("draw", "ArrowRight"), ("draw", "Home")):
+        press(explorer, controls[name], key)
+        agree(explorer, wanted)
+    assert float(controls["tau"].seen()) == pytest.approx(explorer.number("τ_cc"), rel=.02)
+
+
+def test_retrieval(page, kept, clean):
+    from sscq.evaluate import relevance
+    from sscq.widgets import answers, answers_figure, as_source, clickable, image_grid, parts_figure, raw_pixel_index, uploaded_picture
+    explorer, data, top = page.explorer("retrieval"), kept.data, 10
+    controls = labelled(explorer)
+    sources = {name: as_source(name, model, data) for name, model in {"SSCQ": kept.model, "pixels": raw_pixel_index(data)}.items()}
+    shown, uploaded = torch.linspace(0, len(data.query.images) - 1, 30).long(), []
+    def wanted():
+        q, exact, chosen = int(controls["query"].seen()), controls["exact"].seen() == "exact", int(controls["answer"].seen()) - 1
+        x = uploaded[0] if uploaded else data.query.images[q:q + 1]
+        parts, found, hits = ["query uploaded" if uploaded else f"query {q}", "exact" if exact else "quantized"], {}, {}
+        for name, source in sources.items():
+            f = torch.as_tensor(source.index.embed(x)).float()[0]
+            found[name], other = (answers(source, f, top, e) for e in (exact, not exact))
+            hits[name] = None if uploaded else relevance(data.query.labels[q:q + 1], data.database.labels[found[name].ids])[0]
+            parts += [f"{name}: 16 bits", "labels not known" if uploaded else f"hits {int(hits[name].sum())} of {top}",
+                      f"nearest {found[name].distances[0]:.4g}",
+                      f"{len(set(found[name].ids.tolist()) & set(other.ids.tolist()))} of {top} also {'quantized' if exact else 'exact'}"]
+        marks = [True if i == q and not uploaded else None for i in shown]
+        return (" · ".join(parts), clickable(image_grid(data.query.images[shown], columns=15, size=38, marks=marks), 30, 15),
+                answers_figure(data, x, found, hits, chosen), parts_figure(found, chosen))
+    agree(explorer, wanted)
+    controls["query"].type("7"); agree(explorer, wanted)
+    controls["query"].type("99999"); agree(explorer, wanted)  # more than there are: the last
+    assert int(controls["query"].seen()) == len(data.query.images) - 1
+    controls["exact"].choose("exact"); agree(explorer, wanted)
+    controls["answer"].press("End"); agree(explorer, wanted)
+    explorer.figure(0).click(3.5, 1.54)  # fourth query of the second row
+    explorer.wait_readout(f"query {shown[18]} "); agree(explorer, wanted)
+    explorer.figure(1).click(4.5, .54)  # fourth answer
+    explorer.wait(lambda: controls["answer"].seen() == "4", "the click on an answer did not choose it"); agree(explorer, wanted)
+    controls["exact"].choose("quantized"); agree(explorer, wanted)
+    picture = Image.fromarray(data.query.images[3, 0].numpy()).resize((64, 64))
+    picture.save(file := io.BytesIO(), "PNG")
+    controls["upload"].upload("digit.png", file.getvalue())
+    uploaded.append(uploaded_picture("digit.png", file.getvalue(), 8, 1))
+    explorer.wait_readout("query uploaded"); agree(explorer, wanted)
+    uploaded.clear()
+    explorer.figure(0).click(.5, .54)
+    explorer.wait_readout("query 0 "); agree(explorer, wanted)
+
+
+def picture_file(kind: str, size: tuple, mode: str = "L", **settings) -> bytes:
+    Image.new(mode, size).save(file := io.BytesIO(), kind, **settings)
+    return file.getvalue()
+
+
+UPLOADS = {
+    "text": ("notes.png", lambda: b"dear diary", "not a picture"),
+    "empty": ("empty.png", lambda: b"", "empty|not a picture"),
+    "cut off": ("half.jpg", lambda: picture_file("JPEG", (400, 400))[:900], "cut off|truncated|damaged|not a picture"),
+    "bomb": ("bomb.png", lambda: picture_file("PNG", (14_000, 14_000), "1"), "pixels|large|big"),
+    "animated": ("cat.gif", lambda: picture_file("GIF", (8, 8), save_all=True, append_images=[Image.new("L", (8, 8), 255)]), "animated")}
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_retrieval_refuses_a_file_in_a_few_words(page, clean, name):
+    explorer, (file, content, message) = page.explorer("retrieval"), UPLOADS[name]
+    before = explorer.readout()
+    explorer.control("upload").upload(file, content())
+    said = explorer.wait_message(message)
+    assert file in said and len(said) < 200 and explorer.readout() == before
+    explorer.control("exact").move()  # not dead
+    explorer.wait(lambda: explorer.readout() != before and not explorer.message(), "the next control has no effect")
+
+
+def settings_of(controls) -> dict:
+    "What `setup` takes, as the controls show it"
+    def number(name): return float(controls[name].seen())
+    weights = tuple(number(f"w_{term}") for term in ("icf", "icz", "cc", "pn", "cd"))
+    taus = {name: number(name) for name in ("tau_sq", "tau_ic", "tau_cc", "tau_pn", "tau_cd")}
+    return dict(bits=int(number("bits")), n_words=int(number("K")), word_dim=int(number("d")), batch_size=int(number("batch")), epochs=int(number("epochs")),
+                fusion=controls["fusion"].seen(), weights=weights, **taus)
+
+
+def trained_here(data, settings) -> tuple:
+    import threading
+
+    from sscq.widgets import setup, train_watched
+    run = setup(data, **settings)
+    return run.model, train_watched(run, data, threading.Event())
+
+
+def test_training(page, kept, clean):
+    explorer = page.explorer("training")
+    controls = labelled(explorer)
+    start, _ = controls.pop("start"), controls.pop("stop")
+    settings = []
+    for names, epochs in (((), 2), (set(controls) - {"epochs"}, 1)):  # the preset, then everything moved
+        controls["epochs"].slide_to(str(epochs))
+        for name in names: controls[name].move()
+        settings.append(settings_of(controls))
+        start.press("Enter")
+        explorer.wait_readout(f"run {len(settings)} · done · epoch {epochs} of {epochs}", timeout=60)
+        assert not explorer.message()
+    assert not [name for name in settings[0] if settings[0][name] == settings[1][name]], "a setting did not follow its control"
+    here = [trained_here(kept.data, s) for s in settings]
+    model, history = here[1]
+    assert f"· {model.bits} bits ·" in explorer.readout()
+    for name in ("loss", "map"):
+        assert explorer.number({"map": "mAP"}.get(name, name)) == pytest.approx(history[-1][name], rel=.02, abs=.01)
+    compare_figures(explorer, here)
+    table = [row.locator("td").all_text_contents() for row in explorer.at.locator(".sscq-runs tr").all()[1:]]
+    assert [row[:4] for row in table] == [["run 1", "epochs 2", "done", "2"], ["run 2", table[1][1], "done", "1"]]
+    assert all(name in table[1][1] for name in settings[1]), "a changed setting is not in the table"
+    for row, (_, h) in zip(table, here): assert [float(v) for v in row[4:6]] == pytest.approx([h[-1]["loss"], h[-1]["map"]], rel=.02, abs=.01)
+
+
+def compare_figures(explorer, here):
+    from sscq.widgets import gauge_figure, loss_figure, runs_figure, shares_figure
+    history = here[-1][1]
+    explorer.wait_figures(loss_figure(history), runs_figure({f"run {i}": h for i, (_, h) in enumerate(here, 1)}), gauge_figure(history[-1]["map"]),
+                          shares_figure(history[-1]["usage"]), atol=.02)
+
+
+def test_training_stops_within_a_second(page, clean):
+    explorer = page.explorer("training")
+    start, stop, bits = (explorer.control(name) for name in ("start", "stop", "bits"))
+    explorer.control("epochs").press("End")
+    start.press("Enter")
+    explorer.wait_readout("· training · epoch 1 of 50", timeout=60)
+    start.press("Enter")  # a second training
+    explorer.wait_message("under way already")
+    bits.move()  # a control moved meanwhile
+    explorer.wait_message("applies to the next run")
+    asked = time.monotonic()
+    stop.press("Enter")
+    explorer.wait_readout("· stopped ·", timeout=20)
+    took = time.monotonic() - asked
+    said = explorer.wait_message(r"stopped during epoch \d+: the model keeps the weights of epoch \d+")
+    assert took <= 1, f"Stop took {took:.2f} s"
+    epoch = int(re.search(r"weights of epoch (\d+)", said)[1])
+    assert f"epoch {epoch} of 50" in explorer.readout()
+    explorer.control("epochs").slide_to("1")  # alive: one more run, to its end
+    start.press("Enter")
+    explorer.wait_readout("· done · epoch 1 of 1", timeout=60)
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit_is_said(page, clean, name):
+    explorer = page.explorer(name, 1)
+    said = explorer.wait_message(MISFITS[name][1])
+    assert 10 < len(said) < 320 and "Traceback" not in said and not explorer.controls()
+
+
+def test_a_restarted_kernel_is_said(page):
+    page.restart_kernel()
+    for name in ("codebook", "usage", "neighbors", "contrast", "training", "retrieval"):
+        explorer = page.explorer(name)
+        def note(explorer=explorer): return explorer.at.evaluate("e => getComputedStyle(e, '::before').content")
+        explorer.wait(lambda note=note: "restarted: run this cell again" in note(), "no note that the kernel was restarted")
+    page.run_last_cell()
+    explorer = page.explorer("codebook", 2)
+    before = explorer.readout()
+    assert "K 8" in before and "restarted" not in explorer.at.evaluate("e => getComputedStyle(e, '::before').content")
+    explorer.control("K").press("ArrowRight")
+    explorer.wait_readout("K 16 ")
+    page.assert_clean()
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_tutorial(lab, name):
+    notebook = lab.open(f"nbs/tutorials/{name}.ipynb")
+    try:
+        notebook.ran()
+        for i, kind in enumerate(found := notebook.explorers()):
+            explorer = notebook.explorer(kind, found[:i].count(kind))
+            for control in labelled(explorer).values():
+                if control.kind in ("button", "upload"): continue
+                before = explorer.readout()
+                control.move()
+                if kind != "training": explorer.wait(lambda e=explorer, b=before: e.readout() != b, f"{control.name} changes nothing")
+                assert not explorer.message()
+            if kind == "training":
+                explorer.control("epochs").slide_to("1")
+                explorer.control("start").press("Enter")
+                explorer.wait_readout("· done · epoch 1 of 1", timeout=60)
+        notebook.assert_clean()
+    finally: notebook.close()
