@@ -166,10 +166,11 @@ def test_contrast(page, kept, clean):
     from sscq.contrastive import FUSIONS
     from sscq.views import digit_view, two_views
     from sscq.widgets import divergences, kl_figure, seen_figure, seen_negatives, views_figure
-    explorer, x = page.explorer("contrast"), kept.data.query.images[:64]
+    explorer, x, taus = page.explorer("contrast"), kept.data.query.images[:64], [.2, *(10 ** (-1.3 + .05 * k) for k in range(41))]
     controls = labelled(explorer)
     def wanted():
-        i, fusion, tau = int(controls["image"].seen()), controls["fusion"].seen(), explorer.number("τ_cc")
+        i, fusion = int(controls["image"].seen()), controls["fusion"].seen()
+        tau = next(t for t in taus if f"{t:.3g}" == f"{explorer.number('τ_cc'):.3g}")
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(int(controls["draw"].seen()))
             f, z = kept.model.eval()(both := torch.cat(two_views(x, digit_view)))
