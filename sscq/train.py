@@ -36,7 +36,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from . import __version__
-from .codebook import Encoded, ProductQuantizer, hard_assign, perplexity
+from .codebook import Encoded, ProductQuantizer, check_counts, hard_assign, perplexity
 from .data import batches
 from .objective import SSCQObjective
 from .views import photo_view, two_views
@@ -60,7 +60,7 @@ class TrainConfig:
     deterministic: bool = False  # on CUDA: slower operations that give the same bits every time
 
     def __post_init__(self):
-        if self.epochs < 1: raise ValueError(f"epochs={self.epochs} must be at least 1")
+        check_counts(epochs=self.epochs, batch_size=self.batch_size)
         if self.batch_size < 2: raise ValueError(
             f"batch_size={self.batch_size} must be at least 2: an image's negatives are the others of its batch")
         if not 0 < self.lr < math.inf: raise ValueError(f"lr={self.lr} must be positive and finite")
@@ -169,7 +169,7 @@ def find_device(
     "A device that is there, or a ValueError"
     if name is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try: device = torch.device(name)
-    except RuntimeError: raise ValueError(f"device={name!r} is unknown; choose cpu, cuda, cuda:1, … or mps") from None
+    except (RuntimeError, TypeError): raise ValueError(f"device={name!r} is unknown; choose cpu, cuda, cuda:1, … or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(name)!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; choose cpu")
     if device.type == "mps" and not torch.backends.mps.is_available(): raise ValueError("device='mps' is not there; choose cpu")
