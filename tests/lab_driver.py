@@ -328,6 +328,10 @@ class Explorer:
     def readout(self) -> str: return " ".join(self.at.locator(".sscq-readout").first.text_content().split())
     def message(self) -> str: return " ".join(" ".join(self.at.locator(".sscq-message").all_text_contents()).split())
 
+    def shows(self) -> tuple:
+        "The readout, and what all figures show"
+        return self.readout(), [self.figure(i).shown() for i in range(self.at.locator(".sscq-figures .js-plotly-plot").count())]
+
     def number(self, name: str) -> float:
         "The number after `name` in the readout"
         found = re.search(rf"{re.escape(name)}\s*[:=]?\s*(-?[\d,]*\.?\d+(?:e-?\d+)?)", self.readout())

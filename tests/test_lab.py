@@ -359,9 +359,9 @@ def test_tutorial(lab, name):
             explorer = notebook.explorer(kind, found[:i].count(kind))
             for control in labelled(explorer).values():
                 if control.kind in ("button", "upload"): continue
-                before = explorer.readout()
+                before = explorer.shows()
                 control.move()
-                if kind != "training": explorer.wait(lambda e=explorer, b=before: e.readout() != b, f"{control.name} changes nothing")
+                if kind != "training": explorer.wait(lambda e=explorer, b=before: e.shows() != b, f"{control.name} changes nothing")
                 assert not explorer.message()
             if kind == "training":
                 explorer.control("epochs").slide_to("1")
