@@ -23,3 +23,11 @@ def browser():
         found = p.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
         yield found
         found.close()
+
+
+LONGEST = ("test_tutorials.py", "test_lab.py", "test_notebooks.py")
+
+
+def pytest_collection_modifyitems(items):
+    "The longest files first: a worker that begins one at the end leaves the other idle"
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -364,3 +364,12 @@ class Explorer:
         except AssertionError as error: raise AssertionError("; ".join(f"figure {i}: {d}" for i, d in found) + f"; {error}") from None
 
     def screenshot(self, path): self.at.screenshot(path=str(path))
+
+
+def labelled(explorer):
+    "Every control can be reached with the keyboard and says what it is"
+    controls = {name: explorer.control(name) for name in explorer.controls()}
+    for name, control in controls.items():
+        assert control.label(), f"{name} has no label"
+        assert control.enabled(), f"{name} is switched off"
+    return controls

@@ -1,4 +1,4 @@
-"The explorers and tutorials in JupyterLab, in a real browser: what the page shows is compared with the plain functions, computed here."
+"The explorers in JupyterLab, in a real browser: what the page shows is compared with the plain functions, computed here."
 import io
 import json
 import re
@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab_driver import ROOT, Notebook, close, lab_server, lay_out
+from lab_driver import Notebook, close, labelled, lab_server, lay_out
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
-TUTORIALS = sorted(p.stem for p in (ROOT / "nbs/tutorials").glob("*.ipynb"))
 
 # Added to the copy of the explorers' notebook: what it trained, for the tests to compute with; things that do not fit; a cell for after a restart.
 KEEP = """
@@ -78,15 +77,6 @@ def press(explorer, control, *keys):
     before, readout = control.seen(), explorer.readout()
     assert control.press(*keys) != before
     explorer.wait(lambda: explorer.readout() != readout, f"{control.name} changes nothing")
-
-
-def labelled(explorer):
-    "Every control can be reached with the keyboard and says what it is"
-    controls = {name: explorer.control(name) for name in explorer.controls()}
-    for name, control in controls.items():
-        assert control.label(), f"{name} has no label"
-        assert control.enabled(), f"{name} is switched off"
-    return controls
 
 
 def test_codebook(page, clean):
@@ -344,24 +334,3 @@ def test_a_restarted_kernel_is_said(page):
     explorer.control("K").press("ArrowRight")
     explorer.wait_readout("K 16 ")
     page.assert_clean()
-
-
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_tutorial(lab, name):
-    notebook = lab.open(f"nbs/tutorials/{name}.ipynb")
-    try:
-        notebook.ran()
-        for i, kind in enumerate(found := notebook.explorers()):
-            explorer = notebook.explorer(kind, found[:i].count(kind))
-            for control in labelled(explorer).values():
-                if control.kind in ("button", "upload"): continue
-                before = explorer.shows()
-                control.move()
-                if kind != "training": explorer.wait(lambda e=explorer, b=before: e.shows() != b, f"{control.name} changes nothing")
-                assert not explorer.message()
-            if kind == "training":
-                explorer.control("epochs").slide_to("1")
-                explorer.control("start").press("Enter")
-                explorer.wait_readout("· done · epoch 1 of 1", timeout=60)
-        notebook.assert_clean()
-    finally: notebook.close()
