@@ -242,7 +242,7 @@ def test_search_finds_perplexity(tab, address):
     found = [hits.nth(i).get_attribute("href").partition("?")[0].partition("#")[0] for i in range(hits.count())]
     assert {"api/codebook.html", "04_codebook.html", "05_diversity.html"} <= set(found)
     hits.first.click()
-    assert tab.url.endswith("api/codebook.html#sscq.codebook.perplexity")
+    tab.wait_for_url("**/api/codebook.html#sscq.codebook.perplexity")
     assert tab.locator("[id='sscq.codebook.perplexity']").is_visible()
 
 
@@ -347,4 +347,4 @@ def test_keyboard_skips_to_the_content(tab, address):
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.textContent") == "Skip to content"
     tab.keyboard.press("Enter")
-    assert tab.url.endswith("#furo-main-content")
+    tab.wait_for_url("**#furo-main-content")
