@@ -3,7 +3,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -316,21 +315,6 @@ def test_save_page_is_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"): save_page(path, "t", ["<p>new</p>"])
     assert path.read_text(encoding="utf-8") == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(FileNotFoundError): save_page(tmp_path / "absent" / "report.html", "t", [])
-
-
-CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not chromium: pytest.skip("no Chromium: install it (Debian: apt install chromium) to test pages in a browser")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright to test pages in a browser")
-    with playwright.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
-        yield b
-        b.close()
 
 
 @pytest.mark.browser
