@@ -3,8 +3,9 @@
 Each stage adds to the one before: the backbone's forward and backward pass; the head and the quantizer; the objective and the
 optimizer; the two views; the data, which is an epoch of `fit`'s loop. An image counts once although it is seen twice. The stages take
 turns in one process; of each, the best turn counts. bf16 is autocast, everything but the first row is channels-last, and on CUDA
-everything is compiled. `step_over_backbone` is the last stage over the bare backbone in the same precision and layout;
-`matrix_share` is the arithmetic of the backbone done by the whole step, as a share of the rate measured for large matrix products."""
+network, views and objective are compiled, as `fit` compiles them. `step_over_backbone` is the last stage over the bare backbone in the
+same precision and layout; `matrix_share` is the arithmetic of the backbone done by the whole step, as a share of the rate measured for
+large matrix products."""
 import argparse
 import datetime
 import json
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sscq.core import SSCQ
 from sscq.objective import SSCQObjective
-from sscq.train import Run, TrainConfig, train_epoch, train_step
+from sscq.train import Run, TrainConfig, compiled, train_epoch, train_step
 from sscq.views import photo_view, two_views
 
 LAYOUT, BACKBONE, HEAD, OBJECTIVE, VIEWS, DATA = STAGES = (
@@ -43,33 +44,33 @@ def stages(device: str, precision: str, args) -> dict:
     torch.manual_seed(0)
     def new(): return SSCQ(bits=args.bits, backbone=args.backbone, image_size=args.size).to(device).train()
     images = torch.randint(0, 256, (args.images, 3, args.size, args.size), dtype=torch.uint8, device=device)
-    config, objective, per_epoch = TrainConfig(precision=precision, batch_size=args.images), SSCQObjective(), 4 if device == "cuda" else 1
-    compiled = (lambda module: torch.compile(module, dynamic=False)) if device == "cuda" and not args.eager else lambda module: module
+    config, per_epoch = TrainConfig(precision=precision, batch_size=args.images), 4 if device == "cuda" else 1
+    compiles = device == "cuda" and not args.eager
     x = torch.cat(two_views(images, photo_view))
     x_last = x.contiguous(memory_format=torch.channels_last)
     def low(): return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
 
     def bare(module, x):
-        module = compiled(module)
+        if compiles: module = torch.compile(module, dynamic=False)
         def run():
             with low(): out = module(x)
             out.float().square().mean().backward()
         return run
 
     plain, last, whole = new(), new().to(memory_format=torch.channels_last), new().to(memory_format=torch.channels_last)
-    fast, adam = compiled(whole), torch.optim.Adam(whole.parameters(), lr=1e-4, fused=True)
+    adam = torch.optim.Adam(whole.parameters(), lr=1e-4, fused=True)
+    run = Run(whole, images.repeat(per_epoch, 1, 1, 1), photo_view, SSCQObjective(), config, adam, per_epoch)
+    if compiles: run = compiled(run, small=True)
 
     def head():
-        with low(): f = fast(x_last).f
+        with low(): f = run.model(x_last).f
         whole.quantizer(f.float()).z.square().mean().backward()
 
-    def step_on(view): return lambda: train_step(fast, whole.codebooks, images, view, objective, adam, precision)
+    def step_on(view): return lambda: train_step(run.model, whole.codebooks, images, view, run.objective, adam, precision)
     def given(_): return x_last[:args.images]  # views that cost nothing
 
-    many = images.repeat(per_epoch, 1, 1, 1)
-    run = Run(fast, many, photo_view, objective, config, adam, per_epoch)
     functions = {LAYOUT: bare(plain.backbone, x), BACKBONE: bare(last.backbone, x_last), HEAD: head, OBJECTIVE: step_on(given),
-                 VIEWS: step_on(photo_view), DATA: lambda: train_epoch(run, 0)}
+                 VIEWS: step_on(run.view), DATA: lambda: train_epoch(run, 0)}
     return {name: (function, args.images * (per_epoch if name == DATA else 1)) for name, function in functions.items()}
 
 

@@ -635,18 +635,22 @@ def some_batch(run: Run) -> Tensor:
     n = math.ceil(len(run.images) / run.per_epoch / rank_and_world()[1])
     return next(iter(batches(run.images, [torch.arange(n)]))).to(find_quantizer(run.model).codebooks.device)
 
-def compiled(run: Run) -> nn.Module:
-    "The model through torch.compile; where that fails, a warning and the model itself"
-    x = torch.cat(two_views(some_batch(run), lambda x: x)).contiguous(memory_format=torch.channels_last)
+def compiled(
+    run: Run,
+    small: bool,  # views and objective too
+) -> Run:
+    "The network through torch.compile; where that fails, a warning and the run as it was"
+    x, still = some_batch(run), torch.optim.SGD(run.model.parameters(), lr=0.)
     try:
-        fast = torch.compile(run.model.train(), dynamic=False)
-        embed(fast, x, run.config.precision).sum().backward()
+        fast = run._replace(model=torch.compile(run.model.train(), dynamic=False))
+        if small: fast = fast._replace(view=torch.compile(run.view, dynamic=False), objective=torch.compile(run.objective, dynamic=False))
+        train_step(fast.model, find_quantizer(run.model).codebooks, x, fast.view, fast.objective, still, run.config.precision, run.config.micro_batch)
         return fast
     except torch.OutOfMemoryError: raise
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         warnings.warn(f"torch.compile does not work here ({reason}): training without it", stacklevel=4)
-        return run.model
+        return run
 
 # %% ../nbs/09_train.ipynb #87a6849d
 def largest_fitting(
@@ -697,7 +701,7 @@ def run_epochs(
     model, kept, full = run.model, deepcopy(run.model.state_dict()), False
     try:
         if run.config.compile:
-            run = run._replace(model=compiled(run))
+            run = compiled(run, small=find_quantizer(model).codebooks.is_cuda)
             model.load_state_dict(kept)
         for epoch in range(len(history), run.config.epochs):
             start = time.perf_counter()
@@ -785,7 +789,7 @@ PRESETS = {
     "paper": Preset(_small, "photo", SSCQObjective(), _release),
     "release-scripts": Preset(_small, "photo", SSCQObjective(weights=(0., 0., .4, .1, .2)), _release),
     "fast": Preset(_small, "photo", SSCQObjective(n_neighbors=40),
-                   TrainConfig(epochs=300, batch_size=512, lr=1e-3, lr_end=.01, precision="bf16", compile=True)),
+                   TrainConfig(epochs=300, batch_size=500, lr=1e-3, lr_end=.01, precision="bf16", compile=True)),
     "laptop": Preset(dict(backbone="tiny_cnn", channels=3, image_size=16), "gentle", SSCQObjective(),
                      TrainConfig(epochs=10, batch_size=128, lr=2e-3, warmup_epochs=1, lr_end=.01)),
     "digits": Preset(dict(backbone="tiny_cnn", channels=1, image_size=8), "digit", SSCQObjective(),

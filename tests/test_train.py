@@ -5,6 +5,7 @@ import math
 import os
 import random
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -317,6 +318,38 @@ def test_compile_falls_back(images, monkeypatch):
     def tried(model, **kw): assert model.training; return model
     monkeypatch.setattr(torch, "compile", tried)
     assert same(trained(images, compile=True)[0], model)
+
+
+def test_views_and_objective_compile_whole_and_change_nothing():
+    "As on CUDA: no graph breaks, nothing compiled again in the second step, the same losses. In a process without shape checks"
+    code = """
+import torch
+from functools import partial
+from torch._dynamo.utils import counters
+from sscq import neighbors, train
+from sscq.core import SSCQ
+from sscq.objective import SSCQObjective
+from sscq.views import photo_view
+
+torch.compile = partial(torch.compile, backend="eager", fullgraph=True)  # traced as ever, but run as it is, with the same random numbers
+neighbors._largest = lambda table, k: table.topk(k, sorted=False).values  # CUDA's way
+images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+losses = []
+for fast in (True, False):
+    torch.manual_seed(0)
+    model, config = SSCQ(bits=16, backbone="tiny_cnn", image_size=16).train(), train.TrainConfig(batch_size=20)
+    run = train.Run(model, images, photo_view, SSCQObjective(), config, torch.optim.Adam(model.parameters()), 2)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    if fast: run = train.compiled(run, small=True)
+    model.load_state_dict(weights)
+    graphs = counters["stats"]["unique_graphs"]
+    losses.append(train.train_epoch(run, 0)[0])
+    assert counters["stats"]["unique_graphs"] == graphs and (graphs >= 3 or not fast), graphs
+torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+assert not counters["graph_break"], counters["graph_break"]"""
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning:sscq", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "does not work here" not in done.stderr
 
 
 def test_switches_are_put_back(images):
