@@ -45,9 +45,6 @@ class Normalize(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]: return (x - self.mean) / self.std
 
 # %% ../nbs/03_backbone.ipynb #c1c954b2
-BACKBONES = ("tiny_cnn", "resnet18_small", "resnet18", "resnet50", "vgg16", "vit_b_16")
-
-
 def without_classifier(
     name: str,  # a torchvision model
     weights=None,  # a member of its weights enum; None: random
@@ -59,6 +56,9 @@ def without_classifier(
     elif name.startswith("vgg"): n, net.classifier[-1] = net.classifier[-1].in_features, nn.Identity()
     else: n, net.heads = net.hidden_dim, nn.Identity()
     return nn.Sequential(Normalize(), net), n
+
+# %% ../nbs/03_backbone.ipynb #1c98c4bd
+BACKBONES = ("tiny_cnn", "resnet18_small", "resnet18", "resnet50", "vgg16", "vit_b_16")
 
 
 def make_backbone(
@@ -74,7 +74,7 @@ def make_backbone(
     return without_classifier(name)
 
 # %% ../nbs/03_backbone.ipynb #77bad865
-MIN_SIZE = {"tiny_cnn": 4, "resnet18_small": 8, "resnet18": 32, "resnet50": 32, "vgg16": 32, "vit_b_16": 224}  # the total stride
+MIN_SIZE = {"tiny_cnn": 4, "resnet18_small": 8, "resnet18": 32, "resnet50": 32, "vgg16": 32, "vit_b_16": 224}  # the total stride; of vit_b_16, its only size
 
 
 def check_image_size(
