@@ -15,47 +15,47 @@ from torch.autograd.function import once_differentiable
 
 # %% ../nbs/06_neighbors.ipynb #b4fde3de
 def same_image(
-    n: int,  # 2B: rows of view a, then rows of view b
+    n_inputs: int,  # 2B: rows of view a, then rows of view b
     device=None,
-) -> Bool[Tensor, "n n"]:
+) -> Bool[Tensor, "inputs inputs"]:
     "True where two inputs are views of one image: each input's own column and its positive's"
-    if n % 2 or n < 4: raise ValueError(
-        f"{n} inputs: two views of at least two images are needed, stacked as [a; b], to have any negatives")
-    return torch.eye(n // 2, dtype=torch.bool, device=device).repeat(2, 2)
+    if n_inputs % 2 or n_inputs < 4: raise ValueError(
+        f"{n_inputs} inputs: two views of at least two images are needed, stacked as [a; b], to have any negatives")
+    return torch.eye(n_inputs // 2, dtype=torch.bool, device=device).repeat(2, 2)
 
 # %% ../nbs/06_neighbors.ipynb #b1a5aace
 def part_cosines(
-    z: Tensor,  # (n, D) soft-quantized, both views stacked
+    z: Tensor,  # (2B, D) soft-quantized, both views stacked
     n_books: int,  # M
-) -> Float[Tensor, "M n n"]:
+) -> Float[Tensor, "M inputs inputs"]:
     "Cosine similarity of every pair of inputs, part by part"
     parts = _parts(z, n_books)
     return parts @ parts.mT
 
-def _parts(z, n_books):  # (M, n, d), each part of length 1
+def _parts(z, n_books):  # (M, 2B, d), each part of length 1
     if z.ndim != 2: raise ValueError(f"z of shape {tuple(z.shape)} must be (2B, D): one row an input, both views stacked")
     if n_books < 1 or z.shape[1] % n_books: raise ValueError(f"z has {z.shape[1]} dimensions, not a multiple of n_books={n_books}")
     return F.normalize(z.unflatten(1, (n_books, -1)), dim=-1).transpose(0, 1)
 
 # %% ../nbs/06_neighbors.ipynb #fc7a38b5
 def nearest_negatives(
-    z: Tensor,  # (n, D) soft-quantized, both views stacked
+    z: Tensor,  # (2B, D) soft-quantized, both views stacked
     n_books: int,  # M
     n_neighbors: int = 20,
-) -> Int[Tensor, "M n n_neighbors"]:  # numbers of inputs, nearest first
+) -> Int[Tensor, "M inputs n_neighbors"]:  # numbers of inputs, nearest first
     "Each input's nearest negatives in every part, `N_k(i)` of the paper: the sets that `part_neighbor` learns from"
     _check(len(z), len(z) - 2, n_neighbors, "negatives")
     return part_cosines(z, n_books).masked_fill_(same_image(len(z), z.device), -torch.inf).topk(n_neighbors).indices
 
-def _check(n, candidates, n_neighbors, kind, tau=1.):
-    same_image(n, "meta")  # an even number of inputs, four at least
+def _check(n_inputs, candidates, n_neighbors, kind, tau=1.):
+    same_image(n_inputs, "meta")  # an even number of inputs, four at least
     if not 1 <= n_neighbors <= candidates: raise ValueError(
-        f"n_neighbors={n_neighbors}, but a batch of {n // 2} images has {candidates} {kind}: use more images a batch or fewer neighbours")
+        f"n_neighbors={n_neighbors}, but a batch of {n_inputs // 2} images has {candidates} {kind}: use more images a batch or fewer neighbours")
     if not tau > 0: raise ValueError(f"tau_pn={tau} must be positive")
 
 # %% ../nbs/06_neighbors.ipynb #ea03387e
 def _largest(
-    table: Tensor,  # (..., n)
+    table: Tensor,  # (..., columns)
     k: int,
 ) -> Tensor:  # (..., k), in any order
     "The k largest values of every row"
@@ -64,13 +64,13 @@ def _largest(
 
 # %% ../nbs/06_neighbors.ipynb #b599fc7d
 def _losses_and_pulls(
-    sim: Tensor,  # (m, n, n) cosines / τ of m parts, -inf where masked; overwritten
+    sim: Tensor,  # (m, 2B, 2B) cosines / τ of m parts, -inf where masked; overwritten
     n_neighbors: int,
 ) -> tuple[Tensor, Tensor]:
     "The sum of all rows' losses, and its derivative by every entry of sim: `G = p - q`"
     near = _largest(sim, n_neighbors)
     last, top = near.amin(-1, keepdim=True), near.amax(-1, keepdim=True)
-    is_near, tied = (compare(sim, last, out=torch.empty_like(sim)) for compare in (torch.gt, torch.eq))
+    is_near, tied = (compare(sim, last, out=torch.empty_like(sim)) for compare in (torch.gt, torch.eq))  # 1. where true
     is_near.addcmul_(tied, (near == last).sum(-1, keepdim=True) / tied.sum(-1, keepdim=True))
     weight = sim.sub_(top).exp_()  # at most 1: no overflow
     total, held = weight.sum(-1, keepdim=True), (near - top).exp().sum(-1, keepdim=True)
@@ -78,11 +78,11 @@ def _losses_and_pulls(
 
 # %% ../nbs/06_neighbors.ipynb #e6c41b47
 class _ShareOfNearest(torch.autograd.Function):
-    "Mean of the rows' losses; its gradient `(G + Gᵀ) x / τ` is taken on the way forward, a few parts at a time"
+    "Mean of the rows' losses; the gradient is made on the way forward, a few parts at a time, and has no gradient of its own"
     @staticmethod
     def forward(ctx, parts, n_neighbors, tau, hidden):
-        M, n, _ = parts.shape
-        few = max(1, (2 ** 18 if parts.device.type == "cpu" else 2 ** 26) // n ** 2)  # so that a table of them fits a CPU's cache
+        M, inputs, _ = parts.shape
+        few = max(1, (2 ** 18 if parts.device.type == "cpu" else 2 ** 26) // inputs ** 2)  # 1 MB of tables on a CPU, 256 on a GPU
         loss, grads = 0., []
         for x in parts.split(few):
             y = x / tau
@@ -90,9 +90,9 @@ class _ShareOfNearest(torch.autograd.Function):
             for offset in hidden: sim.diagonal(offset, -2, -1).fill_(-torch.inf)
             value, G = _losses_and_pulls(sim, n_neighbors)
             loss = loss + value
-            grads.append(G @ y + G.mT @ y)
+            grads.append(G @ y + G.mT @ y)  # (G + Gᵀ) x / τ
         ctx.save_for_backward(torch.cat(grads))
-        return loss / (M * n)
+        return loss / (M * inputs)
 
     @staticmethod
     @once_differentiable

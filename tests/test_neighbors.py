@@ -14,7 +14,8 @@ from sscq import neighbors
 from sscq.neighbors import nearest_negatives, part_cosines, part_neighbor, part_neighbor_with_positive, same_image
 
 DATA = Path(__file__).parent / "data"
-part_neighbor_loop, part_neighbor_broadcast = from_notebook("06_neighbors", "part_neighbor_loop", "part_neighbor_broadcast")
+part_neighbor_loop, part_neighbor_broadcast, losses_and_pulls, *_ = from_notebook(
+    "06_neighbors", "part_neighbor_loop", "part_neighbor_broadcast", "losses_and_pulls", "_largest", "same_image")
 few = settings(deadline=None, max_examples=15, derandomize=True)
 sizes = dict(B=st.integers(2, 6), M=st.integers(1, 4), d=st.integers(1, 5), tau=st.sampled_from((.1, .5, 3.)), seed=st.integers(0, 99),
              data=st.data())
@@ -153,6 +154,15 @@ def test_ties_share_the_last_place():
     sim = (part_cosines(z.detach(), 1) / .5).masked_fill(same_image(10), -torch.inf)
     _, G = neighbors._losses_and_pulls(sim, 4)
     assert G.sum(-1).abs().max() < 1e-12
+
+
+@few
+@given(**sizes)
+def test_written_over_or_in_new_tables_is_the_same(B, M, d, tau, seed, data):
+    z, n = some(B, M, d, seed).round(), data.draw(st.integers(1, 2 * B - 2))  # whole numbers: many cosines are tied
+    sim = (part_cosines(z, M) / tau).masked_fill(same_image(2 * B), -torch.inf)
+    expected = losses_and_pulls(sim, n)
+    for ours, plain in zip(neighbors._losses_and_pulls(sim.clone(), n), expected): torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
 
 
 def test_positives_feel_nothing_and_in_the_variant_are_pulled():
