@@ -81,12 +81,13 @@ def check_fusion(fusion: str):
 # %% ../nbs/07_contrastive.ipynb #4f7ea8bf
 def fused_consistency(
     f: Float[Tensor, "n D"],  # embeddings, both views stacked
-    z: Float[Tensor, "n D"],  # the same, soft-quantized
+    z: Tensor,  # (n, D) the same, soft-quantized
     fusion: str = "sum",  # sum, concatenate, max, embedding, quantized or cross
     tau: float = .2,  # τ_cc; the authors suggest 2.0 for "cross"
 ) -> Float[Tensor, ""]:
     "Consistency of the fused representation `u = φ(f, z)` (SSCQ, global consistent quantization)"
     check_fusion(fusion)
+    if f.shape != z.shape: raise ValueError(f"f of shape {tuple(f.shape)} and z of shape {tuple(z.shape)} differ: z must be f, softly quantized")
     if fusion == "cross": return consistency(z, f, tau) + consistency(f, z, tau)
     u = FUSIONS[fusion](f, z)
     return consistency(u, u, tau)
