@@ -1,5 +1,6 @@
 "Figures say what they were given; the page opens from a disk with nothing but itself."
 import base64
+import gzip
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from PIL import Image
+from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from sscq.figures import (
@@ -30,6 +32,8 @@ from sscq.figures import (
     image_rows,
     matrix,
     notebook_pictures,
+    number,
+    packed_plotly,
     page,
     pipeline,
     save_page,
@@ -138,7 +142,15 @@ def test_curves():
 
 def test_bars_write_their_numbers():
     assert text_of(bars({"a": .5, "b": (.25, .02), "c": -1})) == ["0.5", "0.25 ± 0.02", "-1"]
+    assert text_of(bars({"a": 14712, "b": (-3300., 250.), "c": -0.})) == ["14,700", "-3,300 ± 200", "0"]
     assert not bars({"a": 1}).data[0].error_y.visible and bars({"a": (1, .1)}).data[0].error_y.array == (.1,)
+    assert np.isnan(bars({"a": (1, .1), "b": 2, "c": (3, 0)}).data[0].error_y.array).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("value, digits, text", [
+    (14712, 3, "14,700"), (999.9, 3, "1,000"), (.7402, 3, "0.74"), (-0., 3, "0"), (0, 3, "0"), (-1e6, 1, "-1,000,000"), (1470.26, 5, "1,470.3"),
+    (3e-7, 3, "3e-07"), (float("nan"), 3, "nan"), (float("inf"), 3, "inf")])
+def test_numbers_are_written_as_people_do(value, digits, text): assert number(value, digits) == text
 
 
 @pytest.mark.parametrize("M, K", [(1, 4), (4, 16), (5, 8), (16, 256)])
@@ -191,6 +203,7 @@ def test_soft_cells_land_where_soft_quantization_does():
         ours = soft_quantize(torch.tensor(points), torch.tensor(words)[None], tau)
         assert np.allclose(z, ours.numpy())
     assert len(fig.layout.images) == 2
+    assert [t.name for t in fig.data if t.showlegend is not False] == ["codewords", "f to z", "z", "f"]  # once, not once a panel
     with pytest.raises(ValueError, match="must be positive"): soft_cells(points, words, [0.])
 
 
@@ -200,6 +213,7 @@ def test_matrix_writes_and_marks():
     assert [(s.x0, s.x1, s.y0, s.y1) for s in fig.layout.shapes] == [(-.5, .5, .5, 1.5)]
     assert luminance(fig.data[0].colorscale[1][1]) > .3, "black numbers must be readable on the darkest cell"
     assert matrix(rng.random((30, 30))).data[0].text is None
+    assert np.array_equal(matrix([[-.001, -.006]]).data[0].text, [["0.00", "-0.01"]])
 
 
 def test_distance_table_adds_up():
@@ -282,7 +296,18 @@ def test_no_pictures_are_drawn_while_testing(monkeypatch):
     assert pio.renderers.default == "plotly_mimetype"
 
 
+def test_planes_name_their_axes():
+    for fig in (cells(points, words), soft_cells(points, words, [.1, 1])):
+        titles = [getattr(fig.layout, axis).title.text for axis in ("xaxis", "xaxis2", "yaxis", "yaxis2") if axis in fig.layout]
+        assert titles in (["first dimension", "second dimension"], ["first dimension", "first dimension", "second dimension", None])
+
+
 # --- the page ---
+
+def test_plotly_travels_gzipped_and_is_packed_once():
+    assert gzip.decompress(packed_plotly()).decode() == get_plotlyjs() and packed_plotly() is packed_plotly()
+    assert len(packed_plotly()) < 2e6
+
 
 def test_page_holds_everything():
     text = page("A <title> & more", ["<h1>All</h1>", *all_figures().values()])
