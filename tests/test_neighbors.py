@@ -274,6 +274,13 @@ def test_bad_input_to_the_tables_is_named():
         with pytest.raises(ValueError, match=f"{n} inputs: two views"): same_image(n)
 
 
+def test_a_second_derivative_is_refused():
+    "The gradient is a constant to autograd: what it would give is wrong"
+    z = some(16, 2, 8, 0, torch.float64).requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivative.*leave create_graph=True out"):
+        torch.autograd.grad(part_neighbor(z, 2, 5), z, create_graph=True)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_cpu():
