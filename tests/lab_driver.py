@@ -20,10 +20,11 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PATIENCE = "[anywidget] Failed to initialize model."  # said of a page too busy for two seconds; a figure draws and follows all the same
 CALM = '{"fetchNews": "false", "checkForUpdates": false}'  # else a pop-up covers the page
 
-# Runs all cells and keeps, beside them, every error that the kernel reports: one raised in a control's callback shows in no cell.
-START = """async () => {
+# Keeps every error that the kernel reports: one raised in a control's callback shows in no cell.
+ATTACH = """async () => {
   const app = window.jupyterapp; await app.restored;
   let panel = app.shell.currentWidget;
   for (let i = 0; i < 300 && !panel?.sessionContext; i++) { await new Promise(r => setTimeout(r, 100)); panel = app.shell.currentWidget; }
@@ -35,7 +36,6 @@ START = """async () => {
     if (m.header.msg_type === 'stream' && m.content.text.includes('Traceback')) test.raised.push(m.content.text);
   });
   test.run = async command => { test.done = false; await app.commands.execute(command); test.done = true; };
-  test.run('notebook:run-all-cells');
 }"""
 CELLS = """() => sscqTest.panel.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim()).map(c => ({
   source: c.model.sharedModel.getSource(), count: c.model.executionCount, prompt: c.inputArea.promptNode.textContent,
@@ -95,18 +95,29 @@ def lab_server(folder: Path, **env: str):
 
 class Notebook:
     "A notebook open in JupyterLab, its cells running; what went wrong in page, kernel and network is collected"
-    def __init__(self, browser, url: str, token: str, path: str):
+    def __init__(self, browser, url: str, token: str, path: str, script: str = ""):  # script: run in the page before all others
         self.path, self.url, self.token, self.problems, self.outside = path, url, token, [], []
         self.context = browser.new_context(viewport=dict(width=1280, height=1100))
         self.page = self.context.new_page()
-        self.page.on("pageerror", lambda e: self.problems.append(f"page error: {e}"))
+        self.page.add_init_script(script)
+        self.page.on("pageerror", lambda e: self.problems.append(f"page error: {e}") if str(e) != PATIENCE else None)
         self.page.on("console", lambda m: self.problems.append(f"console: {m.text} ({m.location.get('url')})") if m.type == "error" else None)
         self.page.on("request", lambda r: self.look_at(r.url))
         self.page.on("websocket", lambda ws: self.look_at(ws.url))
         name = re.sub(r"\W", "-", path)  # a workspace of its own, else a second page opens the first one's notebook
         self.page.goto(f"{url}/lab/workspaces/{name}/tree/{path}?token={token}&reset", wait_until="domcontentloaded")
+        self.attach()
+        self.page.evaluate("() => { sscqTest.run('notebook:run-all-cells'); }")
+
+    def attach(self):
         self.page.wait_for_function("() => window.jupyterapp", timeout=60_000)
-        self.page.evaluate(START)
+        self.page.evaluate(ATTACH)
+
+    def reload(self):
+        "Save, and load the page again; the kernel lives on"
+        self.page.evaluate("async () => { await jupyterapp.commands.execute('docmanager:save'); }")
+        self.page.reload(wait_until="domcontentloaded")
+        self.attach()
 
     def look_at(self, address: str):
         if not address.startswith((self.url, self.url.replace("http", "ws"), "data:", "blob:")): self.outside.append(address)
@@ -138,6 +149,7 @@ class Notebook:
         assert not problems, f"{self.path}: errors of the page\n" + "\n".join(problems)
         assert not outside, f"{self.path}: requests to elsewhere\n" + "\n".join(outside)
 
+    def interrupt_kernel(self): self.page.evaluate("async () => { await sscqTest.panel.sessionContext.session.kernel.interrupt(); }")
     def restart_kernel(self): self.page.evaluate("async () => { await sscqTest.panel.sessionContext.session.kernel.restart(); }")
 
     def run_last_cell(self, timeout: float = 120):
@@ -238,12 +250,13 @@ class Control:
 
 
 def close(a: str, b: str) -> bool:
-    "The same text, whose numbers may differ by one in their last digit"
-    number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    "The same text, whose measures (with a point or a percent sign; counts have neither) may differ by one in their last digit"
+    number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?%?"
     if re.sub(number, "#", a) != re.sub(number, "#", b): return False
     for x, y in zip(re.findall(number, a), re.findall(number, b)):
-        digits = len(x.split("e")[0].partition(".")[2])
-        if x != y and (not digits or abs(float(x) - float(y)) > 1.01 * 10 ** -digits): return False
+        digits = len(x.strip("%").split("e")[0].partition(".")[2])
+        measure = digits or x.endswith("%")
+        if x != y and (not measure or abs(float(x.strip("%")) - float(y.strip("%"))) > 1.01 * 10 ** -digits): return False
     return True
 
 

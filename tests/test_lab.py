@@ -35,7 +35,21 @@ def lab(browser, tmp_path_factory):
     for i, source in enumerate((KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
     path.write_text(json.dumps(nb), encoding="utf-8")
-    with lab_server(folder) as (url, token): yield SimpleNamespace(folder=folder, open=lambda path: Notebook(browser, url, token, path))
+    with lab_server(folder) as (url, token): yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args))
+
+
+# Holds back plotly's script, which LiveFigure unpacks through a Response without an address, until the test lets it go
+LATE = """let go; const gate = new Promise(yes => { go = yes; }), text = Response.prototype.text;
+window.letGo = go; window.held = 0;
+Response.prototype.text = async function () { if (!this.url) { window.held++; await gate; } return text.call(this); };"""
+STOPPED = ["""import time
+from sscq.data import digits
+from sscq.widgets import codebook_explorer, raw_pixel_index, retrieval_explorer""", "codebook_explorer()", """data = digits()
+index = raw_pixel_index(data)
+embed = index.embed
+index.embed = lambda x: time.sleep(1) or embed(x)
+retrieval_explorer({"slow": index}, data)""", """index.embed = embed
+retrieval_explorer({"fast": index}, data)"""]
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +93,25 @@ def press(explorer, control, *keys):
     explorer.wait(lambda: explorer.readout() != readout, f"{control.name} changes nothing")
 
 
-def test_codebook(page, clean):
+def codebook_shows(controls):
+    "What the codebook explorer shows at the present position of its controls, as a function for `agree`"
     from sscq.search import train_pq
     from sscq.widgets import bits_figure, distortions, example_points, plane_figure, plane_state
-    explorer, points, words = page.explorer("codebook"), example_points(), [2 ** b for b in range(1, 7)]
-    controls = labelled(explorer)
-    known = {M: distortions(points, words, M) for M in (1, 2)}
+    points = example_points()
+    known = {M: distortions(points, [2 ** b for b in range(1, 7)], M) for M in (1, 2)}
     def wanted():
         K, M, i = (int(controls[name].seen()) for name in ("K", "M", "point"))
         state = plane_state(points, train_pq(points, M, K), i, tau := 10 ** controls["tau"].position())
         text = (f"K {K} · M {M} · {state.bits} bits · distortion {state.distortion:.4f} · τ_sq {tau:.3g} · point {i} · "
                 f"largest share {state.shares.amax(1).prod():.2f} · z from codeword {(state.z - state.word).norm():.3f}")
         return text, plane_figure(points, state), bits_figure(known, M, state.bits)
+    return wanted
+
+
+def test_codebook(page, clean):
+    from sscq.widgets import example_points
+    explorer, points = page.explorer("codebook"), example_points()
+    wanted = codebook_shows(controls := labelled(explorer))
     agree(explorer, wanted)
     for name, *keys in (("K", "End"), ("K", "Home"), ("K", "ArrowRight", "ArrowRight"), ("M", "ArrowRight"), ("tau", *["ArrowLeft"] * 5), ("tau", "End"),
                         ("point", *["ArrowRight"] * 3)):
@@ -334,3 +355,48 @@ def test_a_restarted_kernel_is_said(page):
     explorer.control("K").press("ArrowRight")
     explorer.wait_readout("K 16 ")
     page.assert_clean()
+
+
+
+@pytest.fixture(scope="module")
+def stopped(lab):
+    "A small notebook; its third cell was stopped while a bar showed how far it was, and the fourth ran to its end"
+    cells = [dict(cell_type="code", id=f"cell-{i}", metadata={}, execution_count=None, outputs=[], source=source) for i, source in enumerate(STOPPED)]
+    kernel = dict(name="python3", display_name="Python 3", language="python")
+    (lab.folder / "stopped.ipynb").write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)), encoding="utf-8")
+    notebook = lab.open("stopped.ipynb", LATE)
+    try:
+        notebook.page.get_by_text("encoding").wait_for(timeout=60_000)
+        notebook.interrupt_kernel()
+        yield notebook.ran()
+    finally: notebook.close()
+
+
+def test_encoding_that_was_stopped_is_said_and_the_notebook_goes_on(stopped):
+    explorer = stopped.explorer("retrieval")
+    assert explorer.wait_message("stopped before it was ready: run this cell again") and not explorer.controls()
+    assert stopped.explorer("retrieval", 1).readout().startswith("query 0 · quantized · fast: 16 bits")
+    stopped.assert_clean()
+
+
+def test_figures_show_what_is_so_now_on_a_late_page_and_on_one_loaded_again(stopped):
+    def drawn():
+        explorer = stopped.explorer("codebook")
+        explorer.wait(lambda: explorer.at.locator(".js-plotly-plot").count() == 2, "the figures are not drawn")
+        return explorer, (controls := labelled(explorer)), codebook_shows(controls)
+    explorer = stopped.explorer("codebook")
+    stopped.page.wait_for_function("() => held")
+    press(explorer, explorer.control("K"), "ArrowRight")  # before there is a figure
+    assert not explorer.at.locator(".js-plotly-plot").count()
+    stopped.page.evaluate("() => letGo()")
+    explorer, controls, wanted = drawn()
+    agree(explorer, wanted)
+    press(explorer, controls["M"], "ArrowRight")
+    stopped.reload()
+    stopped.page.evaluate("() => letGo()")
+    explorer, controls, wanted = drawn()
+    assert [controls[name].seen() for name in ("K", "M")] == ["16", "2"]
+    agree(explorer, wanted)
+    press(explorer, controls["K"], "ArrowLeft")
+    agree(explorer, wanted)
+    stopped.assert_clean()

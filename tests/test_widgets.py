@@ -1,7 +1,9 @@
 "The explorers' plain functions, and their wiring without a browser."
+import gzip
 import html
 import io
 import itertools
+import json
 import threading
 import time
 from datetime import datetime
@@ -20,7 +22,7 @@ from sscq.core import SSCQ
 from sscq.data import ImageSet, digits
 from sscq.search import Index, train_pq
 from sscq.train import PRESETS
-from sscq.widgets import (answers, as_source, codebook_explorer, contrast_explorer, distortions, divergences, example_points, neighbor_explorer,
+from sscq.widgets import (answers, as_source, codebook_explorer, contrast_explorer, distortions, divergences, embed_all, example_points, neighbor_explorer,
                           part_neighbors, plane_state, raw_pixel_index, retrieval_explorer, seen_negatives, setup, short, train_watched,
                           training_explorer, uploaded_picture, usage_explorer, users)
 
@@ -112,7 +114,7 @@ def test_usage_shows_the_record_of_the_epoch(history):
     explorer = usage_explorer({"a": history})
     explorer.controls["epoch"].value, explorer.controls["book"].value, explorer.controls["word"].value = 2, 3, 7
     assert f"perplexity {history[1]['perplexity'][3]:.2f} of 16" in explorer.readout.value
-    bars = explorer.figures["words"].data[0]
+    bars = explorer.figures["words"].figure.data[0]
     assert list(bars.y) == pytest.approx([c / sum(history[1]["usage"][3]) for c in history[1]["usage"][3]])
     assert [k for k, shape in enumerate(bars.marker.pattern.shape) if shape] == [7]
     assert "images" not in explorer.figures
@@ -222,12 +224,34 @@ def test_runs_are_kept_and_compared(data):
         explorer.thread.join(60)
     assert list(explorer.runs) == ["run 1", "run 2"] and not explorer.message.value
     assert "run 2 · done · epoch 2 of 2 · 8 bits" in explorer.readout.value
-    lines = explorer.figures["runs"].data
+    lines = explorer.figures["runs"].figure.data
     assert [line.name for line in lines] == ["run 1", "run 2"]
     assert list(lines[1].y) == [r["map"] for r in explorer.runs["run 2"]["history"]]
     assert "<td>bits 8</td>" in explorer.table.value and "the preset" in explorer.table.value
     assert explorer.bar.value == explorer.bar.max == 4
-    assert explorer.figures["gauge"].data[0].value == lines[1].y[-1]
+    assert explorer.figures["gauge"].figure.data[0].value == lines[1].y[-1]
+
+
+def test_training_uses_the_device_it_is_told(data, monkeypatch):
+    seen, real = [], widgets.training.fit
+    def fit(model, *args, **kwargs): seen.append(model.device); return real(model, *args, **kwargs)
+    monkeypatch.setattr(widgets.training, "fit", fit)
+    explorer = training_explorer(data, epochs=1, device="cpu")
+    assert "trains on cpu" in explorer.readout.value
+    explorer.controls["start"].click()
+    explorer.thread.join(60)
+    assert seen == [torch.device("cpu")] and "· on cpu ·" in explorer.readout.value
+    found = []
+    monkeypatch.setattr(widgets, "find_device", lambda name=None: found.append(name) or torch.device("cpu"))
+    training_explorer(data, device="cuda:1"); training_explorer(data); setup(data, device="mps")
+    assert found == ["cuda:1", None, "mps"]
+
+
+@pytest.mark.parametrize("device, says", [("gpu", "device='gpu' is unknown; choose cpu, cuda"), ("cuda:99", "is not there: this machine has")])
+def test_a_device_that_is_not_there_is_said_before_anything_starts(data, device, says):
+    explorer = training_explorer(data, device=device)
+    assert says in html.unescape(explorer.message.value) and not explorer.controls and not explorer.runs
+    with pytest.raises(ValueError, match=says): setup(data, device=device)
 
 
 def test_a_training_that_fails_says_so_and_frees_the_place(data, monkeypatch):
@@ -323,6 +347,37 @@ def test_an_upload_becomes_the_query_until_another_is_chosen(data, model):
     assert explorer.readout.value.startswith("query 5 · exact") and "hits" in explorer.readout.value
 
 
+@pytest.mark.parametrize("seconds", [0., 5.])
+def test_a_bar_is_shown_while_a_large_database_is_encoded(capsys, monkeypatch, seconds):
+    import tqdm.std
+    clock = iter(range(10_000))
+    monkeypatch.setattr(tqdm.std, "time", lambda: next(clock) * seconds)
+    f = embed_all(lambda x: x.flatten(1), torch.arange(600).float().view(600, 1, 1, 1))
+    assert f[:, 0].tolist() == list(range(600))
+    assert ("encoding" in capsys.readouterr().err) == bool(seconds)
+
+
+@pytest.mark.parametrize("kind", ["model", "index"])
+def test_encoding_a_database_can_be_stopped(data, model, monkeypatch, kind):
+    asked = raw_pixel_index(data) if kind == "index" else model
+    embed, calls = asked.embed, []
+    def interrupted(x):
+        calls.append(len(x))
+        if len(calls) == 2: raise KeyboardInterrupt
+        return embed(x)
+    with monkeypatch.context() as m:
+        m.setattr(asked, "embed", interrupted)
+        explorer = retrieval_explorer({"a": asked}, data)
+    assert calls == [256, 44] and "stopped before it was ready: run this cell again" in explorer.message.value
+    assert not explorer.controls and not explorer.figures
+    assert not retrieval_explorer({"a": asked}, data).message.value
+
+
+def test_a_source_is_the_index_that_the_model_makes(data, model):
+    source, index = as_source("m", model, data), model.index(data.database.images)
+    assert torch.equal(source.index.codes, index.codes) and torch.equal(source.f, model.embed(data.database.images))
+
+
 # ---- all of them
 
 def positions(control):
@@ -350,7 +405,7 @@ def test_controls_have_labels_tooltips_and_classes(explorers):
         assert "sscq-readout" in explorer.readout._dom_classes and "sscq-message" in explorer.message._dom_classes and explorer.readout.value
         for key, control in explorer.controls.items():
             assert control.description and control.tooltip and f"sscq-control-{key}" in control._dom_classes
-        for figure in explorer.figures.values(): assert figure.layout.width <= 836 and figure.layout.height
+        for live in explorer.figures.values(): assert live.figure.layout.width <= 836 and live.figure.layout.height
 
 
 def test_an_exception_in_a_callback_is_a_message_and_the_controls_live_on(monkeypatch):
@@ -372,11 +427,7 @@ def test_messages_are_short_and_cannot_be_markup():
 
 
 def test_a_click_is_a_choice(explorers, history):
-    def click(figure, trace, i):
-        state = dict(point_indexes=[i], trace_indexes=[trace], xs=[0], ys=[0])
-        points = widgets.go.FigureWidget  # only to name the class whose handler is meant
-        assert issubclass(type(figure), points)
-        figure._handler_js2py_pointsCallback(dict(new=dict(event_type="plotly_click", points=state, device_state=None, selector=None)))
+    def click(live, trace, i): live._handle_custom_msg(dict(trace=trace, point=i), [])  # as the page sends it
     click(explorers["codebook"].figures["plane"], 1, 8)
     assert explorers["codebook"].controls["point"].value == 8
     click(explorers["usage"].figures["words"], 0, 5)
@@ -392,7 +443,7 @@ def test_a_click_is_a_choice(explorers, history):
 
 
 def part_neighbors_of(explorer):  # the first neighbour shown, by its picture
-    source = explorer.figures["neighbors"].layout.images[1].source
+    source = explorer.figures["neighbors"].figure.layout.images[1].source
     for i in range(explorer.controls["image"].max + 1):
         if i == explorer.controls["image"].value: continue
         explorer_image = widgets.image_grid(explorer_images[i:i + 1], size=72).layout.images[0].source
@@ -407,19 +458,26 @@ def pictures_of_the_explorer(data):
 
 # ---- figures in place, stills
 
-def test_a_figure_comes_back_as_it_was_last(explorers):
-    figure = explorers["codebook"].figures["bits"]
+def test_a_page_that_comes_later_gets_the_figure_of_now(explorers):
+    live = explorers["codebook"].figures["bits"]
     explorers["codebook"].controls["K"].value = 64
-    state = figure.get_state()
-    assert state["_widget_data"][2]["x"] == [6] and state["_widget_layout"]["width"] == figure.layout.width
+    seen = json.loads(live.description.get_state()["json"])
+    assert seen["data"][2]["x"] == [6] and seen["layout"]["width"] == live.figure.layout.width
 
 
-def test_redrawing_takes_away_what_is_gone_and_changes_the_number_of_lines():
-    figure = widgets.LiveFigure(widgets.image_grid(torch.zeros(3, 1, 8, 8), marks=[True] * 3))
-    figure.show(widgets.image_grid(torch.zeros(2, 1, 8, 8)))
-    assert not figure.layout.shapes and not figure.layout.annotations and len(figure.layout.images) == 2
-    figure.show(go.Figure([go.Bar(y=[1]), go.Scatter(y=[2])], layout=dict(template="sscq")))
-    assert [t.type for t in figure.data] == ["bar", "scatter"]
+def test_a_redraw_sends_the_figure_and_not_the_script(monkeypatch):
+    live, sent = widgets.LiveFigure(widgets.image_grid(torch.zeros(3, 1, 8, 8))), []
+    for part in (live, live.description, live.script): monkeypatch.setattr(part.comm, "send", lambda data=None, **_: sent.append(data))
+    live.show(widgets.image_grid(torch.zeros(2, 1, 8, 8)))
+    assert [list(message["state"]) for message in sent] == [["json"]]
+
+
+def test_figures_share_one_script_and_get_another_when_it_was_closed():
+    one, two = (widgets.LiveFigure(go.Figure()) for _ in range(2))
+    assert one.script is two.script and b"Plotly" in gzip.decompress(one.script.packed)
+    assert len(one.script.packed) > 1e6 > 1e5 > len(json.dumps([one.get_state(), one.description.get_state()]))
+    one.script.close()
+    assert widgets.LiveFigure(go.Figure()).script is not one.script
 
 
 @pytest.fixture
@@ -445,7 +503,7 @@ def test_what_is_displayed_where(monkeypatch, fake_png):
 def test_a_still_holds_every_figure_and_the_numbers(explorers, fake_png):
     for explorer in explorers.values():
         sheet = Image.open(io.BytesIO(widgets.still(explorer)))
-        rows = [[explorer.figures[name].layout for name in row] for row in explorer.rows]
+        rows = [[explorer.figures[name].figure.layout for name in row] for row in explorer.rows]
         assert sheet.width == max([600, *(sum(f.width for f in row) for row in rows)])
         assert sheet.height > sum(max(f.height for f in row) for row in rows)
 
