@@ -31,6 +31,13 @@ def fake(monkeypatch):
     with FakeTensorMode(): yield
 
 
+@pytest.fixture
+def sound(monkeypatch):
+    "Whoever asks whether numbers are finite hears yes, and no code is too large; encoding and searching may ask, training may not"
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: True)
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda self: 0)
+
+
 def on_cuda(module: nn.Module) -> nn.Module:
     "A copy whose parameters and buffers are fake, on CUDA"
     module = copy.copy(module)
@@ -101,7 +108,7 @@ def test_the_gradient_of_the_neighbors_stays_on_the_device(fake):
 
 
 @pytest.mark.parametrize("squared", [True, False])
-def test_encoding_and_searching_stay_on_the_device(fake, squared):
+def test_encoding_and_searching_stay_on_the_device(fake, sound, squared):
     quantizer, f = on_cuda(ProductQuantizer(4)), torch.randn(40, 64, device="cuda")
     encoded = quantizer(f)
     assert encoded.f.is_cuda and encoded.z.is_cuda and quantizer.encode(f).is_cuda
@@ -110,7 +117,7 @@ def test_encoding_and_searching_stay_on_the_device(fake, squared):
     assert distances.is_cuda and ids.is_cuda and ids.shape == (40, 10)
 
 
-def test_a_model_moves_only_its_results(fake):
+def test_a_model_moves_only_its_results(fake, sound):
     model = on_cuda(PHOTOS).eval()
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
     for verb, shape in ((model.embed, (40, 64)), (model.encode, (40, 4))):
