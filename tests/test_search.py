@@ -1,9 +1,11 @@
 "Search: look-ups against loops, every back end against full sorting, FAISS and the release's numbers; the index, its files, its errors."
 import json
+import os
 import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -22,11 +24,13 @@ from sscq.search import (
     Index,
     PackedCodes,
     adc,
+    books_for,
     distance_table,
     from_keys,
     model_fingerprint,
     nearest,
     nearest_by_table,
+    one_line,
     ranked,
     rerank,
     rounding,
@@ -159,6 +163,49 @@ def test_nearest_wants_codes():
     with pytest.raises(ValueError, match="torch.uint8"): nearest(f, codebooks, codes.long(), 1)
 
 
+def test_nearest_refuses_what_has_no_order():
+    f, codebooks, codes = random_search()
+    for message, change in (("codeword 20; the codebooks have 0 to 15", dict(codes=codes // 16 + 20)), ("queries contain NaN", dict(f=f * torch.nan)),
+                            ("codebooks contain NaN", dict(codebooks=codebooks / 0))):
+        with pytest.raises(ValueError, match=message): nearest(**(dict(f=f, codebooks=codebooks, codes=codes, k=3) | change))
+
+
+def test_distances_that_overflow_are_refused():
+    f, index = make_index(900)
+    for query in (f * 1e20, f * 1e38):
+        with pytest.raises(ValueError, match="too large for float32"): index.search(query)
+        with pytest.raises(ValueError, match="too large for float32"): index.to_ivf(4, 4).search(query)
+
+
+def brute_force(f, codebooks, codes, squared):
+    "Distances in float64, item by item"
+    f, books, out = f.double().numpy(), codebooks.double().numpy(), np.zeros((len(f), len(codes)))
+    for q in range(len(f)):
+        for i, code in enumerate(codes.tolist()):
+            for m, word in enumerate(code):
+                part = ((f[q, m * books.shape[2]:(m + 1) * books.shape[2]] - books[m, word]) ** 2).sum()
+                out[q, i] += part if squared else part ** .5
+    return out
+
+
+@settings(deadline=None, max_examples=40)
+@given(M=st.sampled_from([1, 2, 3, 8]), K=st.sampled_from([2, 4, 16, 256]), d=st.sampled_from([1, 2, 5]), N=st.sampled_from([1, 2, 17, 32, 33, 400]),
+       k=st.sampled_from([1, 10, 400]), squared=st.booleans(), whole=st.booleans(), shuffled=st.booleans(), seed=st.integers(0, 9))
+def test_the_index_agrees_with_brute_force(M, K, d, N, k, squared, whole, shuffled, seed):
+    f, codebooks, codes = random_search(M, K, d, N, 3, seed)
+    if whole: f, codebooks = f.round(), codebooks.round()  # many exact ties
+    ids = (torch.randperm(N, generator=torch.Generator().manual_seed(seed)) * 7).tolist() if shuffled else list(range(N))
+    hits = Index(codebooks).add(codes, ids=ids).search(f, min(k, N), "squared" if squared else "unsquared")
+    exact, place = brute_force(f, codebooks, codes, squared), {id: i for i, id in enumerate(ids)}
+    for q, (found, distances) in enumerate(zip(hits.ids.tolist(), hits.distances.tolist())):
+        mine = [exact[q, place[id]] for id in found]
+        tolerance = 4e-6 * exact[q].max() + 1e-12
+        np.testing.assert_allclose(mine, distances, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(mine, np.sort(exact[q])[:len(found)], rtol=0, atol=tolerance)
+        assert len(set(found)) == len(found)
+        assert all(a < b or (a == b and i < j) for a, b, i, j in zip(distances, distances[1:], found, found[1:]))
+
+
 # FAISS
 
 @pytest.mark.parametrize("M, K", [(1, 16), (3, 16), (8, 16), (16, 16), (2, 2), (5, 4), (3, 32), (4, 128), (2, 256)])
@@ -231,13 +278,52 @@ def test_train_opq_untangles_what_pq_cannot():
     assert torch.equal(rotation, again[0]) and torch.equal(books, again[1])
 
 
+THREADS = """
+import hashlib, sys, faiss, torch
+from sscq.data import digits
+from sscq.search import train_opq
+torch.set_num_threads(1)
+x = digits().train.flatten(1).float() / 255
+for threads in (1, 2, 3):
+    faiss.omp_set_num_threads(threads)
+    rotation, books = train_opq(x, 4, seed=3)
+    assert faiss.omp_get_max_threads() == threads
+    print(hashlib.sha256(rotation.numpy().tobytes() + books.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_a_rotation_does_not_depend_on_the_number_of_threads():
+    "FAISS adds up in another order with more of them; OPQ makes another rotation of that. In a process of its own: OpenMP's threads are started once"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    said = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True, env=env).stdout.split()
+    assert len(said) == 3 and len(set(said)) == 1
+
+
+def test_any_whole_number_is_a_seed():
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    for train in (train_pq, train_opq):
+        assert all(torch.equal(a, b) for a, b in zip(train(x, 2, seed=5), train(x, 2, seed=5 + 2 ** 31)))
+        train(x, 2, seed=-1)
+
+
+@pytest.mark.parametrize("bits, words, books", [(32, 16, 8), (32, 256, 4), (3, 2, 3)])
+def test_books_for_bits(bits, words, books): assert books_for(bits, words) == books
+
+
+@pytest.mark.parametrize("bits, words, message", [(30, 16, "bits=30 must be a positive multiple of log2.n_words.=4; the next are 28 and 32"),
+    (3, 16, "the next are 4$"), (0, 16, "bits=0 must be at least 1"), (8, 12, "n_words=12")])
+def test_bits_that_fill_no_books(bits, words, message):
+    with pytest.raises(ValueError, match=message): books_for(bits, words)
+
+
 @pytest.mark.parametrize("train", [train_pq, train_opq])
 @pytest.mark.parametrize("error, shape, books, words", [
-    ("split", (50, 10), 3, 16), ("split", (50, 10), 0, 16), ("cannot train", (10, 8), 2, 16), ("power of two", (50, 8), 2, 12),
+    ("split", (50, 10), 3, 16), ("n_books=0 must be at least 1", (50, 10), 0, 16), ("cannot train", (10, 8), 2, 16), ("power of two", (50, 8), 2, 12),
     (r"\(N, D\)", (50,), 1, 16)])
 def test_training_errors(train, error, shape, books, words):
     with pytest.raises(ValueError, match=error): train(torch.zeros(shape), books, words)
-    with pytest.raises(ValueError, match="NaN"): train(torch.full((50, 8), torch.nan), 2)
+    for bad in (torch.full((50, 8), torch.nan), torch.full((50, 8), 1e300, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="NaN, or values that float32 cannot hold"): train(bad, 2)
 
 
 # the index
@@ -343,18 +429,25 @@ def test_what_cannot_be_added_changes_nothing():
            (ValueError, "id 3 is in", dict(f=codes[:2], ids=[60, 3])), (ValueError, "twice", dict(f=codes[:2], ids=[60, 60])),
            (ValueError, "negative", dict(f=codes[:2], ids=[60, -1])), (ValueError, "one for each", dict(f=codes[:2], ids=[60])),
            (TypeError, "whole numbers", dict(f=codes[:2], ids=[.5, 1.])), (ValueError, "1 paths for 2", dict(f=codes[:2], paths=["a"])),
+           (ValueError, r"too large.*below 2\*\*62", dict(f=codes[:2], ids=[60, 2 ** 63 - 1])), (ValueError, "zero byte", dict(f=codes[:1], paths=["a\0b"])),
+           (ValueError, r"too large", dict(f=codes[:2], ids=np.array([60, 2 ** 64 - 1], dtype=np.uint64))),
            (ValueError, "all have one", dict(f=codes[:2], paths=["a", "b"]))]
     for error, message, arguments in bad:
         with pytest.raises(error, match=message): index.add(**arguments)
-    for message, ids in (("id 99 is not", [0, 99]), ("id -1 is not", [-1])):
-        with pytest.raises(ValueError, match=message): index.remove(ids)
+    for error, message, ids in (
+            (ValueError, "id 99 is not", [0, 99]), (ValueError, "id -1 is negative", [-1]), (TypeError, "float64 must be whole", [1.7]),
+            (TypeError, r"bool must be whole numbers .of a mask: mask.nonzero", codes[:, 0] > 3), (TypeError, "must be whole", "1"),
+            (TypeError, "must be whole", [2 ** 70])):
+        with pytest.raises(error, match=message): index.remove(ids)
     assert torch.equal(index.codes, codes) and torch.equal(index.ids, torch.arange(50)) and index.paths is None
     with_paths = Index(index.codebooks).add(codes, paths=map(str, range(50)))
     with pytest.raises(ValueError, match="all have one"): with_paths.add(codes)
 
 
 @pytest.mark.parametrize("error, arguments", [
-    (r"\(M, K, d\)", dict(codebooks=torch.zeros(16, 3))), ("power of two", dict(codebooks=torch.zeros(2, 12, 3))),
+    (r"\(M, K, d\)", dict(codebooks=torch.zeros(16, 3))), ("none of them 0", dict(codebooks=torch.zeros(0, 16, 3))),
+    ("none of them 0", dict(codebooks=torch.zeros(2, 16, 0))), ("float32 cannot hold", dict(codebooks=torch.full((2, 4, 3), 1e300, dtype=torch.float64))),
+    ("power of two", dict(codebooks=torch.zeros(2, 12, 3))),
     ("NaN", dict(codebooks=torch.full((2, 4, 3), torch.nan))), ("'cosine'", dict(codebooks=torch.zeros(2, 4, 3), distance="cosine"))])
 def test_index_of_what(error, arguments):
     with pytest.raises(ValueError, match=error): Index(**arguments)
@@ -422,6 +515,7 @@ def test_asking_wrongly():
     with pytest.raises(ValueError, match=r"\(5, 11\).*tiny.*need \(N, 12\)"): index.search(f[:, :11])
     with pytest.raises(ValueError, match="k=0"): index.search(f, k=0)
     with pytest.raises(ValueError, match="'cosine'"): index.search(f, distance="cosine")
+    with pytest.raises(TypeError, match="ids of float64 must be whole"): index.explain(f[0], 1.5)
     with pytest.raises(ValueError, match="NaN"): index.search(f * torch.nan)
     with pytest.raises(ValueError, match="nothing to ask"): index.search(f[:0])
     with pytest.raises(ValueError, match="cannot look at PosixPath.*tiny"): index.search(Path("holiday.jpg"))
@@ -459,6 +553,14 @@ def test_asking_with_pictures(pictures):
 def test_not_a_picture(pictures, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="notes.jpg"): pictures[1].search(tmp_path / "notes.jpg")
+
+
+def test_a_name_is_one_line():
+    names = ["a\nb.png", "tab\t\x1b[31m.png", "\udc80.png", "Ünï 猫.png"]
+    assert [one_line(name) for name in names] == [r"a\nb.png", r"tab\t\x1b[31m.png", r"\udc80.png", "Ünï 猫.png"]
+    _, codebooks, codes = random_search(N=4)
+    said = repr(Index(codebooks).add(codes, paths=names).search(torch.zeros(1, 12), 4))
+    assert len(said.splitlines()) == 6 and r"a\nb.png" in said and said.encode()
 
 
 def test_hits_show_themselves(pictures, monkeypatch):
@@ -573,7 +675,7 @@ def test_an_index_of_another_model_is_refused(tmp_path):
 
 
 KILLS = """
-import os, random, signal, sys, time
+import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 from sscq.search import Index
@@ -589,11 +691,78 @@ for kill in range(12):
             for index in indexes: index.save(path)
     time.sleep(random.Random(kill).uniform(.005, .1))
     os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
-    torn += sum(part.unlink() is None for part in path.parent.glob(".*.part"))
+    parts = list(path.parent.glob(".saving-*"))
+    torn += len(parts)
+    for part in parts: shutil.rmtree(part)
     codes = Index.load(path).codes
     assert len(codes) == 200_000 and (codes == codes[0, 0]).all()
 print("torn", torn)
 """
+
+
+def test_every_length_of_a_file_but_its_own_is_refused(tmp_path):
+    _, index = make_index(3)
+    whole = index.save(tmp_path / "i.sscq").read_bytes()
+    cut = tmp_path / "cut.sscq"
+    for n in range(len(whole)):
+        cut.write_bytes(whole[:n])
+        with pytest.raises(ValueError, match="cut.sscq is not an index, or is damaged"): Index.load(cut)
+    cut.write_bytes(whole)
+    assert torch.equal(Index.load(cut).codes, index.codes)
+
+
+def test_places_where_no_index_is_or_can_be(tmp_path):
+    _, index = make_index(5)
+    (tmp_path / "folder.sscq").mkdir()
+    os.mkfifo(tmp_path / "pipe.sscq")
+    (tmp_path / "loop.sscq").symlink_to(tmp_path / "loop.sscq")
+    for name in ("folder.sscq", "pipe.sscq"):
+        with pytest.raises(ValueError, match=f"{name} is not a file"): Index.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="loop.sscq does not exist"): Index.load(tmp_path / "loop.sscq")
+    with pytest.raises(ValueError, match="folder.sscq is a folder"): index.save(tmp_path / "folder.sscq")
+    with pytest.raises(ValueError, match="is not UTF-8"): index.save(tmp_path / "\udc80.sscq")
+    with pytest.raises(ValueError, match="255 bytes"): index.save(tmp_path / f"{'é' * 126}.sscq")
+    longest = tmp_path / f"{'n' * 250}.sscq"
+    assert len(Index.load(index.save(longest))) == 5
+    with pytest.raises(OSError, match="/proc/i.sscq cannot be written .*: make room, or choose another place"): index.save("/proc/i.sscq")
+
+
+def test_a_full_disk_leaves_the_old_index_and_says_so(tmp_path):
+    code = f"""if True:
+        import resource, torch
+        from sscq.search import Index
+        index = Index(torch.zeros(8, 256, 1))
+        path = index.add(torch.zeros(10, 8, dtype=torch.uint8)).save({str(tmp_path / "i.sscq")!r})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try: index.add(torch.zeros(9000, 8, dtype=torch.uint8)).save(path)
+        except OSError as error: print(error)
+        print(len(Index.load(path)), len(index))"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "i.sscq cannot be written" in said[0] and "make room" in said[0] and said[1] == "10 9010"
+    assert [p.name for p in tmp_path.iterdir()] == ["i.sscq"]
+
+
+def test_many_read_what_one_replaces(tmp_path):
+    "Readers of a file on disk see the index that was there when they opened it"
+    f, codebooks, codes = random_search(N=3000)
+    first, path = Index(codebooks).add(codes[:2000]), tmp_path / "i.sscq"
+    first.save(path)
+    want, readers = first.search(f).ids, [Index.load(path) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(lambda reader: [reader.search(f).ids for _ in range(10)], reader) for reader in readers]
+        for n in range(2000, 3000, 250): Index(codebooks).add(codes[:n + 250]).save(path)
+        assert all(torch.equal(ids, want) for some in found for ids in some.result())
+    assert len(Index.load(path)) == 3000
+
+
+def test_threads_share_one_index():
+    f, codebooks, codes = random_search(N=3000)
+    ids = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    for _ in range(10):
+        index = Index(codebooks)
+        for part, some in zip(ids.split(1000), codes.split(1000)): index.add(some, ids=part.tolist(), paths=[f"{i}.png" for i in part.tolist()])
+        with ThreadPoolExecutor(4) as pool: found = list(pool.map(index.search, [f] * 8))
+        for hits in found: assert torch.equal(hits.ids, found[0].ids) and hits.paths == [[f"{i}.png" for i in row] for row in hits.ids.tolist()]
 
 
 def test_a_kill_during_save_leaves_the_old_file_whole(tmp_path):
