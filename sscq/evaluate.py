@@ -24,9 +24,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .backbone import BACKBONES, make_backbone, pretrained_backbone
-from .codebook import hard_assign, n_bits
+from .codebook import check_counts, hard_assign, n_bits
 from .data import WORKERS, RetrievalData, batches
-from .search import adc, check_distance, distance_table, from_keys, to_keys, train_opq, train_pq
+from .search import adc, books_for, check_distance, check_k, check_table, distance_table, from_keys, one_line, to_keys, train_opq, train_pq
 from .views import to_float
 
 # %% ../nbs/11_evaluate.ipynb #0a7f06b1
@@ -182,7 +182,7 @@ def check_retrieval(query_f: Tensor, query_labels: Tensor, db_codes: Tensor, db_
                     topk: int, distance: str):
     "An error that says which part of a retrieval does not fit the others"
     check_distance(distance)
-    if topk < 1: raise ValueError(f"topk={topk} must be at least 1")
+    check_k(topk, "topk")
     if codebooks.ndim != 3: raise ValueError(f"codebooks of shape {tuple(codebooks.shape)} must be (M, K, d)")
     M, K, d = codebooks.shape
     if query_f.ndim != 2 or query_f.shape[1] != M * d: raise ValueError(
@@ -193,6 +193,8 @@ def check_retrieval(query_f: Tensor, query_labels: Tensor, db_codes: Tensor, db_
     for name, n, labels in (("queries", len(query_f), query_labels), ("database items", len(db_codes), db_labels)):
         if n == 0: raise ValueError(f"no {name}: there is nothing to score")
         if n != len(labels): raise ValueError(f"{n} {name} have {len(labels)} labels: give each its label, or its row of labels")
+        if labels.ndim == 2 and ((labels != 0) & (labels != 1)).any(): raise ValueError(
+            f"labels of {name} hold {labels[(labels != 0) & (labels != 1)][0]}: several labels an item are rows of zeros and ones")
     if int(db_codes.max()) >= K: raise ValueError(f"db_codes name codeword {db_codes.max()}; the codebooks have {K}, numbered from 0")
     for name, values in (("query_f", query_f), ("codebooks", codebooks)):
         if not torch.isfinite(values).all(): raise ValueError(f"{name}: NaN or infinite values cannot be ranked")
@@ -206,7 +208,7 @@ def over_queries(function, query_f: Tensor, query_labels: Tensor, db_codes: Tens
     codebooks, db_codes = codebooks.detach().float().to(device), db_codes.to(device)
     query_labels, db_labels = query_labels.cpu(), db_labels.cpu()
     def some(f, labels):
-        table, distances = distance_table(f, codebooks, distance == "squared"), f.new_empty(len(f), N)
+        table, distances = check_table(distance_table(f, codebooks, distance == "squared")), f.new_empty(len(f), N)
         # blocks stay in the cache while they are turned from items × queries to queries × items
         for i in range(0, N, 1024): distances[:, i:i + 1024] = adc(table, db_codes[i:i + 1024])
         return function(distances, relevance(labels, db_labels))
@@ -226,6 +228,7 @@ def bootstrap(
 ) -> tuple[float, float]:  # low and high
     "Confidence interval of the mean: the middle `level` of the means of resampled queries (percentile bootstrap, Efron 1979)"
     if not 0 < level < 1: raise ValueError(f"level={level} must lie between 0 and 1, as 0.95 does")
+    check_counts(resamples=resamples)
     if len(values) == 0: raise ValueError("no values: there is nothing to resample")
     generator, Q, values = torch.Generator().manual_seed(seed), len(values), values.cpu().double()
     at_once = max(2 ** 22 // Q, 1)  # bounds the memory
@@ -320,7 +323,7 @@ def score_table(
     if len(protocols) != 1: raise ValueError(
         f"scores of {len(protocols)} protocols do not belong in one table; make one for each: {sorted(protocols)}")
     (data, Q, N, k, ties), = protocols
-    def row(*cells): return f"| {' | '.join(map(str, cells))} |"
+    def row(*cells): return f"| {' | '.join(one_line(cell).replace('|', '¦') for cell in cells)} |"  # a bar would end the cell
     rows = [row(s.method, s.backbone, s.bits, s.distance, f"{s.map:.4f}", f"{s.low:.4f} – {s.high:.4f}",
                 f"{s.map_ties:.4f}", f"{s.map_min:.4f}", f"{s.precision_at_k:.4f}") for s in scores]
     head = row("method", "backbone", "bits", "distances", f"mAP@{k}", "95% over queries", "ties averaged", "÷ min(R, k)", f"P@{k}")
@@ -394,8 +397,7 @@ def code_pq(
     rotate: bool = False,  # OPQ
 ) -> Coded:
     "Product quantization trained on v.train"
-    n_books, rest = divmod(bits, n_bits(n_words))
-    if n_books < 1 or rest: raise ValueError(f"bits={bits} must be a positive multiple of log2(n_words)={n_bits(n_words)}")
+    n_books = books_for(bits, n_words)
     v = Vectors(*(F.pad(x, (0, -x.shape[1] % n_books)) for x in v))  # zeros: M parts of equal size, no distance changed
     if rotate:
         rotation, codebooks = train_opq(v.train, n_books, n_words, seed)

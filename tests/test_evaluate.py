@@ -291,6 +291,7 @@ def test_bootstrap():
     assert .87 <= np.mean(covered) <= 1
     with pytest.raises(ValueError, match="between 0 and 1"): bootstrap(values, level=95)
     with pytest.raises(ValueError, match="nothing to resample"): bootstrap(torch.zeros(0))
+    with pytest.raises(ValueError, match="resamples=0 must be at least 1"): bootstrap(values, resamples=0)
 
 
 # The reference files
@@ -370,6 +371,9 @@ def test_figures():
 @pytest.mark.parametrize("change, error, message", [
     (dict(distance="cosine"), ValueError, "squared"),
     (dict(topk=0), ValueError, "topk=0 must be at least 1"),
+    (dict(query_f=torch.full((40, 8), 1e20)), ValueError, "too large for float32"),
+    (dict(query_labels=torch.full((40, 3), -1), db_labels=torch.ones(300, 3)), ValueError, "labels of queries hold -1.*zeros and ones"),
+    (dict(query_labels=torch.ones(40, 3), db_labels=torch.full((300, 3), .5)), ValueError, "labels of database items hold 0.5.*zeros and ones"),
     (dict(query_f=torch.zeros(40, 9)), ValueError, r"must be \(Q, 8\)"),
     (dict(query_f=torch.zeros(40)), ValueError, r"must be \(Q, 8\)"),
     (dict(query_f=torch.full((40, 8), float("nan"))), ValueError, "query_f: NaN"),
@@ -390,8 +394,21 @@ def test_bad_input_is_named(change, error, message):
     threads = torch.get_num_threads()
     with pytest.raises(error, match=message): score_codes(**args)
     assert torch.get_num_threads() == threads
-    if "relevance" not in message and message != "give classes":
+    if message not in ("give classes", "too large for float32"):
         with pytest.raises(error, match=message): check_retrieval(**{"topk": 10, "distance": "squared"} | args)
+
+
+@pytest.mark.parametrize("bits, message", [
+    (30, "bits=30 must be a positive multiple of .*=4; the next are 28 and 32"), (3, "the next are 4"), (0, "at least 1")])
+def test_bits_of_a_baseline(bits, message):
+    x = torch.zeros(20, 8)
+    with pytest.raises(ValueError, match=message): code_pq(Vectors(x, x, x), bits)
+
+
+def test_a_bar_in_a_name_does_not_break_the_table():
+    score = score_codes(*planted(), method="a|b\nc")
+    head, _, row, *_ = score_table([score]).splitlines()
+    assert row.count("|") == head.count("|") and row.startswith(r"| a¦b\nc |")
 
 
 def test_a_byte_names_256_codewords():  # 256 does not fit a byte, the largest code, 255, does
