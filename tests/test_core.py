@@ -1,10 +1,13 @@
 "SSCQ as a module like any other, and as a collection of verbs."
 import copy
+import http.server
 import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +278,143 @@ def test_an_unwritable_folder_is_named_on_saving(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/model"):
         with pytest.raises(ValueError, match=f"save_directory={folder} cannot be written .*: choose another folder"): small().save_pretrained(folder)
     assert (tmp_path / "file").read_text() == "in the way" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("where", ["backbone.0.weight", "head.0.weight", "head.2.bias", "quantizer.codebooks"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_hold_nan_make_no_codes(where, value, images):
+    model, few = small().eval(), images[:10]
+    weight = model.get_parameter(where)
+    with torch.no_grad(): weight[(0,) * weight.ndim] = value
+    for verb in (model.encode, model.index) if "codebooks" in where else (model.encode, model.index, model.embed):
+        with pytest.raises(ValueError, match=f"computes NaN or infinite values .{where} holds some.: train it again"): verb(few)
+
+
+def test_one_image_that_overflows_is_enough(trained, images, monkeypatch):
+    embed_batch = SSCQ.embed_batch
+    def spoiled(self, x):
+        f = embed_batch(self, x)
+        if len(x) < 48: f[-1, -1] = torch.inf
+        return f
+    whole = trained.encode(images, batch_size=48)
+    monkeypatch.setattr(SSCQ, "embed_batch", spoiled)
+    assert torch.equal(trained.encode(images, batch_size=48), whole) and whole.is_contiguous()
+    for verb in (trained.encode, trained.embed, trained.index):
+        with pytest.raises(ValueError, match="its weights are finite"): verb(images, batch_size=40)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batch_sizes_that_are_none(batch_size, trained, images):
+    for verb in (trained.embed, trained.encode, trained.index):
+        with pytest.raises(ValueError, match=f"batch_size={batch_size} must be at least 1"): verb(images, batch_size)
+
+
+def test_images_of_every_layout_and_precision(trained, images):
+    few = images[:6]
+    want, floats = trained.encode(few), few / 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (few.numpy(), few.to(memory_format=torch.channels_last), few.flip(3).flip(3), few.repeat(1, 1, 1, 2)[..., :8], floats.double(),
+                     floats.half(), floats.bfloat16(), floats.clone().requires_grad_(), np.asfortranarray(floats.numpy())):
+            assert torch.equal(trained.encode(same), want)
+
+
+# what is no model
+
+@pytest.fixture
+def hub(monkeypatch):
+    "A hub on this machine: `answers` maps a path to a list of statuses, the last of which stays; 200 brings `file`. `asked` lists what it was asked"
+    from huggingface_hub import constants
+    class Hub(http.server.BaseHTTPRequestHandler):
+        asked, answers, file = [], {}, b""
+        def do_HEAD(self): self.answer()
+        def do_GET(self): self.answer(self.file)
+        def log_message(self, *_): pass
+        def answer(self, body=b""):
+            self.asked.append((self.command, self.path))
+            statuses = self.answers.get(self.path, [404])
+            self.send_response(status := statuses.pop(0) if len(statuses) > 1 else statuses[0])
+            headers = {"ETag": '"0"', "X-Repo-Commit": 40 * "0", "Content-Length": len(self.file)} if status == 200 else {"X-Error-Code": "RepoNotFound"}
+            for name, value in headers.items(): self.send_header(name, str(value))
+            self.end_headers()
+            if status == 200: self.wfile.write(body)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Hub.server = server
+    threading.Thread(target=server.serve_forever).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_name_that_is_no_folder_fails_at_once_where_no_hub_can_be_reached(tmp_path, hub):
+    "huggingface_hub alone would ask for 23 seconds"
+    hub.server.shutdown()
+    hub.server.server_close()
+    start = time.perf_counter()
+    with pytest.raises(FileNotFoundError, match="no folder 'typo/here', and the Hugging Face hub cannot be reached .*refused.*: give the folder"):
+        SSCQ.from_pretrained("typo/here", cache_dir=tmp_path)
+    assert time.perf_counter() - start < 5
+
+
+def test_a_repository_that_the_hub_lacks_is_asked_for_once(tmp_path, hub):
+    with pytest.raises(FileNotFoundError, match=r"no folder 'typo/here', and the Hugging Face hub shows no such model \(404"):
+        SSCQ.from_pretrained("typo/here", cache_dir=tmp_path)
+    assert hub.asked == [("HEAD", "/typo/here/resolve/main/model.safetensors")]
+    for name in ("runs/my own/model", "a b", "", "x" * 300):
+        with pytest.raises(FileNotFoundError, match="no repository of the Hugging Face hub can have that name"): SSCQ.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="was not asked .local_files_only"):
+        SSCQ.from_pretrained("typo/here", cache_dir=tmp_path, local_files_only=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: give the folder"): SSCQ.from_pretrained(tmp_path / "file")
+    assert len(hub.asked) == 1
+
+
+def test_a_model_comes_from_the_hub_and_then_from_its_cache(tmp_path, hub, trained):
+    trained.save_pretrained(tmp_path / "model")
+    path, hub.file = "/me/mine/resolve/main/model.safetensors", (tmp_path / "model" / "model.safetensors").read_bytes()
+    hub.answers[path] = [503, 503, 200]  # busy at first: huggingface_hub asks again, as it always does
+    assert torch.equal(SSCQ.from_pretrained("me/mine", cache_dir=tmp_path / "cache").codebooks, trained.codebooks)
+    assert ("GET", path) in hub.asked and not {where for _, where in hub.asked} - {path}
+    for answer in ([200], [404]):  # the same file is not downloaded twice, and stays when the hub has it no longer
+        hub.answers[path], hub.file = answer, hub.file if answer == [200] else b""
+        assert torch.equal(SSCQ.from_pretrained("me/mine", cache_dir=tmp_path / "cache").codebooks, trained.codebooks)
+    hub.asked.clear()
+    assert SSCQ.from_pretrained("me/mine", cache_dir=tmp_path / "cache", local_files_only=True).bits == 16 and not hub.asked
+
+
+@pytest.mark.parametrize("text", [b"{", b"", b"[1]", b"null", b"\xff\xfe", None])
+def test_a_model_needs_no_config_beside_it(tmp_path, trained, text):
+    trained.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.unlink()
+    assert torch.equal(SSCQ.from_pretrained(tmp_path).codebooks, trained.codebooks)
+    config.mkdir() if text is None else config.write_bytes(text)
+    with pytest.warns(UserWarning, match="config.json.*not readable.*is not used"):
+        assert torch.equal(SSCQ.from_pretrained(tmp_path).codebooks, trained.codebooks)
+
+
+def test_a_loaded_model_saves_itself_again(tmp_path, trained):
+    trained.save_pretrained(tmp_path / "a")
+    SSCQ.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a" / "config.json").read_text() == (tmp_path / "b" / "config.json").read_text()
+    assert torch.equal(SSCQ.from_pretrained(tmp_path / "b").codebooks, trained.codebooks)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits there")
+def test_a_full_disk_leaves_the_old_model_and_says_so(tmp_path):
+    code = f"""if True:
+        import resource
+        from sscq.core import SSCQ
+        folder = {str(tmp_path)!r}
+        SSCQ(bits=16, backbone="tiny_cnn", channels=1, image_size=8, hidden=16).save_pretrained(folder)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try: SSCQ(bits=32, backbone="tiny_cnn", channels=1, image_size=8, hidden=16).save_pretrained(folder)
+        except OSError as error: print(error)
+        print(SSCQ.from_pretrained(folder).bits)"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "cannot be written" in said[0] and "make room" in said[0] and said[1] == "16"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
