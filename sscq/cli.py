@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['NEXT', 'Result', 'scored', 'raw_pq', 'for_images', 'learn', 'learned', 'watch_map', 'summary', 'protocol',
-           'text_table', 'answers_figure', 'html_rows', 'html_table', 'save_report', 'writable', 'write_json', 'demo',
-           'save_demo', 'save_history', 'load_history', 'search_speed', 'bars', 'preset_for', 'train', 'encode',
-           'search', 'show_answers', 'Tried', 'answers', 'trained', 'all_tried', 'budget', 'evaluate', 'save_scores',
-           'info', 'build_parser', 'notes', 'main']
+           'text_table', 'answers_figure', 'html_rows', 'html_table', 'save_report', 'writable', 'writable_file',
+           'write_json', 'demo', 'save_demo', 'save_history', 'load_history', 'search_speed', 'bars', 'preset_for',
+           'train', 'encode', 'search', 'show_answers', 'Tried', 'answers', 'trained', 'all_tried', 'budget',
+           'evaluate', 'save_scores', 'info', 'build_parser', 'notes', 'main']
 
 # %% ../nbs/14_cli.ipynb #1ee82324
 import argparse
 import contextlib
 import html
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -33,10 +34,10 @@ from . import train as training
 from .backbone import BACKBONES, backbone_origin, linear_head
 from .codebook import hard_assign, n_bits, perplexity, usage
 from .core import SSCQ
-from .data import DATASETS, RetrievalData, data_ready, data_resized, dataset, digits, load_image
+from .data import DATASETS, RetrievalData, data_ready, data_resized, dataset, digits
 from .evaluate import DISTANCES, Coded, Score, baselines, pr_codes, pr_figure, pretrained, score_codes, score_coded, score_figure, score_table, weights_at_hand
 from .objective import SPQObjective
-from .search import Index, train_pq
+from .search import Index, books_for, check_file, one_line, thumbnail, train_pq
 from .train import PRESETS, Preset, find_device
 from .views import to_float
 
@@ -233,7 +234,13 @@ def writable(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): return folder
-    except OSError as error: raise ValueError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
+    except OSError as error: raise ValueError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
+
+
+def writable_file(file: str | Path) -> None:
+    "The same of a file that will be written or replaced"
+    if os.path.isdir(file): raise ValueError(f"{file!r} is a folder: name a file")
+    writable(Path(file).resolve().parent)
 
 # %% ../nbs/14_cli.ipynb #311d8e67
 def write_json(path: str | Path, value) -> None:
@@ -336,8 +343,10 @@ def train(args: argparse.Namespace) -> dict:
 def encode(args: argparse.Namespace) -> dict:
     "sscq encode: a model and a folder in, an index out"
     out = Path(args.out or Path(args.model) / f"{Path(args.images).resolve().name}.sscq")
+    check_file(out)
+    model = SSCQ.from_pretrained(args.model).to(find_device(args.device))
     writable(out.resolve().parent)
-    model, start = SSCQ.from_pretrained(args.model).to(find_device(args.device)), time.perf_counter()
+    start = time.perf_counter()
     index = model.index(args.images, progress=bars())
     seconds = time.perf_counter() - start
     index.save(out)
@@ -347,28 +356,30 @@ def encode(args: argparse.Namespace) -> dict:
 # %% ../nbs/14_cli.ipynb #49f93ef3
 def search(args: argparse.Namespace) -> dict:
     "sscq search: an index and pictures in, the nearest images out"
+    if not os.path.isfile(args.index): raise FileNotFoundError(f"{args.index} is not a file: give the index that sscq encode wrote")
+    for query in args.queries:
+        if os.path.isdir(query): raise ValueError(f"{query} is a folder: name pictures, as {os.path.join(query, '*.jpg')}")
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
     index = Index.load(args.index, embed=model.embed)
     found = [index.search(query, k=args.k) for query in args.queries]
     answers = [dict(query=str(query), ids=torch.as_tensor(hits.ids)[0].tolist(), distances=[round(d, 4) for d in torch.as_tensor(hits.distances)[0].tolist()],
                     paths=[str(p) for p in hits.paths[0]] if hits.paths else None) for query, hits in zip(args.queries, found)]
     for answer in answers:
-        print(answer["query"])
+        print(one_line(answer["query"]))
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):
-            print(f"{rank + 1:>4}{d:>10.3f}  {answer['paths'][rank] if answer['paths'] else i}")
-    if args.html or args.open: show_answers(args, answers, model)
+            print(f"{rank + 1:>4}{d:>10.3f}  {one_line(answer['paths'][rank] if answer['paths'] else i)}")
+    if args.html or args.open: show_answers(args, answers)
     return dict(answers=answers)
 
 # %% ../nbs/14_cli.ipynb #0b6bbcf6
-def show_answers(args: argparse.Namespace, answers: list[dict], model: SSCQ) -> Path:
-    "Answers as pictures on one page"
+def show_answers(args: argparse.Namespace, answers: list[dict]) -> Path:
+    "Answers as pictures on one page; a picture that is gone is grey"
     from sscq.figures import image_grid, save_page
     if not answers[0]["paths"]: raise ValueError(f"{args.index} knows no paths, only numbers: there are no pictures to show")
     page, blocks = Path(args.html or Path(args.index).with_suffix(".html")), []
     for answer in answers:
-        there = [p for p in answer["paths"] if Path(p).is_file()]
-        pictures = torch.stack([load_image(p, 96, model.channels) for p in [answer["query"], *there]])
-        titles = ["query", *(f"{d:.2f}" for p, d in zip(answer["paths"], answer["distances"]) if p in there)]
+        pictures = torch.stack([thumbnail(p) for p in [answer["query"], *answer["paths"]]])
+        titles = ["query", *(f"{d:.2f}" for d in answer["distances"])]
         blocks.append(image_grid(pictures, titles=titles, size=96, columns=min(len(pictures), 8)))
     save_page(page, "sscq search", blocks)
     print(f"pictures: {page}")
@@ -425,7 +436,8 @@ def budget(args: argparse.Namespace, tried: list[Tried]) -> str:
 
 def evaluate(args: argparse.Namespace) -> dict:
     "sscq evaluate: a data set in, a table of scores out"
-    for file in filter(None, (args.html, args.out and Path(args.out) / "model")): writable(Path(file).resolve().parent)
+    if args.baselines or not args.model: [books_for(bits) for bits in args.bits]  # before the first of them is trained
+    if args.out: writable(args.out)
     data = data_ready(dataset(args.data, args.root), progress=bars())
     tried = sorted(all_tried(args, data), key=lambda one: one.coded.codes.shape[1] * n_bits(one.coded.codebooks.shape[1]))
     distances = DISTANCES if args.distance == "both" else [args.distance]
@@ -516,6 +528,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq)")
     p = _command(commands, "search", search, "sscq search runs/photos-32/photos.sscq holiday.jpg -k 5 --open",
                  "sscq search more.sscq *.jpg --model runs/photos-32 --json answers.json")
+    p.description += ("\n\nOne line an answer: a newline in a name, or what else no line can show, is printed as an escape;"
+                      "\n--json has every name as it is.")
     p.add_argument("index", help="what sscq encode wrote"); p.add_argument("queries", nargs="+", metavar="query", help="a picture")
     p.add_argument("-k", type=int, default=10, help="answers to each (%(default)s)")
     p.add_argument("--model", help="folder of the model (the index's folder)"); p.add_argument("--html", metavar="FILE", help="pictures on a page")
@@ -558,10 +572,16 @@ def main(
     "The `sscq` command"
     args = build_parser().parse_args(argv)
     to_stdout = args.json == "-"
+    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
+        for file in {args.json, getattr(args, "html", None)} - {None, "-"}: writable_file(file)
         with notes(), contextlib.redirect_stdout(sys.stderr if to_stdout else sys.stdout): result = args.run(args)
         if to_stdout: print(json.dumps(result))
         elif args.json and args.command != "demo": write_json(args.json, result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"sscq: {error}", file=sys.stderr)
         return 1

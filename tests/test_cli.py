@@ -183,12 +183,120 @@ def test_train_has_a_folder_of_its_own(photos, tmp_path, monkeypatch, capsys):
 
 def test_what_cannot_be_done_is_said_in_one_line(trained, indexed, tmp_path, capsys):
     cases = [("search", indexed, tmp_path / "nowhere.jpg"), ("search", trained / "nothing.sscq", indexed), ("info", tmp_path / "nothing"),
-             ("encode", tmp_path, tmp_path), ("train", tmp_path / "no-folder", "--out", tmp_path / "out"), ("evaluate", "imagenet", "--baselines"),
+             ("encode", tmp_path, tmp_path), ("encode", tmp_path / "typo", tmp_path), ("search", tmp_path / "nodir" / "nothing.sscq", indexed),
+             ("search", trained, indexed), ("train", tmp_path / "no-folder", "--out", tmp_path / "out"), ("evaluate", "imagenet", "--baselines"),
              ("train", tmp_path, "--out", tmp_path / "out2"), ("train", trained, "--out", tmp_path / "o", "--device", "warp")]
     for argv in cases:
         assert run(*argv) == 1, argv
         error = capsys.readouterr().err
-        assert error.startswith("sscq: ") and "Traceback" not in error, (argv, error)
+        assert error.startswith("sscq: ") and "Traceback" not in error and len(error.splitlines()) == 1, (argv, error)
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.fixture(scope="module")
+def odd(trained, tmp_path_factory) -> Path:
+    "An index of files with odd names"
+    folder = tmp_path_factory.mktemp("odd")
+    for i, name in enumerate(["new\nline.png", "tab\t\x1b[31m.png", "Ünï 猫.png", b"not utf-8 \xff.png".decode("utf-8", "surrogateescape"), "a|b<i>.png"]):
+        Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(folder / name)
+    assert run("encode", trained, folder) == 0
+    return trained / f"{folder.name}.sscq"
+
+
+def test_an_answer_is_a_line(odd, capsys):
+    from sscq.search import Index
+    paths = Index.load(odd).paths
+    query = paths[[Path(p).name for p in paths].index("new\nline.png")]
+    assert run("search", odd, query, "-k", 5) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[0].endswith(r"new\nline.png") and any(line.endswith(r"not utf-8 \udcff.png") for line in lines)
+    assert run("search", odd, query, "-k", 5, "--json", "-") == 0
+    answer, = json.loads(capsys.readouterr().out)["answers"]
+    assert answer["query"] == query and sorted(answer["paths"]) == sorted(paths)
+    with pytest.raises(SystemExit): build_parser().parse_args(["search", "--help"])
+    assert "is printed as an escape" in capsys.readouterr().out
+
+
+SSCQ_COMMAND = Path(sys.executable).parent / "sscq"
+
+
+def test_names_that_the_terminal_cannot_show(odd, photos):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([SSCQ_COMMAND, "search", odd, photos / "red" / "03.png", "-k", "5"], capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and r"\xdcn\xef \u732b.png" in done.stdout and len(done.stdout.splitlines()) == 6, done.stderr
+
+
+def test_a_reader_that_has_seen_enough(indexed, photos):
+    "As `sscq search ... | head -1` is"
+    command = [SSCQ_COMMAND, "search", indexed, *sorted((photos / "red").iterdir()), "-k", "60"]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done.stdout.close()
+    assert done.stderr.read() == b"" and done.wait() == 1
+    done.stderr.close()
+
+
+def test_a_folder_is_no_query(indexed, photos, capsys):
+    assert run("search", indexed, photos / "red" / "03.png", photos / "red") == 1
+    assert "red is a folder: name pictures, as" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_gone_is_grey_on_the_page(trained, tmp_path, capsys):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for i in range(4): Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(folder / f"{i}.png")
+    assert run("encode", trained, folder, "--out", tmp_path / "i.sscq") == 0
+    (folder / "1.png").unlink()
+    (folder / "2.png").write_bytes(b"no picture any more")
+    assert run("search", tmp_path / "i.sscq", folder / "0.png", "-k", 4, "--model", trained, "--html", tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").is_file(), capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_found_out_first(trained, indexed, photos, tmp_path, capsys):
+    (tmp_path / "folder.sscq").mkdir()
+    (tmp_path / "file").write_text("")
+    train = ("train", photos, "--bits", 8, "--epochs", 1, "--batch-size", 30)
+    cases = [(*train, "--out", tmp_path / "m", "--json", tmp_path / "file" / "x.json"), (*train, "--out", tmp_path / "m", "--json", tmp_path),
+             ("evaluate", "digits", "--epochs", 1, "--json", tmp_path), ("evaluate", "digits", "--epochs", 1, "--html", tmp_path),
+             ("encode", trained, photos, "--out", tmp_path / "x.bin"), ("encode", trained, photos, "--out", tmp_path / "folder.sscq"),
+             ("encode", trained, photos, "--out", tmp_path / f"{'n' * 260}.sscq"), ("encode", trained, photos, "--json", tmp_path),
+             ("search", indexed, photos / "red" / "03.png", "--html", tmp_path), ("demo", "--out", tmp_path / "d", "--json", tmp_path)]
+    for argv in cases:
+        assert run(*argv) == 1, argv
+        said = capsys.readouterr()
+        assert not said.out and len(said.err.splitlines()) == 1 and said.err.startswith("sscq: "), (argv, said)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.sscq"]
+
+
+@pytest.mark.parametrize("more", [(), ("--baselines",), ("--model", "some", "--baselines")])
+def test_all_bits_are_looked_at_before_the_first_is_trained(more, tmp_path, capsys):
+    assert run("evaluate", "digits", "--bits", 16, 30, "--out", tmp_path / "m", *more) == 1
+    assert "bits=30 must be a positive multiple" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
+def test_a_model_that_holds_nan_makes_no_index(trained, photos, tmp_path, capsys):
+    from sscq.core import SSCQ
+    model = SSCQ.from_pretrained(trained)
+    with torch.no_grad(): model.head[0].weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "nan")
+    assert run("encode", tmp_path / "nan", photos) == 1
+    assert "head.0.weight holds some" in capsys.readouterr().err and not list(tmp_path.rglob("*.sscq"))
+
+
+def test_files_that_go_and_come_while_they_are_encoded(trained, tmp_path, capsys, monkeypatch):
+    from sscq import data
+    from sscq.search import Index
+    folder, load = tmp_path / "moving", data.load_image
+    folder.mkdir()
+    for i in range(6): Image.new("RGB", (20, 20), (40 * i, 0, 99)).save(folder / f"{i}.png")
+    def moving(path, *more):
+        (folder / "4.png").unlink(missing_ok=True)
+        Image.new("RGB", (9, 9)).save(folder / "new.png")
+        return load(path, *more)
+    monkeypatch.setattr(data, "load_image", moving)
+    assert run("encode", trained, folder, "--out", tmp_path / "i.sscq") == 0
+    assert "4.png: no such file" in capsys.readouterr().err
+    index = Index.load(tmp_path / "i.sscq")
+    assert [Path(p).name for p in index.paths] == ["0.png", "1.png", "2.png", "3.png", "5.png"] and len(index) == 5
 
 
 def test_help_has_an_example_for_every_command(capsys):
