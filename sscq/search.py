@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
+from functools import reduce, wraps
 from pathlib import Path
 from typing import NamedTuple
 
@@ -265,7 +265,7 @@ def one_hot_pq(
     return index
 
 # %% ../nbs/10_search.ipynb #086a2028
-_PREPARING = threading.RLock()  # what is made at the first search is made once, by whichever thread comes first
+_SCANNING = threading.Lock()  # what the first search needs is made once, by whichever thread comes first
 
 class PackedCodes:
     "Codes without a wasted bit; `codes[i]` unpacks those asked for"
@@ -277,7 +277,7 @@ class PackedCodes:
         self._rows, self.n_books, self.n_words, self._scan = rows, n_books, n_words, None
 
     def scan(self):  # FAISS's index of the same codes, made when first asked for; it holds them from then on
-        with _PREPARING:
+        with _SCANNING:
             if self._scan is None: self._scan = scan_index(self)
         self._rows = None
         return self._scan
@@ -428,6 +428,14 @@ def _encode(self: Index, f) -> Tensor:  # (n, M) uint8: embeddings are quantized
     return f.cpu()
 
 # %% ../nbs/10_search.ipynb #72387b19
+_CHANGING = threading.RLock()
+
+def _alone(method):  # one thread at a time changes an index, or looks at all of it; searching itself waits for nobody
+    @wraps(method)
+    def alone(*args, **kwargs):
+        with _CHANGING: return method(*args, **kwargs)
+    return alone
+
 def _concatenate(chunks: list) -> np.ndarray:  # of arrays and PackedCodes
     return np.concatenate([chunk.rows if isinstance(chunk, PackedCodes) else chunk for chunk in chunks])
 
@@ -453,6 +461,7 @@ def _check_ids(self: Index, ids, n: int) -> np.ndarray:
 
 # %% ../nbs/10_search.ipynb #3d259a48
 @patch
+@_alone
 def _append(self: Index, rows: np.ndarray, ids, paths):
     n, size = len(rows), len(self)
     if ids is not None: ids = self._check_ids(ids, n)
@@ -483,14 +492,10 @@ def add(self: Index,
 
 # %% ../nbs/10_search.ipynb #703b3e8d
 @patch
+@_alone
 def packed(self: Index) -> PackedCodes:  # in the order of the ids, as everything below
-    if len(self._rows) == 1 and isinstance(self._rows[0], PackedCodes): return self._rows[0]
-    with _PREPARING: return self._pack()
-
-@patch
-def _pack(self: Index) -> PackedCodes:
-    if len(self._rows) == 1 and isinstance(self._rows[0], PackedCodes): return self._rows[0]  # by a thread that was here before
     M, K, _ = self.codebooks.shape
+    if len(self._rows) == 1 and isinstance(self._rows[0], PackedCodes): return self._rows[0]
     rows = self._rows[0] if len(self._rows) == 1 else _concatenate(self._rows or [np.empty((0, -(-self.bits // 8)), np.uint8)])
     if self._ids is not None:
         ids = self._ids[0] if len(self._ids) == 1 else np.concatenate(self._ids)
@@ -532,6 +537,7 @@ def paths(self: Index) -> list[str] | None:  # N paths
 
 # %% ../nbs/10_search.ipynb #87308cca
 @patch
+@_alone
 def remove(self: Index,
     ids,  # of the items to take out
 ) -> Index:
@@ -621,6 +627,7 @@ class Frozen(NamedTuple):
 
 # %% ../nbs/10_search.ipynb #bf5216f8
 @patch
+@_alone
 def snapshot(self: Index) -> Frozen:
     "What is searched"
     if not len(self): raise ValueError(f"the index of model {self.model} is empty: add something first")
@@ -672,8 +679,9 @@ def search(self: Index,
     "The k nearest, exactly; equal distances are ordered by id"
     distance, (f, files), now = check_distance(distance or self.distance), self._asked(query), self.snapshot()
     k = check_k(k)
-    if k > len(self): warnings.warn(f"k={k}, but the index holds {len(self)}: here are all of them", stacklevel=2)
-    k, codes, (M, K, _) = min(k, len(self)), now.codes, self.codebooks.shape
+    codes, (M, K, _) = now.codes, self.codebooks.shape
+    if k > len(codes): warnings.warn(f"k={k}, but the index holds {len(codes)}: here are all of them", stacklevel=2)
+    k = min(k, len(codes))
     # four pieces for each thread, of sixes, as FastScan takes them; tables of 1 MB at most
     pieces = f.split(min(6 * -(-len(f) // (24 * torch.get_num_threads())), max(1, 2 ** 18 // (M * K))))
     if len(pieces) > 1: codes.scan()  # built before threads share it

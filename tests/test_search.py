@@ -765,6 +765,29 @@ def test_threads_share_one_index():
         for hits in found: assert torch.equal(hits.ids, found[0].ids) and hits.paths == [[f"{i}.png" for i in row] for row in hits.ids.tolist()]
 
 
+def test_one_thread_adds_and_removes_while_others_search():
+    f, codebooks, codes = random_search(N=1500)
+    ids = torch.randperm(1500, generator=torch.Generator().manual_seed(0)).tolist()
+    exact, row = adc(distance_table(f, codebooks), codes), {id: i for i, id in enumerate(ids)}
+    def some(a, b): return dict(f=codes[a:b], ids=ids[a:b], paths=[f"{i}.png" for i in ids[a:b]])
+    index, interval = Index(codebooks).add(**some(0, 100)), sys.getswitchinterval()
+    def change():
+        for a in range(100, 1500, 10):
+            index.add(**some(a, a + 10))
+            if a % 100 == 0: index.remove(ids[a:a + 1])
+    sys.setswitchinterval(1e-5)  # seconds: threads take turns all the time
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            changed, found = pool.submit(change), []
+            while not changed.done(): found += pool.map(index.search, [f] * 3)
+            changed.result()
+    finally: sys.setswitchinterval(interval)
+    for hits in found:
+        assert hits.paths == [[f"{i}.png" for i in own] for own in hits.ids.tolist()]
+        assert torch.equal(hits.distances, exact.gather(1, torch.tensor([[row[i] for i in own] for own in hits.ids.tolist()])))
+    assert len(index) == 1500 - 14
+
+
 def test_a_kill_during_save_leaves_the_old_file_whole(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path / "i.sscq")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
