@@ -35,6 +35,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'sscq.cli.learned': ('cli.html#learned', 'sscq/cli.py'),
                           'sscq.cli.load_history': ('cli.html#load_history', 'sscq/cli.py'),
                           'sscq.cli.main': ('cli.html#main', 'sscq/cli.py'),
+                          'sscq.cli.naming': ('cli.html#naming', 'sscq/cli.py'),
                           'sscq.cli.notes': ('cli.html#notes', 'sscq/cli.py'),
                           'sscq.cli.preset_for': ('cli.html#preset_for', 'sscq/cli.py'),
                           'sscq.cli.protocol': ('cli.html#protocol', 'sscq/cli.py'),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NEXT', 'Result', 'scored', 'raw_pq', 'for_images', 'learn', 'learned', 'watch_map', 'summary', 'protocol',
            'text_table', 'answers_figure', 'html_rows', 'html_table', 'save_report', 'writable', 'writable_file',
-           'write_json', 'demo', 'save_demo', 'save_history', 'load_history', 'search_speed', 'bars', 'preset_for',
-           'train', 'encode', 'search', 'show_answers', 'Tried', 'answers', 'trained', 'all_tried', 'budget',
-           'evaluate', 'save_scores', 'info', 'build_parser', 'notes', 'main']
+           'naming', 'write_json', 'demo', 'save_demo', 'save_history', 'load_history', 'search_speed', 'bars',
+           'preset_for', 'train', 'encode', 'search', 'show_answers', 'Tried', 'answers', 'trained', 'all_tried',
+           'budget', 'evaluate', 'save_scores', 'info', 'build_parser', 'notes', 'main']
 
 # %% ../nbs/14_cli.ipynb #1ee82324
 import argparse
@@ -242,10 +242,17 @@ def writable_file(file: str | Path) -> None:
     if os.path.isdir(file): raise ValueError(f"{file!r} is a folder: name a file")
     writable(Path(file).resolve().parent)
 
+
+@contextlib.contextmanager
+def naming(file: str | Path):
+    "What goes wrong while a file is written, as on a full disk, is said with the file's name"
+    try: yield
+    except OSError as error: raise OSError(f"{file} cannot be written ({error.strerror}): make room, or name another place") from error
+
 # %% ../nbs/14_cli.ipynb #311d8e67
 def write_json(path: str | Path, value) -> None:
     "Whole or not at all"
-    training.write_whole(Path(path), (json.dumps(value, indent=1) + "\n").encode())
+    with naming(path): training.write_whole(Path(path), (json.dumps(value, indent=1) + "\n").encode())
 
 
 NEXT = """Try next:
@@ -381,7 +388,7 @@ def show_answers(args: argparse.Namespace, answers: list[dict]) -> Path:
         pictures = torch.stack([thumbnail(p) for p in [answer["query"], *answer["paths"]]])
         titles = ["query", *(f"{d:.2f}" for d in answer["distances"])]
         blocks.append(image_grid(pictures, titles=titles, size=96, columns=min(len(pictures), 8)))
-    save_page(page, "sscq search", blocks)
+    with naming(page): save_page(page, "sscq search", blocks)
     print(f"pictures: {page}")
     if args.open: webbrowser.open(page.resolve().as_uri())
     return page
@@ -466,10 +473,11 @@ def save_scores(
     curves = {f"{one.method}, {one.backbone}": pr_codes(one.coded.query[some], data.query.labels[some], one.coded.codes, data.database.labels,
                                                         one.coded.codebooks, distance)
               for one in tried if one.coded.codes.shape[1] * n_bits(one.coded.codebooks.shape[1]) == most}
-    return save_page(Path(path), "sscq evaluate", [
+    blocks = [
         f"<h1>{html.escape(data.name)}</h1><p>{html.escape(protocol)}</p>", html_rows(head, body),
         "<h2>mAP over bits</h2><p>With the 95% intervals over queries.</p>", score_figure(scores),
-        f"<h2>Precision and recall</h2><p>{most} bits, {distance} distances, {len(some):,} queries, every rank of the database.</p>", pr_figure(curves)])
+        f"<h2>Precision and recall</h2><p>{most} bits, {distance} distances, {len(some):,} queries, every rank of the database.</p>", pr_figure(curves)]
+    with naming(path): return save_page(Path(path), "sscq evaluate", blocks)
 
 # %% ../nbs/14_cli.ipynb #36261f79
 def info(args: argparse.Namespace) -> dict:

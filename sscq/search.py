@@ -810,7 +810,7 @@ def save(self: Index,
 def load(cls,
     path: str | Path,
     embed: Callable | None = None,  # a model's; if it belongs to an object with codebooks, they must be the index's
-    mmap: bool = True,  # leave codes on disk, to be read when needed
+    mmap: bool = True,  # leave codes on disk, to be read when needed: such a file may be replaced, never written into
     fingerprint: str | None = None,  # of the model the index must belong to
 ) -> Index:
     "Read what `save` wrote; a damaged file, or one of another model, is refused"

@@ -235,6 +235,22 @@ def test_a_reader_that_has_seen_enough(indexed, photos):
     done.stderr.close()
 
 
+LIMITED = """
+import resource, sys
+from sscq.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_said_with_the_files_name(indexed, photos, tmp_path):
+    for option, file in (("--json", tmp_path / "x.json"), ("--html", tmp_path / "x.html")):
+        command = [sys.executable, "-c", LIMITED, "search", indexed, photos / "red" / "03.png", "-k", "60", option, file]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 1 and done.stderr.startswith(f"sscq: {file} cannot be written (File too large): make room"), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_is_no_query(indexed, photos, capsys):
     assert run("search", indexed, photos / "red" / "03.png", photos / "red") == 1
     assert "red is a folder: name pictures, as" in capsys.readouterr().err
