@@ -329,6 +329,8 @@ def preset_for(args: argparse.Namespace) -> Preset:
 
 def train(args: argparse.Namespace) -> dict:
     "sscq train: a folder or data set in, a model out"
+    if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
+        f"{args.data} does not exist: give a folder of pictures, or one of {', '.join(DATASETS)}")
     preset, given = preset_for(args), dict(backbone=args.backbone, image_size=args.image_size, n_words=args.words)
     out = writable(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     images, arguments, view = args.data, preset.model | {name: value for name, value in given.items() if value is not None}, preset.view

@@ -190,7 +190,7 @@ def test_what_cannot_be_done_is_said_in_one_line(trained, indexed, tmp_path, cap
         assert run(*argv) == 1, argv
         error = capsys.readouterr().err
         assert error.startswith("sscq: ") and "Traceback" not in error and len(error.splitlines()) == 1, (argv, error)
-    assert not (tmp_path / "typo").exists()
+    assert not (tmp_path / "typo").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
