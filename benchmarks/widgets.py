@@ -1,10 +1,11 @@
-"""How long does a page take to redraw an explorer, and how long to train?
+"""How long does a page take to redraw an explorer, to show it when loaded again, and how long to train?
 
     python benchmarks/widgets.py [--json FILE] [--moves 5]
 
 JupyterLab and Chromium without a window on this machine; the explorers of nbs/13_widgets.ipynb at their default size. A redraw is timed in the page,
 from the key that moves a control to the last change that follows in readout and figures; a row gives each explorer's slowest control, by the median of
-its moves. Training: from Start to the numbers of the tenth epoch, digits, 16 bits, with the scores of every epoch. Stop: from its key to the page that
+its moves. Reload: the page is loaded again, the kernel lives on; from the reload to the first explorer's figures, and what the kernel sends meanwhile,
+for all explorers. Training: from Start to the numbers of the tenth epoch, digits, 16 bits, with the scores of every epoch. Stop: from its key to the page that
 says so, in a run under way. Wanted: redraw_s <= 0.5, training_s <= 12, stop_s <= 1 on two cores. Needs Chromium and playwright."""
 import argparse
 import json
@@ -64,6 +65,16 @@ def train(explorer: Explorer) -> dict:
     return dict(explorer="training", training_s=round(seconds, 2), map=reached, stop_s=round(time.perf_counter() - asked, 2))
 
 
+def again(notebook: Notebook) -> dict:
+    received = []
+    notebook.page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: received.append(len(frame))))
+    start = time.perf_counter()
+    notebook.reload()
+    explorer = notebook.explorer("codebook")
+    explorer.wait(lambda: explorer.at.locator(".js-plotly-plot").count() == 2, "the figures are not drawn", timeout=120)
+    return dict(explorer="all", reload_s=round(time.perf_counter() - start, 2), received_mb=round(sum(received) / 1e6, 2))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -74,12 +85,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder, lab_server(lay_out(Path(folder)), OMP_NUM_THREADS=threads) as (url, token), sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGS)
         notebook = Notebook(browser, url, token, "nbs/13_widgets.ipynb").ran()
-        rows = [slowest(notebook.explorer(name), args.moves) for name in NAMES] + [train(notebook.explorer("training"))]
+        rows = [slowest(notebook.explorer(name), args.moves) for name in NAMES] + [train(notebook.explorer("training")), again(notebook)]
         notebook.assert_clean()
         notebook.close()
         browser.close()
-    print("| explorer | redraw, s | control | training, s | stop, s |\n|---|--:|---|--:|--:|")
-    for r in rows: print(f"| {r['explorer']} | {r.get('redraw_s', '')} | {r.get('control', '')} | {r.get('training_s', '')} | {r.get('stop_s', '')} |")
+    columns = dict(redraw_s="redraw, s", control="control", training_s="training, s", stop_s="stop, s", reload_s="reload, s", received_mb="received, MB")
+    print("| explorer |", " | ".join(columns.values()), "|\n|---|" + "--:|" * len(columns))
+    for r in rows: print(f"| {r['explorer']} |", " | ".join(str(r.get(name, "")) for name in columns), "|")
     where = f"{platform.machine()}, {os.cpu_count()} cores"
     if args.json: args.json.write_text(json.dumps(dict(rows=rows, machine=where, date=time.strftime("%Y-%m-%d")), indent=1) + "\n", encoding="utf-8")
 
