@@ -81,7 +81,7 @@ def check_image_size(
     name: str,  # one of BACKBONES
     size: int,  # side of the images, in pixels
 ) -> None:
-    "Raise a ValueError where a backbone cannot see images of this size"
+    "Raise a ValueError where a backbone cannot see images of this size, or memory cannot hold them"
     if name not in MIN_SIZE: raise ValueError(f"backbone={name!r} is unknown; choose one of {', '.join(BACKBONES)}")
     fitting = [other for other in BACKBONES if other != "vit_b_16" and MIN_SIZE[other] <= size]
     instead = f", or take {', '.join(fitting)}" if fitting else ""
@@ -89,6 +89,7 @@ def check_image_size(
         f"vit_b_16 takes images of 224×224 alone, not {size}×{size}: resize them{instead}")
     if size < MIN_SIZE[name]: raise ValueError(
         f"{name} needs images of at least {MIN_SIZE[name]}×{MIN_SIZE[name]}, these are {size}×{size}: enlarge them{instead}")
+    if size > 2048: raise ValueError(f"images of {size}×{size} need gigabytes each: shrink them to 2048×2048 or less")
 
 # %% ../nbs/03_backbone.ipynb #766819b0
 def projection_head(

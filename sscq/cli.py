@@ -332,20 +332,22 @@ def train(args: argparse.Namespace) -> dict:
     if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
         f"{args.data} does not exist: give a folder of pictures, or one of {', '.join(DATASETS)}")
     preset, given = preset_for(args), dict(backbone=args.backbone, image_size=args.image_size, n_words=args.words)
-    out = writable(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     images, arguments, view = args.data, preset.model | {name: value for name, value in given.items() if value is not None}, preset.view
     if args.data in DATASETS:
         data = dataset(args.data, args.root)
         arguments, view = for_images(preset, data.train, **given)
         images = data_resized(data, arguments["channels"], arguments["image_size"]).train
     changes = {k: v for k, v in dict(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed).items() if v is not None}
-    torch.manual_seed(args.seed or 0)
+    config = replace(preset.config, **changes)
+    torch.manual_seed(config.seed)
     model = SSCQ(bits=args.bits, **arguments)
+    out = writable(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with training.ranks() as device:  # one process, or those that torchrun started
-        model.fit(images, view, preset.objective, preset.config, device=args.device or device, progress=bars(), out=out, resume=args.resume, **changes)
-        if training.rank_and_world()[0] == 0: model.save_pretrained(out)
+        model.fit(images, view, preset.objective, config, device=args.device or device, progress=bars(), out=out, resume=args.resume)
+        if training.rank_and_world()[0] == 0:
+            model.save_pretrained(out)
+            print(f"{args.bits}-bit model after {len(model.history)} epochs on {model.device}: {out}")
     last = model.history[-1] if model.history else {}
-    print(f"{args.bits}-bit model after {len(model.history)} epochs on {model.device}: {out}")
     return dict(model=str(out), bits=model.bits, epochs=len(model.history), loss=last.get("loss"), seconds=last.get("seconds"))
 
 # %% ../nbs/14_cli.ipynb #7adb0ba7

@@ -63,6 +63,7 @@ class TrainConfig:
         check_counts(epochs=self.epochs, batch_size=self.batch_size)
         if self.batch_size < 2: raise ValueError(
             f"batch_size={self.batch_size} must be at least 2: an image's negatives are the others of its batch")
+        if not 0 <= self.seed < 2 ** 63: raise ValueError(f"seed={self.seed} must be 0 or more, below 2**63")
         if not 0 < self.lr < math.inf: raise ValueError(f"lr={self.lr} must be positive and finite")
         if not 0 <= self.lr_end <= 1: raise ValueError(f"lr_end={self.lr_end} must be a share of lr, between 0 and 1")
         for name in ("lr_start", "warmup_epochs", "weight_decay", "workers"):

@@ -173,6 +173,7 @@ def test_cuda_agrees_with_cpu(name):
     (lambda: check_image_size("vgg16", 28), "vgg16 needs images of at least 32×32"),
     (lambda: check_image_size("vit_b_16", 256), "vit_b_16 takes images of 224×224 alone, not 256×256: resize them, or take tiny_cnn"),
     (lambda: check_image_size("vit_b_16", 32), "224×224 alone, not 32×32"),
+    (lambda: check_image_size("tiny_cnn", 100_000), "100000×100000 need gigabytes each: shrink them to 2048×2048 or less"),
     (lambda: check_image_size("alexnet", 32), "backbone='alexnet' is unknown; choose one of"),
     (lambda: projection_head(512, 0), "D=0"),
     (lambda: pretrained_backbone("tiny_cnn"), "no pre-trained weights for backbone='tiny_cnn'; choose one of resnet18, resnet50"),

@@ -85,7 +85,8 @@ def test_schedule_stays_in_its_bounds(epochs):
 
 
 @pytest.mark.parametrize("bad, message", [
-    (dict(epochs=0), "epochs=0"), (dict(batch_size=1), "negatives"), (dict(lr=0.), "lr=0.0"), (dict(lr=math.nan), "lr=nan"),
+    (dict(epochs=0), "epochs=0"), (dict(batch_size=1), "negatives"), (dict(seed=-1), "seed=-1"), (dict(seed=2 ** 63), "below 2"),
+    (dict(lr=0.), "lr=0.0"), (dict(lr=math.nan), "lr=nan"),
     (dict(lr_end=1.5), "share of lr"),
     (dict(warmup_epochs=-1), "warmup_epochs=-1"), (dict(weight_decay=-.1), "weight_decay"), (dict(workers=-1), "workers"),
     (dict(precision="fp16"), "'fp32' or 'bf16'"), (dict(micro_batch=1), "micro_batch=1")])
