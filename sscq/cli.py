@@ -32,12 +32,12 @@ from torch.utils.data import Dataset
 
 from . import train as training
 from .backbone import BACKBONES, backbone_origin, linear_head
-from .codebook import hard_assign, n_bits, perplexity, usage
+from .codebook import books_for, hard_assign, n_bits, perplexity, usage
 from .core import SSCQ
-from .data import DATASETS, RetrievalData, data_ready, data_resized, dataset, digits
+from .data import DATASETS, RetrievalData, data_ready, data_resized, dataset, digits, one_line
 from .evaluate import DISTANCES, Coded, Score, baselines, pr_codes, pr_figure, pretrained, score_codes, score_coded, score_figure, score_table, weights_at_hand
 from .objective import SPQObjective
-from .search import Index, books_for, check_file, one_line, thumbnail, train_pq
+from .search import Index, check_file, thumbnail, train_pq
 from .train import PRESETS, Preset, find_device
 from .views import to_float
 

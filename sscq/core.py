@@ -26,10 +26,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .backbone import check_image_size, make_backbone, projection_head
-from .codebook import Encoded, ProductQuantizer, check_counts, hard_assign, n_bits
+from .codebook import Encoded, ProductQuantizer, books_for, check_counts, hard_assign, n_bits
 from .data import Batch, as_images, read, ready
 from .objective import SSCQObjective
-from .search import Index, books_for, usual_mode
+from .search import Index, usual_mode
 from . import train as training
 from .train import TrainConfig, find_device
 from .views import VIEWS, to_float

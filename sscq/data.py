@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'SUFFIXES', 'WORKERS', 'AHEAD', 'DATASETS', 'ImageSet', 'RetrievalData', 'digits', 'check_images',
-           'upright', 'plain', 'square', 'Skipped', 'Unreadable', 'SkippedFiles', 'why_unreadable', 'load_image',
-           'scan', 'skip_report', 'find_images', 'Pictures', 'Batch', 'read', 'batches', 'ImagesOnly', 'as_images',
-           'in_memory', 'ready', 'fashion_mnist', 'cifar10', 'flickr25k', 'nuswide', 'labelled_folder', 'data_ready',
-           'data_in_memory', 'resized', 'data_resized', 'dataset']
+           'upright', 'plain', 'square', 'one_line', 'Skipped', 'Unreadable', 'SkippedFiles', 'why_unreadable',
+           'load_image', 'scan', 'skip_report', 'find_images', 'Pictures', 'Batch', 'read', 'batches', 'ImagesOnly',
+           'as_images', 'in_memory', 'ready', 'fashion_mnist', 'cifar10', 'flickr25k', 'nuswide', 'labelled_folder',
+           'data_ready', 'data_in_memory', 'resized', 'data_resized', 'dataset']
 
 # %% ../nbs/01_data.ipynb #2497e937
 import errno
@@ -134,6 +134,13 @@ def square(
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
     return torch.from_numpy(pixels.reshape(size, size, channels).transpose(2, 0, 1).copy())
 
+# %% ../nbs/01_data.ipynb #c07ae915
+def one_line(
+    text,  # a path, say
+) -> str:
+    "As it is, but what a line cannot show becomes an escape: a newline is \\n"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
 # %% ../nbs/01_data.ipynb #8f5e25e2
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow's names; imported above, so that threads need not
 
@@ -144,7 +151,7 @@ class Skipped(NamedTuple):
     reason: str
 
     def __str__(self):  # one line, whatever characters the name has
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(self.path)) + f": {self.reason}"
+        return f"{one_line(self.path)}: {self.reason}"
 
 
 class Unreadable(ValueError):

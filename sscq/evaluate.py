@@ -24,9 +24,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .backbone import BACKBONES, make_backbone, pretrained_backbone
-from .codebook import check_counts, hard_assign, n_bits
-from .data import WORKERS, RetrievalData, batches
-from .search import adc, books_for, check_distance, check_k, check_table, distance_table, from_keys, one_line, to_keys, train_opq, train_pq
+from .codebook import books_for, check_counts, hard_assign, n_bits
+from .data import WORKERS, RetrievalData, batches, one_line
+from .search import adc, check_distance, check_k, check_table, distance_table, from_keys, to_keys, train_opq, train_pq
 from .views import to_float
 
 # %% ../nbs/11_evaluate.ipynb #0a7f06b1

@@ -16,6 +16,7 @@ from sscq.codebook import (
     Encoded,
     ProductQuantizer,
     affinity,
+    books_for,
     check_counts,
     decode,
     distortion,
@@ -369,6 +370,16 @@ def test_wrong_packed_width_is_told():
     packed = pack(random_codes(3, 5, 8), 8)  # 15 bits: 2 bytes
     with pytest.raises(ValueError, match=r"must be \(N, 3\) and torch.uint8: n_books=8 of 3 bits fill 3 bytes"): unpack(packed, 8, 8)
     with pytest.raises(ValueError, match="must be"): unpack(packed.int(), 5, 8)
+
+
+@pytest.mark.parametrize("bits, words, books", [(32, 16, 8), (32, 256, 4), (3, 2, 3)])
+def test_books_for_bits(bits, words, books): assert books_for(bits, words) == books
+
+
+@pytest.mark.parametrize("bits, words, message", [(30, 16, "bits=30 must be a positive multiple of log2.n_words.=4; the next are 28 and 32"),
+    (3, 16, "the next are 4$"), (0, 16, "bits=0 must be at least 1"), (8, 12, "n_words=12")])
+def test_bits_that_fill_no_books(bits, words, message):
+    with pytest.raises(ValueError, match=message): books_for(bits, words)
 
 
 @pytest.mark.cuda

@@ -19,18 +19,16 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from sscq.codebook import decode, hard_assign, n_bits, pack
-from sscq.data import load_image
+from sscq.data import load_image, one_line
 from sscq.search import (
     Index,
     PackedCodes,
     adc,
-    books_for,
     distance_table,
     from_keys,
     model_fingerprint,
     nearest,
     nearest_by_table,
-    one_line,
     ranked,
     rerank,
     rounding,
@@ -304,16 +302,6 @@ def test_any_whole_number_is_a_seed():
     for train in (train_pq, train_opq):
         assert all(torch.equal(a, b) for a, b in zip(train(x, 2, seed=5), train(x, 2, seed=5 + 2 ** 31)))
         train(x, 2, seed=-1)
-
-
-@pytest.mark.parametrize("bits, words, books", [(32, 16, 8), (32, 256, 4), (3, 2, 3)])
-def test_books_for_bits(bits, words, books): assert books_for(bits, words) == books
-
-
-@pytest.mark.parametrize("bits, words, message", [(30, 16, "bits=30 must be a positive multiple of log2.n_words.=4; the next are 28 and 32"),
-    (3, 16, "the next are 4$"), (0, 16, "bits=0 must be at least 1"), (8, 12, "n_words=12")])
-def test_bits_that_fill_no_books(bits, words, message):
-    with pytest.raises(ValueError, match=message): books_for(bits, words)
 
 
 @pytest.mark.parametrize("train", [train_pq, train_opq])
