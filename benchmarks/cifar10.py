@@ -150,12 +150,12 @@ def main():
     args = parser.parse_args()
     args.device, args.progress = find_device(args.device), None
     if args.threads: torch.set_num_threads(args.threads)
-    preset, start = chosen(args), time.perf_counter()
+    preset, threads, start = chosen(args), torch.get_num_threads(), time.perf_counter()
     data = load(args, preset.model["image_size"])
     about = dict(data=args.name, preset=args.preset, preset_settings=str(preset), epochs=preset.config.epochs,
                  precision=preset.config.precision, images=len(data.train), topk=args.topk, date=datetime.date.today().isoformat(),
                  sscq=__version__, torch=torch.__version__, python=platform.python_version(),
-                 device=torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
+                 device=torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}",
                  seconds_reading=time.perf_counter() - start, layout=LAYOUT)
     results = Results(args, about)
     print(f"{data.name}: {len(data.train):,} images of {preset.model['image_size']} pixels to train, {len(data.database.images):,} to search, "
