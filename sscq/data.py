@@ -66,12 +66,13 @@ def check_images(
     size: int | None = None,  # None: any size
 ) -> Tensor:  # uint8 (N, C, H, W)
     "Images as uint8, or an error that names what is wrong with them"
-    if images.ndim != 4: raise ValueError(f"images of shape {tuple(images.shape)} must be (N, C, H, W); one image is images[None]")
-    if images.shape[1] != channels: raise ValueError(f"images have {images.shape[1]} channels, the model takes {channels}")
-    if size is not None and tuple(images.shape[2:]) != (size, size): raise ValueError(
-        f"images are {images.shape[2]}×{images.shape[3]}, the model takes {size}×{size}: "
-        f"resize them, or build the model with image_size={images.shape[2]}")
-    if len(images) == 0: raise ValueError("no images: the first dimension is 0")
+    shape = tuple(images.shape)
+    if len(shape) != 4: raise ValueError(f"images of shape {shape} must be (N, C, H, W); one image is images[None], many grey ones images[:, None]")
+    if shape[1] != channels: raise ValueError(f"images have {shape[1]} channels, the model takes {channels}" + (
+        ": (N, H, W, C) becomes (N, C, H, W) by torch.as_tensor(images).permute(0, 3, 1, 2)" if shape[3] == channels else ""))
+    if 0 in shape: raise ValueError(f"no images: there is a 0 in their shape {shape}")
+    if size is not None and shape[2:] != (size, size): raise ValueError(
+        f"images are {shape[2]}×{shape[3]}, the model takes {size}×{size}: resize them, or build the model with image_size={shape[2]}")
     if images.dtype == torch.uint8: return images
     if not images.is_floating_point(): raise TypeError(f"images of {images.dtype} must be uint8 in 0…255, or floating point in 0…1")
     low, high = (v.item() for v in images.aminmax())
@@ -101,20 +102,23 @@ def plain(
 ) -> Image.Image:
     "8 bits a channel and nothing transparent: alpha is laid on white"
     if image.mode[0] in "IF":  # grey of 16 or 32 bits, or floating point
-        a = np.nan_to_num(np.asarray(image).astype(np.float64))
-        # white is 65,535 in 16 bits; elsewhere nothing says what white is, so the brightest pixel is
-        low, high = (0, 65535) if ";16" in image.mode else (a.min(), max(a.max(), a.min() + 1e-12))
-        return Image.fromarray(((a - low) * (255 / (high - low))).round().astype(np.uint8))
+        a = np.asarray(image).astype(np.float64)
+        # white is 65,535 in 16 bits; elsewhere nothing says what white is, so the brightest pixel is, infinity aside
+        low, high = (0, 65535) if ";16" in image.mode else (f(a, initial=s, where=np.isfinite(a)) for f, s in ((np.min, np.inf), (np.max, -np.inf)))
+        share = np.nan_to_num((a - low) / (high - low), nan=0, posinf=1, neginf=0) if high > low else np.zeros(a.shape)
+        return Image.fromarray((255 * share).round().astype(np.uint8))
     if "transparency" not in image.info and image.mode not in ("LA", "PA", "RGBA", "RGBa"): return image
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 # %% ../nbs/01_data.ipynb #6300764f
-def _shorter_side(size: int, channels: int, resize: int | None) -> int:
+def _shorter_side(size, channels, resize) -> int:
     "`resize` or its default, once all three make sense"
     if channels not in (1, 3): raise ValueError(f"channels={channels} must be 1 (grey) or 3 (colour)")
-    if not 1 <= size <= (resize or size): raise ValueError(f"size={size} must be at least 1 and at most resize={resize or size}")
-    return resize or size
+    if resize is None: resize = size
+    if not all(isinstance(n, (int, np.integer)) for n in (size, resize)): raise TypeError(f"size={size!r} and resize={resize!r} must be whole numbers")
+    if not 1 <= size <= resize: raise ValueError(f"size={size} must be at least 1 and at most resize={resize}")
+    return resize
 
 
 def square(
@@ -128,6 +132,7 @@ def square(
     image, mode = plain(upright(image)), "RGB" if channels == 3 else "L"
     if image.mode != mode: image = image.convert(mode)
     w, h = image.size
+    if not w * h: raise ValueError(f"a picture of {w}×{h} pixels shows nothing")
     W, H = (resize, int(resize * h / w)) if w <= h else (int(resize * w / h), resize)  # scaled size, rounded as torchvision does
     left, top = round((W - size) / 2), round((H - size) / 2)
     box = (left * w / W, top * h / H, min((left + size) * w / W, w), min((top + size) * h / H, h))
@@ -172,6 +177,7 @@ def why_unreadable(
     if isinstance(error, FileNotFoundError): return "a link to nothing" if os.path.islink(path) else "no such file"
     if isinstance(error, PermissionError): return "no permission to read it"
     if isinstance(error, OSError) and error.errno == errno.ELOOP: return "a link that leads back to itself"
+    if isinstance(error, OSError) and error.errno: return f"cannot be read: {error.strerror}"
     if isinstance(error, UnidentifiedImageError): return "not a picture, whatever its name says"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"enormous, over {Image.MAX_IMAGE_PIXELS:,} pixels: raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
@@ -196,7 +202,9 @@ def load_image(
             image.draft("L" if channels == 1 else None, (2 * resize, 2 * resize))
             return square(image, size, channels, resize)
     except (MemoryError, Unreadable): raise
-    except Exception as error: raise Unreadable(Skipped(Path(path), why_unreadable(path, error))) from error
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM): raise  # the computer's fault, like MemoryError
+        raise Unreadable(Skipped(Path(path), why_unreadable(path, error))) from error
 
 # %% ../nbs/01_data.ipynb #2243515f
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -260,6 +268,7 @@ class Pictures(Dataset):
         resize: int | None = None,  # length of the shorter side before cropping; None: `size`
         left_out: Iterable[Skipped] = (),  # files that were not even listed
     ):
+        if isinstance(paths, (str, Path)): raise TypeError(f"paths={str(paths)!r} must be a list of files; as_images takes a folder, or one file")
         self.paths, self.size, self.channels, self.resize = [Path(p) for p in paths], size, channels, _shorter_side(size, channels, resize)
         self.left_out, self.unreadable = list(left_out), {}  # row -> Skipped, filled by reading
 
@@ -291,6 +300,15 @@ def _ahead(items: Iterable, n: int) -> Iterator:
     yield from waiting
 
 # %% ../nbs/01_data.ipynb #aff5cef7
+def _row_numbers(indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    "The same, once each is known to hold row numbers: a mask would pass for rows 0 and 1"
+    for i in indices:
+        if not isinstance(i, Tensor) or i.ndim != 1 or i.dtype not in (torch.int64, torch.int32): raise TypeError(
+            f"each batch's indices must be a tensor (B,) of row numbers, not {f'{i.dtype} {tuple(i.shape)}' if isinstance(i, Tensor) else type(i).__name__}: "
+            "split an order into batches, order.split(256), and of a mask take mask.nonzero().flatten()")
+        yield i
+
+
 def _pictures_or_reasons(images: Dataset, rows: list[int]) -> list[tuple[int, Tensor | Skipped]]:
     "What reading each row gives"
     out = []
@@ -313,6 +331,7 @@ def read(
     workers: int = WORKERS,  # threads that decode; 0: decode when asked, in the caller's thread
 ) -> Iterator[Batch]:
     "The batches named by `indices`, in order, less the files that cannot be read"
+    indices = _row_numbers(indices)
     if isinstance(images, Tensor):
         for i in indices: yield Batch(images[i.to(images.device)], i)
         return
@@ -380,8 +399,9 @@ def as_images(
         found, skipped = _listing(source)
         return Pictures(found, size, channels, left_out=skipped)
     if isinstance(source, (list, tuple)) and all(isinstance(p, (str, Path)) for p in source): source = Pictures(source, size, channels)
-    if isinstance(source, IterableDataset) or not isinstance(source, Dataset) or not hasattr(source, "__len__"): raise TypeError(
-        f"images must be a folder, a picture, a list of files, a tensor, or a torch Dataset with a length, not {type(source).__name__}")
+    if isinstance(source, IterableDataset) or not isinstance(source, Dataset) or not hasattr(source, "__len__"):
+        of = f" of {', '.join(sorted({type(x).__name__ for x in source}))}" if isinstance(source, list) else ""
+        raise TypeError(f"images must be a folder, a picture, a list of files, a tensor, or a torch Dataset with a length, not {type(source).__name__}{of}")
     if not len(source): raise ValueError(f"no images: the {'list' if isinstance(source, Pictures) else type(source).__name__} is empty")
     if not isinstance(source, (Pictures, ImagesOnly)):
         source = ImagesOnly(source, size, channels)
@@ -432,10 +452,13 @@ def ready(
 # %% ../nbs/01_data.ipynb #dc58f13e
 def _through_torchvision(name: str, kind: type, root: str | Path, download: bool) -> RetrievalData:
     "A torchvision data set: its training part is searched, its test part asks"
-    try: parts = [kind(root, train=train, download=download) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
+    try:
+        parts = [kind(root, train=train, download=download) for train in (True, False)]
+        if torn := [f"{len(p.data)} images, {len(p.targets)} labels" for p in parts if len(p.data) != len(p.targets)]: raise ValueError(torn[0])
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two are what torchvision says to a file that was cut short
         way_out = "and cannot be downloaded" if download else "and download=False"
-        raise FileNotFoundError(f"{name} is not in {root}, {way_out}: {error}; name the folder that holds torchvision's files (root)") from error
+        raise FileNotFoundError(f"{name} is not in {root}, {way_out}: {str(error) or 'a file is damaged'}; name the folder that holds torchvision's "
+                                "files (root); if it is this one, a download broke off: delete them") from error
     def image_set(part):
         x = torch.as_tensor(part.data)
         x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
@@ -472,9 +495,13 @@ def _multi_hot(rows: list[list[str]], path: Path, n: int) -> Tensor:
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file(): raise FileNotFoundError(f"{path} is missing: lists and pictures of this data set have to be fetched by hand, see notebook 01_data")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    if not any(lines): raise ValueError(f"{path} is empty")
-    return [line for line in lines if line]
+    try: text = path.read_text(encoding="utf-8-sig").rstrip()  # Windows' editors begin a file with a mark
+    except UnicodeDecodeError as error: raise ValueError(f"{path} must be text in UTF-8: {error}") from None
+    if not text: raise ValueError(f"{path} is empty")
+    lines = [line.strip() for line in text.split("\n")]
+    # left out, it could put labels beside the wrong pictures
+    if not all(lines): raise ValueError(f"{path}, line {lines.index('') + 1}: empty lines may only stand at the end")
+    return lines
 
 
 def _listed(root: Path, images: str | Path | None, names: list[str]) -> Path:
@@ -495,6 +522,7 @@ def flickr25k(
     root = Path(root)
     names, targets = _lines(root / "img.txt"), [line.split() for line in _lines(root / "targets.txt")]
     if len(names) != len(targets): raise ValueError(f"{root}: img.txt has {len(names):,} lines, targets.txt has {len(targets):,}")
+    if n_queries < 1: raise ValueError(f"n_queries={n_queries} must be at least 1")
     if len(names) <= n_queries: raise ValueError(f"{root / 'img.txt'} lists {len(names):,} pictures, too few for n_queries={n_queries:,}")
     labels, start = _multi_hot(targets, root / "targets.txt", len(targets[0])), _listed(root, images, names)
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(names)))
@@ -582,10 +610,15 @@ def resized(
     size: int,  # side of the squares
 ) -> Tensor | Dataset:
     "The same images as squares of another size, grey or in colour"
+    _shorter_side(size, channels, None)
     if isinstance(images, Pictures):
         other = Pictures(images.paths, size, channels, round(images.resize * size / images.size), images.left_out)
         other.unreadable = images.unreadable
         return other
+    if not isinstance(images, Tensor): raise TypeError(f"images must be a tensor or Pictures, not {type(images).__name__}: in_memory gives a tensor")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]: raise ValueError(
+        f"images of shape {tuple(images.shape)} must be squares, (N, 1 or 3, H, H)")
+    images = check_images(images, images.shape[1])
     if tuple(images.shape[1:]) == (channels, size, size): return images
     return torch.cat([_resized(x, channels, size) for x in images.split(4096)])
 

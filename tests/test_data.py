@@ -1,4 +1,5 @@
 "Data: every kind of picture and of broken file, reading ahead, protocols on miniature copies, and no label within training's reach."
+import errno
 import gzip
 import os
 import pickle
@@ -96,7 +97,10 @@ def test_bytes_survive_the_way_to_floats_and_back(dtype):
 
 @pytest.mark.parametrize("images, error, message", [
     (torch.zeros(3, 8, 8), ValueError, "one image is images\\[None\\]"),
-    (torch.zeros(2, 1, 8, 8), ValueError, "images have 1 channels, the model takes 3"),
+    (torch.zeros(7, 8, 8), ValueError, "many grey ones images\\[:, None\\]"),
+    (torch.zeros(2, 1, 8, 8), ValueError, "images have 1 channels, the model takes 3$"),
+    (torch.zeros(2, 8, 8, 3), ValueError, "images have 8 channels, the model takes 3: .*permute"),
+    (torch.zeros(2, 3, 0, 0), ValueError, "no images: there is a 0 in their shape"),
     (torch.zeros(2, 3, 8, 9), ValueError, "images are 8×9, the model takes 8×8.*image_size=8"),
     (torch.zeros(0, 3, 8, 8), ValueError, "no images"),
     (torch.zeros(2, 3, 8, 8, dtype=torch.long), TypeError, "int64 must be uint8"),
@@ -150,6 +154,11 @@ def test_square_names_what_is_wrong():
     # a mistake of the caller is not a fault of the files
     with pytest.raises(ValueError, match="channels=4 must be 1"): Pictures(["a.jpg"], 8, 4)
     with pytest.raises(ValueError, match="^size=0 must be at least 1"): load_image("a.jpg", 0)
+    for size, resize in ((8.5, None), ("8", None), (8, 9.5)):
+        with pytest.raises(TypeError, match="must be whole numbers"): D._shorter_side(size, 3, resize)
+    with pytest.raises(ValueError, match="at most resize=0"): square(photo(), 8, resize=0)
+    with pytest.raises(ValueError, match="a picture of 0×5 pixels"): square(Image.new("RGB", (0, 5)), 8)
+    with pytest.raises(TypeError, match="paths='photos' must be a list of files"): Pictures("photos", 8)  # not its letters
 
 
 @pytest.mark.parametrize("name, options, levels", [
@@ -232,6 +241,16 @@ def test_deep_grey_keeps_its_range(tmp_path):
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tiff")
     Image.fromarray(np.full((4, 4), 7, np.int32)).save(tmp_path / "flat.tiff")
     assert load_image(tmp_path / "nan.tiff", 2).max() == load_image(tmp_path / "flat.tiff", 2).max() == 0
+
+
+@pytest.mark.parametrize("odd, wanted", [(np.nan, 0), (np.inf, 255), (-np.inf, 0)])
+def test_one_odd_pixel_leaves_the_others_their_range(tmp_path, odd, wanted):
+    heights = np.linspace(1000, 2000, 256, dtype=np.float32).reshape(16, 16)
+    heights[8, 8] = odd
+    Image.fromarray(heights).save(tmp_path / "a.tiff")
+    x = load_image(tmp_path / "a.tiff", 16, 1).flatten()
+    assert x[136] == wanted
+    near(x[np.arange(256) != 136], torch.arange(256)[np.arange(256) != 136], 1)
 
 
 def test_big_endian_deep_grey(tmp_path):
@@ -329,6 +348,22 @@ def test_running_out_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
     def full(*a): raise MemoryError
     monkeypatch.setattr(D, "square", full)
     with pytest.raises(MemoryError): load_image(tmp_path / "a.jpg", 16)
+
+
+def test_running_out_of_file_handles_is_not_the_files_fault(tmp_path, monkeypatch):
+    fill(tmp_path, 2)
+    images = as_images(tmp_path, 3, 8)
+    def full(*a, **k): raise OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(D.Image, "open", full)
+    with pytest.raises(OSError, match="Too many open files"): in_memory(images)
+    assert not images.skipped
+    monkeypatch.undo()
+    assert len(in_memory(images)) == 2
+
+
+def test_what_the_system_says_is_no_damage(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(Unreadable, match="b.jpg: cannot be read: Not a directory$"): load_image(tmp_path / "a" / "b.jpg", 8)
 
 
 def test_the_limit_is_pillows(tmp_path, monkeypatch):
@@ -507,6 +542,12 @@ def test_an_error_of_the_data_set_is_not_a_broken_file():
         with pytest.raises(KeyError, match="my own bug"): list(read(Faulty(), in_tens(40), workers))
 
 
+@pytest.mark.parametrize("rows", [torch.tensor(3), torch.tensor([False, True, True]), torch.tensor([0, 1], dtype=torch.uint8), torch.tensor([1.]), [0, 1]])
+def test_rows_are_numbers_and_batches_of_them(rows):
+    for images in (torch.zeros(3, 3, 2, 2, dtype=torch.uint8), Counted(3)):
+        with pytest.raises(TypeError, match=r"must be a tensor \(B,\) of row numbers.*mask.nonzero"): list(read(images, iter([rows])))
+
+
 def test_no_batches_are_no_error(): assert list(read(Counted(), [])) == []
 
 
@@ -571,7 +612,7 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize("source, error, message", [
     (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "8 channels, the model takes 3"), (7, TypeError, "not int"), (None, TypeError, "not NoneType"),
     (Endless(), TypeError, "not Endless"),
-    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([torch.zeros(3, 8, 8)], TypeError, "not list"),
+    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([torch.zeros(3, 8, 8)], TypeError, "not list of Tensor"),
     ([], ValueError, "no images: the list is empty"), (Pairs([]), ValueError, "no images: the Pairs is empty"),
     (Pairs([{"image": 0}]), TypeError, "item 0 of the Dataset must be a PIL image or a tensor .* not dict"),
     (Pairs([()]), TypeError, "not tuple"), (Pairs([(1, photo())]), TypeError, "not int"),
@@ -641,6 +682,18 @@ def test_fashion_mnist(tmp_path, packed):
     assert torch.equal(dataset("fashion-mnist", tmp_path).train, d.train)
 
 
+@pytest.mark.parametrize("torn", [b"", b"<html>not found</html>", idx(np.zeros((20, 28, 28), np.uint8))[:-5], idx(np.zeros((19, 28, 28), np.uint8))])
+def test_a_download_that_broke_off(tmp_path, torn):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(torn if part == "train" else idx(np.zeros((20, 28, 28), np.uint8)))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.zeros(20, np.uint8)))
+    for download in (True, False):
+        with pytest.raises(FileNotFoundError, match="Fashion-MNIST is not in .*: [^;]+; .*a download broke off: delete them"):
+            fashion_mnist(tmp_path, download)
+
+
 def test_cifar10(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
     folder, rng = tmp_path / "cifar-10-batches-py", np.random.default_rng(0)
@@ -707,6 +760,26 @@ def test_flickr25k_refuses(tmp_path):
     (tmp_path / "targets.txt").write_text(good)
     with pytest.raises(FileNotFoundError, match="000.jpg and the pictures listed after it are not in .*: give images=FOLDER"):
         flickr25k(tmp_path, tmp_path / "x", n_queries=3)
+
+
+def test_flickr25k_needs_queries(tmp_path):
+    mini_flickr(tmp_path)
+    for n in (-3, 0):
+        with pytest.raises(ValueError, match=f"n_queries={n} must be at least 1"): flickr25k(tmp_path, n_queries=n)
+
+
+def test_lists_as_editors_write_them(tmp_path):
+    mini_flickr(tmp_path)
+    text = (tmp_path / "img.txt").read_text()
+    (tmp_path / "img.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    d = flickr25k(tmp_path, n_queries=2)
+    assert all(p.exists() for s in (d.query, d.database) for p in s.images.paths)
+    (tmp_path / "img.txt").write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match="img.txt must be text in UTF-8"): flickr25k(tmp_path, n_queries=2)
+    # a gap in one list and another elsewhere in the other: as many lines, but labels beside the wrong pictures
+    lines = text.split("\n")
+    (tmp_path / "img.txt").write_text("\n".join([*lines[:4], "", *lines[4:]]))
+    with pytest.raises(ValueError, match="img.txt, line 5: empty lines may only stand at the end"): flickr25k(tmp_path, n_queries=2)
 
 
 def mini_nuswide(root, folder="Flickr/a b"):
@@ -848,6 +921,16 @@ def test_resized_tensors_are_what_pillow_makes_of_them(channels, size):
     near(y, torch.stack([square(p, size, channels) for p in pictures]), 2)
     grey = resized(x[:, :1], 3, 24)
     assert torch.equal(grey, x[:, :1].expand(-1, 3, -1, -1)) and resized(x, 3, 24) is x
+
+
+def test_resized_takes_floats_and_refuses_what_is_no_square():
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(resized(x, 3, 4), resized(check_images(x, 3), 3, 4)) and resized(x, 3, 8).dtype == torch.uint8
+    for images, channels, size, error, message in (
+        (torch.zeros(2, 3, 8, 12), 3, 8, ValueError, "must be squares"), (torch.zeros(2, 4, 8, 8), 3, 4, ValueError, "1 or 3"),
+        (x, 2, 8, ValueError, "channels=2"), (x, 3, 0, ValueError, "size=0"), (Counted(), 3, 4, TypeError, "not Counted: in_memory"),
+    ):
+        with pytest.raises(error, match=message): resized(images, channels, size)
 
 
 def test_resized_data_keep_labels_protocol_and_what_is_known_to_be_broken(tmp_path):

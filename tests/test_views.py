@@ -66,6 +66,12 @@ def test_fall_back_is_torchvisions(H, W, ratio):
     assert draw_boxes(torch.empty(3, 3, H, W), (9., 9.), ratio).tolist() == [fall_back(H, W, ratio)] * 3
 
 
+@pytest.mark.parametrize("H, W, ratio", [(400, 1, (3., 3.5)), (1, 400, (.2, .3))])
+def test_the_smallest_fall_back_is_a_pixel(H, W, ratio):
+    boxes = draw_boxes(torch.empty(3, 1, H, W), ratio=ratio)
+    assert boxes[:, 2:].min() >= 1 and crop_resize(torch.ones(3, 1, H, W), boxes, 4).eq(1).all()
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(.01, 1.), st.integers(0, 9))
 def test_boxes_lie_inside(H, W, low, seed):
@@ -417,6 +423,16 @@ def test_to_float():
     (lambda: draw_boxes(images(2, 8, 8), ratio=(2., 1.)), ValueError, "the lower end first"),
     (lambda: color_jitter(images(2, 8, 8), strength=1.5), ValueError, "strength=1.5"),
     (lambda: color_jitter(images(2, 8, 8), hue=.6), ValueError, "hue=0.6 in 0…0.5"),
+    (lambda: random_flip(images(2, 8, 8), p=50), ValueError, "p=50 must lie in 0…1"),
+    (lambda: random_gray(images(2, 8, 8), p=-.1), ValueError, "p=-0.1"),
+    (lambda: color_jitter(images(2, 8, 8), p=math.nan), ValueError, "p=nan"),
+    (lambda: random_gray(images(2, 8, 8, 1)), ValueError, "need 3 channels, not 1"),
+    (lambda: color_jitter(images(2, 8, 8, 4)), ValueError, "need 3 channels, not 4"),
+    (lambda: color_jitter(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), TypeError, "torch.uint8 must be floating point"),
+    (lambda: photo_view(images(2, 8, 8), size=0), ValueError, "views of 0×0 pixels"),
+    (lambda: random_resized_crop(images(2, 8, 8), size=0), ValueError, "size=0 must be at least 1"),
+    (lambda: digit_view(images(0, 8, 8)), ValueError, r"no images: there is a 0 in their shape \(0, 3, 8, 8\)"),
+    (lambda: photo_view(images(0, 8, 8)), ValueError, "no images"),
 ])
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message): call()
