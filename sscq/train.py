@@ -6,11 +6,12 @@
 __all__ = ['FORMAT', 'CHECKPOINT', 'PREVIOUS', 'HISTORY', 'PRESETS', 'TrainConfig', 'learning_rate', 'seed_for', 'epoch_batches',
            'embed', 'batch_norms', 'frozen_statistics', 'embed_chunks', 'rank_and_world', 'together', 'find_device',
            'ranks', 'AllRows', 'gather_rows', 'gather_views', 'encode_over_ranks', 'SumOverRanks', 'SyncedBatchNorm',
-           'synced_batch_norm', 'average_gradients', 'find_quantizer', 'train_step', 'check_finite', 'Run',
-           'train_epoch', 'to_json', 'checksum', 'write_whole', 'save_checkpoint', 'read_checkpoint', 'Saved',
-           'last_checkpoint', 'load_checkpoint', 'run_settings', 'check_unchanged', 'open_run', 'clear_run',
-           'write_history', 'begin_run', 'keep_epoch', 'same_start', 'training_mode', 'steps_per_epoch', 'some_batch',
-           'compiled', 'largest_fitting', 'out_of_memory', 'epoch_record', 'run_epochs', 'fit', 'tensorboard', 'Preset']
+           'synced_batch_norm', 'average_gradients', 'find_quantizer', 'train_step', 'check_finite',
+           'check_weights_finite', 'Run', 'train_epoch', 'to_json', 'checksum', 'write_whole', 'save_checkpoint',
+           'read_checkpoint', 'Saved', 'last_checkpoint', 'load_checkpoint', 'run_settings', 'check_unchanged',
+           'writable', 'sole_writer', 'open_run', 'clear_run', 'write_history', 'begin_run', 'keep_epoch', 'same_start',
+           'training_mode', 'steps_per_epoch', 'some_batch', 'compiled', 'largest_fitting', 'out_of_memory',
+           'epoch_record', 'run_epochs', 'fit', 'tensorboard', 'Preset']
 
 # %% ../nbs/09_train.ipynb #ecbaa9f4
 import hashlib
@@ -20,12 +21,16 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import timedelta
+from inspect import formatannotation
 from pathlib import Path
 from typing import NamedTuple
+
+try: import fcntl
+except ImportError: fcntl = None  # Windows
 
 import torch
 import torch.distributed as dist
@@ -37,7 +42,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .codebook import Encoded, ProductQuantizer, check_counts, hard_assign, perplexity
-from .data import batches
+from .data import batches, check_images
 from .objective import SSCQObjective
 from .views import photo_view, two_views
 
@@ -60,6 +65,10 @@ class TrainConfig:
     deterministic: bool = False  # on CUDA: slower operations that give the same bits every time
 
     def __post_init__(self):
+        for field in fields(self):  # numpy's 0, 0.0 and False equal 0, yet as seeds they would draw other batches
+            value, kind = getattr(self, field.name), (int, float) if field.type is float else field.type
+            if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool): raise TypeError(
+                f"{field.name}={value!r} is of type {type(value).__name__}; it must be {formatannotation(field.type)}")
         check_counts(epochs=self.epochs, batch_size=self.batch_size)
         if self.batch_size < 2: raise ValueError(
             f"batch_size={self.batch_size} must be at least 2: an image's negatives are the others of its batch")
@@ -67,7 +76,7 @@ class TrainConfig:
         if not 0 < self.lr < math.inf: raise ValueError(f"lr={self.lr} must be positive and finite")
         if not 0 <= self.lr_end <= 1: raise ValueError(f"lr_end={self.lr_end} must be a share of lr, between 0 and 1")
         for name in ("lr_start", "warmup_epochs", "weight_decay", "workers"):
-            if getattr(self, name) < 0: raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+            if not 0 <= getattr(self, name) < math.inf: raise ValueError(f"{name}={getattr(self, name)} must be 0 or more, and finite")
         if self.precision not in ("fp32", "bf16"): raise ValueError(f"precision={self.precision!r} must be 'fp32' or 'bf16'")
         if self.micro_batch is not None and self.micro_batch < 2: raise ValueError(
             f"micro_batch={self.micro_batch} must be at least 2, or None")
@@ -158,10 +167,11 @@ def together(
 ):
     "Run what all ranks must run at the same time; a RuntimeError that says so when one is gone"
     try: return operation(*args)
+    except torch.OutOfMemoryError: raise
     except RuntimeError as error:
         rank, world = rank_and_world()
         raise RuntimeError(f"rank {rank} of {world}: another rank is gone or hangs, so training stops here; start all ranks again with "
-                           f"resume=True to continue from the last checkpoint ({str(error).splitlines()[0][:200]})") from error
+                           f"resume=True to continue from the last checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
 
 # %% ../nbs/09_train.ipynb #8a7f39f6
 def find_device(
@@ -170,7 +180,8 @@ def find_device(
     "A device that is there, or a ValueError"
     if name is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try: device = torch.device(name)
-    except (RuntimeError, TypeError): raise ValueError(f"device={name!r} is unknown; choose cpu, cuda, cuda:1, … or mps") from None
+    except (RuntimeError, TypeError): device = None
+    if not device or device.type not in ("cpu", "cuda", "mps"): raise ValueError(f"device={name!r} is unknown; choose cpu, cuda, cuda:1, … or mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(name)!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; choose cpu")
     if device.type == "mps" and not torch.backends.mps.is_available(): raise ValueError("device='mps' is not there; choose cpu")
@@ -182,7 +193,7 @@ def ranks(
     timeout: float = 45.,  # seconds to wait for the others before giving up
 ):
     "Join the processes that `torchrun` started, and yield this process's device; alone, just the device"
-    if "RANK" not in os.environ or rank_and_world()[1] > 1:
+    if "RANK" not in os.environ or dist.is_available() and dist.is_initialized():
         yield find_device()
         return
     cuda = torch.cuda.is_available()
@@ -218,7 +229,8 @@ def gather_rows(
     rank, world = rank_and_world()
     if world == 1: return rows
     sizes = [total // world + (r < total % world) for r in range(world)]
-    if len(rows) != sizes[rank]: raise ValueError(f"rank {rank} has {len(rows)} rows, its share of {total} is {sizes[rank]}")
+    if len(rows) != sizes[rank]: raise ValueError(f"rank {rank} has {len(rows)} rows, its share of {total} is {sizes[rank]}: "
+                                               "remove files that cannot be read, a short share has no place in a joined batch")
     return AllRows.apply(rows.contiguous(), sizes, rank)
 
 def gather_views(
@@ -271,9 +283,12 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         var = SumOverRanks.apply(h.square().sum(over)) / n
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(var.detach() * n / (n - 1), self.momentum)
-        return (h * (self.weight * (var + self.eps).rsqrt()).view(shape) + self.bias.view(shape)).to(x.dtype)
+            momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(var.detach() * n / (n - 1), momentum)
+        scale = (var + self.eps).rsqrt()
+        h = h * (self.weight * scale).view(shape) + self.bias.view(shape) if self.affine else h * scale.view(shape)
+        return h.to(x.dtype)
 
 # %% ../nbs/09_train.ipynb #f78879d8
 @contextmanager
@@ -282,10 +297,11 @@ def synced_batch_norm(model: nn.Module):
     norms = batch_norms(model) if rank_and_world()[1] > 1 else []
     kinds = [type(m) for m in norms]
     # the layers stay the same objects, with the same weights: only their `forward` is another
-    for m in norms: m.__class__ = nn.SyncBatchNorm if m.weight.is_cuda else SyncedBatchNorm; m.process_group = None
+    kind = nn.SyncBatchNorm if any(p.is_cuda for p in model.parameters()) else SyncedBatchNorm
+    for m in norms: m.__class__ = kind; m.process_group = None
     try: yield
     finally:
-        for m, kind in zip(norms, kinds): m.__class__ = kind
+        for m, before in zip(norms, kinds): m.__class__ = before
 
 # %% ../nbs/09_train.ipynb #8ff1379c
 def average_gradients(model: nn.Module):
@@ -310,7 +326,7 @@ def train_step(
     codebooks: Tensor,  # (M, K, d)
     images: Tensor,  # (B, C, H, W), uint8 or in 0…1
     view: Callable,
-    objective: Callable,
+    objective: Callable,  # of Encoded a, Encoded b, codebooks: the loss, and its terms in a NamedTuple
     optimizer: torch.optim.Optimizer,
     precision: str = "fp32",  # of backbone and head
     micro_batch: int | None = None,  # images whose activations are kept at once
@@ -318,7 +334,9 @@ def train_step(
 ) -> tuple[Tensor, tuple, Tensor]:  # the loss, its unweighted terms, and the (2B, D) embeddings
     "Two views, one forward pass of both, the objective, one step down"
     x = torch.cat(two_views(images, view)).contiguous(memory_format=torch.channels_last)
-    n_chunks = math.ceil(len(images) / (micro_batch or len(images)))
+    # as many on all ranks, though a share may be an image short: batch norm exchanges once a chunk
+    share = len(images) if rank_and_world()[1] == 1 or total is None else math.ceil(total / rank_and_world()[1])
+    n_chunks = math.ceil(share / (micro_batch or share))
     own, finish = embed_chunks(model, x, precision, n_chunks) if n_chunks > 1 else (embed(model, x, precision), None)
     f, z = find_quantizer(model)(gather_views(own, total or len(images) * rank_and_world()[1]))
     (fa, fb), (za, zb) = f.chunk(2), z.chunk(2)
@@ -331,6 +349,8 @@ def train_step(
     return loss, parts, f.detach()
 
 # %% ../nbs/09_train.ipynb #1efe8325
+_ADVICE = "the model keeps the last complete epoch. Lower lr, raise the temperatures, or check the images"
+
 def check_finite(
     losses: Tensor,  # (steps, 1 + terms) of one epoch
     names: tuple,  # of the columns
@@ -341,8 +361,16 @@ def check_finite(
     if not len(bad): return
     step = bad[0, 0].item()
     terms = [name for name, x in zip(names, losses[step]) if not torch.isfinite(x) and name != "loss"] or ["loss"]
-    raise ValueError(f"step {first_step + step + 1}: {', '.join(terms)} is NaN or infinite; the model keeps the last complete epoch. "
-                     "Lower lr, raise the temperatures, or check the images")
+    raise ValueError(f"step {first_step + step + 1}: {', '.join(terms)} is NaN or infinite; {_ADVICE}")
+
+def check_weights_finite(
+    model: nn.Module,
+    step: int,  # the last one
+):
+    "The same of the weights: a gradient that is NaN in an epoch's last step shows in none of its losses"
+    names, weights = zip(*model.named_parameters())
+    finite = torch.stack([p.isfinite().all() for p in weights]).tolist()  # one wait, not one a weight
+    if not all(finite): raise ValueError(f"after step {step}: {names[finite.index(False)]} is NaN or infinite; {_ADVICE}")
 
 # %% ../nbs/09_train.ipynb #133c72ab
 class Run(NamedTuple):
@@ -412,7 +440,7 @@ def write_whole(
             os.fsync(file.fileno())
         if previous and path.exists(): os.replace(path, previous)
         os.replace(part, path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
 
@@ -428,13 +456,14 @@ def save_checkpoint(
     names = [name for name, _ in model.named_parameters()]
     tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items(): tensors |= {f"optimizer.{names[i]}.{key}": x for key, x in state.items()}
-    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    # copies, as one layer may go by two names
+    tensors = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     text = to_json(dict(format=FORMAT, sscq=__version__, settings=settings, history=history))
     data = to_safetensors(tensors, {"sscq": text, "sha256": checksum(tensors, text)})
     write_whole(out / CHECKPOINT, data, out / PREVIOUS)
 
 def read_checkpoint(path: Path) -> tuple[dict, dict]:  # tensors; format, version, settings, history
-    "A checkpoint file, or a ValueError when it is damaged or of another format"
+    "A checkpoint file, or a ValueError when it is damaged or something else"
     try:
         with safe_open(path, "pt") as file: meta, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error: raise ValueError(f"{path} is damaged ({error})") from error
@@ -458,9 +487,13 @@ def last_checkpoint(
         if not path.exists(): continue
         try: saved = Saved(path, *read_checkpoint(path))
         except ValueError as error: damage.append(str(error)); continue
+        if saved.meta.get("format") != FORMAT: raise ValueError(
+            f"{path} has format {saved.meta.get('format')}, of sscq {saved.meta.get('sscq')}; this is sscq {__version__}, which reads format {FORMAT}: "
+            "use that version, or choose another folder")
         if damage: warnings.warn(f"{damage[0]}: going on from {path.name}, epoch {len(saved.meta['history'])}", stacklevel=4)
         return saved
-    if damage: raise ValueError(f"{'; '.join(damage)}: nothing whole to continue from; clear_run(out) to begin anew")
+    if damage: raise ValueError(f"{'; '.join(damage)}: nothing whole to continue from: choose another folder, "
+                                "or clear_run(out), which removes what is there, to begin anew")
 
 # %% ../nbs/09_train.ipynb #9e21d808
 def load_checkpoint(
@@ -469,9 +502,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
 ):
     "Put the state of a checkpoint into a model of the same architecture, and its optimizer"
-    _, tensors, meta = saved
-    if meta["format"] != FORMAT: raise ValueError(
-        f"{saved.path} has format {meta['format']}, of sscq {meta['sscq']}; this is sscq {__version__}, which reads format {FORMAT}")
+    tensors = saved.tensors
     shapes = {name: list(x.shape) for name, x in model.state_dict().items()}
     theirs = {name.removeprefix("model."): list(x.shape) for name, x in tensors.items() if name.startswith("model.")}
     for name in {**shapes, **theirs}:
@@ -493,8 +524,8 @@ def run_settings(
     objective: Callable,
     config: TrainConfig,
 ) -> dict:  # name -> plain value
-    "All that decides what a run computes"
-    values = {"objective": type(objective).__name__}
+    "What decides the result of a run, as far as names and numbers tell"
+    values = {"objective": getattr(objective, "__name__", type(objective).__name__)}
     if is_dataclass(objective): values |= {f"objective.{name}": value for name, value in asdict(objective).items()}
     values |= dict(view=getattr(view, "__name__", type(view).__name__), images=len(images), quantizer=find_quantizer(model).extra_repr(),
                    ranks=rank_and_world()[1], sscq=__version__)
@@ -511,6 +542,28 @@ def check_unchanged(
                                  "Put them back, or continue all the same with resume='changed'")
 
 # %% ../nbs/09_train.ipynb #c53c9048
+@contextmanager
+def writable(out: Path):
+    "A ValueError that names the folder, when what is done here cannot be written"
+    try: yield
+    except OSError as error: raise ValueError(f"out={out} cannot be written ({error.strerror}): make room, or choose another folder") from error
+
+@contextmanager
+def sole_writer(out: Path):
+    "Make a folder, and keep other runs from writing to it; the lock ends with the process, however that ends"
+    with writable(out): out.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f"out={out} is in use by another run: wait until it ends, or choose another folder") from None
+        except OSError: pass  # a file system without locks
+        yield
+    finally: os.close(folder)
+
+# %% ../nbs/09_train.ipynb #7e85d930
 def open_run(
     out: Path,
     resume: bool | str,  # True, False or "changed"
@@ -519,12 +572,14 @@ def open_run(
     settings: dict,
 ) -> Saved | None:  # what was taken up
     "Check that `out` can be written, and take up the run in it if asked to"
-    try:
+    with writable(out):
         out.mkdir(parents=True, exist_ok=True)
         open(out / HISTORY, "a").close()
-    except OSError as error: raise ValueError(f"out={out} cannot be written ({error.strerror}): choose another folder") from error
     saved = last_checkpoint(out)
-    if saved is None: return
+    if saved is None:
+        if (out / HISTORY).stat().st_size: raise ValueError(f"{out / HISTORY} is there without a checkpoint, so no run can be continued: "
+                                                            "choose another folder, or clear_run(out), which removes it, to begin anew")
+        return
     reached, planned = len(saved.meta["history"]), saved.meta["settings"]["epochs"]
     if not resume:
         if reached < planned: raise ValueError(f"{out} holds a run that was stopped after epoch {reached} of {planned}: "
@@ -537,7 +592,9 @@ def open_run(
 # %% ../nbs/09_train.ipynb #1c4ec063
 def clear_run(out: Path):
     "Remove what training wrote into a folder"
-    for name in (CHECKPOINT, PREVIOUS, HISTORY): (Path(out) / name).unlink(missing_ok=True)
+    # the newest checkpoint last: killed in between, an older one never passes for it
+    for name in (HISTORY, PREVIOUS, CHECKPOINT):
+        for file in (name, name + ".part"): (Path(out) / file).unlink(missing_ok=True)
 
 def write_history(
     out: Path,
@@ -553,10 +610,11 @@ def begin_run(
 ):
     "Make the files say what the run has reached, and no more"
     history = saved.meta["history"] if saved else []
-    if saved is None: clear_run(out)
-    # a damaged file makes way for the whole one before it
-    elif saved.path.name == PREVIOUS: os.replace(saved.path, out / CHECKPOINT)
-    write_history(out, history)
+    with writable(out):
+        if saved is None: clear_run(out)
+        # a damaged file makes way for the whole one before it
+        elif saved.path.name == PREVIOUS: os.replace(saved.path, out / CHECKPOINT)
+        write_history(out, history)
 
 # %% ../nbs/09_train.ipynb #fe8c15b1
 def keep_epoch(
@@ -565,14 +623,16 @@ def keep_epoch(
     optimizer: torch.optim.Optimizer,
     settings: dict,
     history: list[dict],
-):
+) -> bool:  # done?
     "Write checkpoint and history; a full disk is a warning, and the checkpoint before stays"
     try:
         save_checkpoint(out, model, optimizer, settings, history)
         write_history(out, history)
+        return True
     except OSError as error:
         warnings.warn(f"epoch {len(history)} could not be saved in {out} ({error.strerror}): training goes on, the last checkpoint stays",
                       stacklevel=5)
+        return False
 
 # %% ../nbs/09_train.ipynb #31545fac
 def same_start(
@@ -627,7 +687,9 @@ def steps_per_epoch(
         f"a batch of {smallest} images cannot be shared by {world} ranks: use a larger batch_size or fewer ranks")
     codebooks = find_quantizer(model).codebooks.detach()
     blank = codebooks.new_zeros(smallest, codebooks.shape[0] * codebooks.shape[2])
-    objective(Encoded(blank, blank), Encoded(blank, blank), codebooks)
+    result = objective(Encoded(blank, blank), Encoded(blank, blank), codebooks)
+    if not (isinstance(result, tuple) and len(result) == 2 and hasattr(result[1], "_fields")): raise TypeError(
+        f"the objective returned {type(result).__name__}; it must return the loss, and its terms in a NamedTuple")
     return n
 
 # %% ../nbs/09_train.ipynb #41a2f4fe
@@ -649,7 +711,7 @@ def compiled(
         return fast
     except torch.OutOfMemoryError: raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].rstrip(": ")
         warnings.warn(f"torch.compile does not work here ({reason}): training without it", stacklevel=4)
         return run
 
@@ -709,6 +771,7 @@ def run_epochs(
             model.train()
             losses, names, counts = train_epoch(run, epoch, after_step)
             check_finite(losses := losses.cpu(), names, epoch * run.per_epoch)
+            check_weights_finite(model, (epoch + 1) * run.per_epoch)
             model.eval()
             kept = deepcopy(model.state_dict())
             history.append(epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], time.perf_counter() - start))
@@ -735,30 +798,37 @@ def fit(
     "Train in place; Ctrl-C keeps the last complete epoch, with `out` on disk too"
     if resume not in (False, True, "changed"): raise ValueError(f"resume={resume!r} must be True, False or 'changed'")
     if resume and out is None: raise ValueError(f"resume={resume!r} needs out, the folder of the run to continue")
-    device, rank = find_quantizer(model).codebooks.device, rank_and_world()[0]
+    if out == "": raise ValueError("out='' is no folder: name one, or None to keep nothing on disk")
+    out, (rank, _), device = out and Path(out), rank_and_world(), find_quantizer(model).codebooks.device
+    if isinstance(images, Tensor): images = check_images(images, images.shape[1] if images.ndim == 4 else 0).to(device)
     per_epoch, settings = steps_per_epoch(model, len(images), objective, config), run_settings(model, images, view, objective, config)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"))
-    saved = open_run(out := Path(out), resume, model, optimizer, settings) if out else None
-    history = saved.meta["history"] if saved else []
-    same_start(model, dict(settings, epoch=len(history)))
-    if out and rank == 0: begin_run(out, saved)
-    run = Run(model, images.to(device) if isinstance(images, Tensor) else images, view, objective, config, optimizer, per_epoch)
+    run = Run(model, images, view, objective, config, optimizer, per_epoch)
+    with sole_writer(out) if out and rank == 0 else nullcontext():
+        saved = open_run(out, resume, model, optimizer, settings) if out else None
+        history = saved.meta["history"] if saved else []
+        same_start(model, dict(settings, epoch=len(history)))
+        if out and rank == 0: begin_run(out, saved)
+        on_disk = len(history)
 
-    def after_epoch(history):
-        try:
-            if on_epoch: on_epoch(history[-1])
-        finally:
-            if out and rank == 0: keep_epoch(out, model, optimizer, settings, history)
-        bar.set_postfix(epoch=len(history), loss=f"{history[-1]['loss']:.3f}")
+        def after_epoch(history):
+            nonlocal on_disk
+            try:
+                if on_epoch: on_epoch(history[-1])
+            finally:
+                # rank 0 writes for all
+                if out and (rank or keep_epoch(out, model, optimizer, settings, history)): on_disk = len(history)
+            bar.set_postfix(epoch=len(history), loss=f"{history[-1]['loss']:.3f}")
 
-    with training_mode(model, config), tqdm(total=config.epochs * per_epoch, initial=len(history) * per_epoch, desc="training", unit="step",
-            disable=True if rank else None if progress is None else not progress) as bar:
-        try: run_epochs(run, history, bar.update, after_epoch)
-        except KeyboardInterrupt:
-            place = f"; {out / CHECKPOINT} has them too, resume=True continues" if out and history else ""
-            warnings.warn(f"stopped during epoch {len(history) + 1}: the model keeps the weights of epoch {len(history)}{place}",
-                          stacklevel=2)
+        with training_mode(model, config), tqdm(total=config.epochs * per_epoch, initial=len(history) * per_epoch, desc="training", unit="step",
+                disable=True if rank else None if progress is None else not progress) as bar:
+            try: run_epochs(run, history, bar.update, after_epoch)
+            except KeyboardInterrupt:
+                has = "has them too" if on_disk == len(history) else f"has those of epoch {on_disk}"
+                place = f"; {out / CHECKPOINT} {has}, resume=True continues" if on_disk and out else ""
+                warnings.warn(f"stopped during epoch {len(history) + 1}: the model keeps the weights of epoch {len(history)}{place}",
+                              stacklevel=2)
     return history
 
 # %% ../nbs/09_train.ipynb #1966b051

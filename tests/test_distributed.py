@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_runs import TOGETHER, disagree, start_ranks, train_together, train_until_stopped
+from torch import nn
+from train_runs import OBJECTIVE, TOGETHER, Mirror, disagree, free_port, settings, small_model, start_ranks, train_together, train_until_stopped
 
 from sscq.data import digits
-from sscq.train import CHECKPOINT, HISTORY, gather_rows, gather_views, last_checkpoint, ranks, same_start, synced_batch_norm
+from sscq.train import CHECKPOINT, HISTORY, fit, gather_rows, gather_views, last_checkpoint, ranks, same_start, synced_batch_norm, together
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -47,6 +48,30 @@ def test_two_ranks_are_one(images, tmp_path):
             torch.testing.assert_close(a["grads"][key], want, rtol=0, atol=10 * close)
         for x, y in zip(one["history"], a["history"]):
             assert x["usage"] == y["usage"] and abs(x["loss"] - y["loss"]) < close * x["loss"]
+
+
+def uneven_chunks(rank, folder, images):
+    "Shares of 32 and 31 images, 31 at once: rank 1's would fit whole, but must be cut as rank 0's is"
+    model = small_model()
+    fit(model, torch.from_numpy(images[:63]), Mirror(), OBJECTIVE, settings(epochs=2, batch_size=63, micro_batch=31))
+    torch.save(model.state_dict(), folder / f"weights.{rank}")
+    odd_norms(rank)
+
+
+def odd_norms(rank):
+    "Batch norm without weights, and with a plain average of its statistics, against the joined batch"
+    x, mine = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0)), slice(0, 3) if rank == 0 else slice(3, 5)
+    for kw in (dict(affine=False), dict(momentum=None)):
+        plain, synced = nn.BatchNorm2d(3, **kw), nn.BatchNorm2d(3, **kw)
+        with synced_batch_norm(synced):
+            for scale in (1, 2): torch.testing.assert_close(synced(x[mine] * scale), plain(x * scale)[mine], rtol=1e-5, atol=1e-6)
+        for name in ("running_mean", "running_var"): torch.testing.assert_close(getattr(synced, name), getattr(plain, name))
+
+
+def test_uneven_chunks_and_odd_norms(images, tmp_path):
+    assert ended(start_ranks(uneven_chunks, tmp_path, images, timeout=20.)) == [0, 0], "\n".join(p.read_text() for p in tmp_path.glob("error.*"))
+    a, b = (torch.load(tmp_path / f"weights.{rank}", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_ranks_that_disagree(images, tmp_path):
@@ -100,3 +125,18 @@ def test_alone_nothing_is_exchanged():
     with synced_batch_norm(model): assert type(model) is torch.nn.BatchNorm1d
     same_start(model, {"lr": 1})
     with ranks() as device: assert device.type in ("cpu", "cuda")
+
+
+def test_a_group_of_one_is_joined_once(monkeypatch):
+    for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port()).items(): monkeypatch.setenv(name, str(value))
+    with ranks() as outer:
+        with ranks() as inner: assert inner.type == outer.type
+        assert torch.distributed.is_initialized()
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_is_no_lost_rank():
+    def full(): raise torch.OutOfMemoryError("CUDA out of memory")
+    def silent(): raise RuntimeError
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"): together(full)
+    with pytest.raises(RuntimeError, match="another rank is gone or hangs"): together(silent)

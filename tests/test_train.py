@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -89,9 +90,21 @@ def test_schedule_stays_in_its_bounds(epochs):
     (dict(lr=0.), "lr=0.0"), (dict(lr=math.nan), "lr=nan"),
     (dict(lr_end=1.5), "share of lr"),
     (dict(warmup_epochs=-1), "warmup_epochs=-1"), (dict(weight_decay=-.1), "weight_decay"), (dict(workers=-1), "workers"),
+    (dict(lr_start=math.nan), "lr_start=nan must be 0 or more, and finite"), (dict(weight_decay=math.inf), "weight_decay=inf"),
     (dict(precision="fp16"), "'fp32' or 'bf16'"), (dict(micro_batch=1), "micro_batch=1")])
 def test_bad_settings(bad, message):
     with pytest.raises(ValueError, match=message): TrainConfig(**bad)
+
+
+@pytest.mark.parametrize("bad, message", [
+    (dict(seed=np.int64(0)), "of type int64; it must be int"), (dict(seed=0.), "seed=0.0"), (dict(seed=False), "seed=False"),
+    (dict(micro_batch=2.5), "micro_batch=2.5 is of type float; it must be int | None"), (dict(workers=1.5), "workers=1.5"),
+    (dict(lr="1e-3"), "lr='1e-3' is of type str; it must be float"), (dict(compile="no"), "it must be bool"), (dict(precision=None), "it must be str")])
+def test_settings_of_a_wrong_type(bad, message):
+    "A seed that only equals 0 would draw other batches, and pass for 0 on resume"
+    config = TrainConfig()
+    for name, value in bad.items(): object.__setattr__(config, name, value)  # past the type checks that the tests add
+    with pytest.raises(TypeError, match=re.escape(message)): config.__post_init__()
 
 
 @pytest.mark.parametrize("n, batches", [(2, 1), (10, 3), (97, 8), (256, 4)])
@@ -111,7 +124,8 @@ def test_seeds_never_change():
 
 def test_devices():
     assert find_device("cpu").type == "cpu" and find_device().type in ("cpu", "cuda")
-    with pytest.raises(ValueError, match="'tpu!' is unknown"): find_device("tpu!")
+    for name in ("tpu!", "meta", "xpu", ""):
+        with pytest.raises(ValueError, match=f"'{name}' is unknown"): find_device(name)
     with pytest.raises(ValueError, match="choose cpu"): find_device(f"cuda:{torch.cuda.device_count()}")
 
 
@@ -250,6 +264,28 @@ def test_nan_names_step_and_term(images, tmp_path):
     assert all(torch.equal(saved.tensors["model." + k], v) for k, v in model.state_dict().items()) and not model.training
 
 
+def test_nan_in_the_last_step_s_gradient(images, tmp_path):
+    "It shows in no loss of its epoch"
+    model, calls = small_model(), []
+    def poisoned(a, b, codebooks):
+        loss, parts = OBJECTIVE(a, b, codebooks)
+        calls.append(1)
+        return loss + (0 * codebooks.sum()).square().sqrt() if len(calls) == 7 else loss, parts  # 1 is the rehearsal, an epoch has 3 steps
+    with pytest.raises(ValueError, match=r"after step 6: .*codebooks is NaN or infinite; the model keeps the last complete epoch"):
+        trained(images, model=model, objective=poisoned, epochs=2, out=tmp_path)
+    assert epochs_in(tmp_path) == [1]
+    saved = last_checkpoint(tmp_path)
+    assert all(v.isfinite().all() and torch.equal(saved.tensors["model." + k], v) for k, v in model.state_dict().items())
+
+
+def test_images_and_objectives_that_cannot_be_trained_on(images):
+    for bad, message in ((images[:, 0], "must be .N, C, H, W."), (images.float(), "must lie in 0…1"), (images[:0], "no images")):
+        with pytest.raises(ValueError, match=message): trained(bad)
+    with pytest.raises(TypeError, match="must be uint8"): trained(images.long())
+    for objective in (lambda a, b, c: a.f.sum(), lambda a, b, c: (a.f.sum(), (a.f.sum(),))):
+        with pytest.raises(TypeError, match="must return the loss, and its terms in a NamedTuple"): trained(images, objective=objective)
+
+
 def test_ctrl_c_keeps_the_last_epoch(images, tmp_path):
     with pytest.warns(UserWarning, match="stopped during epoch 3: the model keeps the weights of epoch 2$"):
         model, history = trained(images, on_epoch=stop_at(2))
@@ -315,6 +351,9 @@ def test_compile_falls_back(images, monkeypatch):
     with pytest.warns(UserWarning, match=r"torch.compile does not work here \(RuntimeError: no compiler\): training without it"):
         model, _ = trained(images, compile=True)
     assert same(model, trained(images)[0])
+    def silent(model, **kw): raise NotImplementedError
+    monkeypatch.setattr(torch, "compile", silent)
+    with pytest.warns(UserWarning, match=r"does not work here \(NotImplementedError\): training"): trained(images, compile=True, epochs=1)
     # and where it works, the trial leaves no trace; it is made as training will be
     def tried(model, **kw): assert model.training; return model
     monkeypatch.setattr(torch, "compile", tried)
@@ -439,6 +478,8 @@ def test_changed_settings_are_told(images, tmp_path):
     assert len(history) == 4
     with pytest.raises(ValueError, match="resume='yes' must be"): trained(images, out=tmp_path, resume="yes")
     with pytest.raises(ValueError, match="needs out"): trained(images, resume=True)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="out='' is no folder"): trained(images, out="", resume=resume)
 
 
 def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch):
@@ -454,7 +495,46 @@ def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch
     with monkeypatch.context() as m:
         m.setattr(train, "FORMAT", 2)
         with pytest.raises(ValueError, match="has format 1, of sscq .*; this is sscq .*, which reads format 2"):
-            trained(images, out=tmp_path, resume=True)
+            trained(images, out=tmp_path, resume=True, lr=1e-3)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    text = '{"format": 3}'  # a later version's, whose other names are unknown
+    save_file({}, tmp_path / CHECKPOINT, {"sscq": text, "sha256": train.checksum({}, text)})
+    before[tmp_path / CHECKPOINT] = (tmp_path / CHECKPOINT).read_bytes()
+    for resume in (False, "changed"):
+        with pytest.raises(ValueError, match="has format 3, .* or choose another folder"): trained(images, out=tmp_path, resume=resume)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_files_of_something_else_stay(images, tmp_path):
+    (tmp_path / HISTORY).write_text("mine")
+    with pytest.raises(ValueError, match="history.jsonl is there without a checkpoint, .*choose another folder"): trained(images, out=tmp_path)
+    assert (tmp_path / HISTORY).read_text() == "mine"
+    save_file({"mine": torch.zeros(2)}, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="no checkpoint of a training run: .*choose another folder"): trained(images, out=tmp_path)
+    for name in (PREVIOUS, CHECKPOINT + ".part", HISTORY + ".part", "more"): (tmp_path / name).write_text("")
+    clear_run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["more"]
+
+
+def test_one_run_at_a_time_writes_to_a_folder(images, tmp_path):
+    "Another run in the same process is another run"
+    def second(record):
+        with pytest.raises(ValueError, match="is in use by another run"): trained(images, out=tmp_path, resume=True)
+    model, history = trained(images, out=tmp_path, on_epoch=second)
+    assert same(model, trained(images)[0]) and epochs_in(tmp_path) == [1, 2, 3, 4]
+    trained(images, out=tmp_path)  # free again
+
+
+def test_a_layer_with_two_names(images, tmp_path):
+    class Twice(nn.Module):
+        def __init__(self, seed=0):
+            super().__init__()
+            self.net = small_model(seed=seed)
+            self.quantizer = self.net[-1]
+        def forward(self, x): return self.net(x)
+    want, _ = trained(images, model=Twice())
+    stopped(images, tmp_path, model=Twice())
+    assert same(trained(images, model=Twice(9), out=tmp_path, resume=True)[0], want)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "half", "flip", "missing"])
@@ -503,6 +583,18 @@ def test_a_full_disk_is_survived(images, tmp_path):
     assert same(trained(images, seed=9, out=tmp_path, resume=True)[0], want)
 
 
+def test_ctrl_c_after_a_full_disk_says_what_is_on_disk(images, tmp_path, monkeypatch):
+    def no_space(fd): raise OSError(errno.ENOSPC, "No space left on device")
+    def on_epoch(record):
+        if record["epoch"] == 2: monkeypatch.setattr(os, "fsync", no_space)
+        if record["epoch"] == 3: raise KeyboardInterrupt
+    with pytest.warns(UserWarning) as said: trained(images, on_epoch=on_epoch, out=tmp_path)
+    assert re.search("weights of epoch 3; .*checkpoint.safetensors has those of epoch 1, resume=True", str(said[-1].message)) and len(said) == 3
+    assert len(last_checkpoint(tmp_path).meta["history"]) == 1
+    with pytest.raises(ValueError, match="cannot be written .No space left on device.: make room"): trained(images, out=tmp_path, resume=True)
+    assert len(last_checkpoint(tmp_path).meta["history"]) == 1
+
+
 def test_write_whole(tmp_path, monkeypatch):
     path = tmp_path / "x"
     write_whole(path, b"1")
@@ -510,6 +602,10 @@ def test_write_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(os, "fsync", no_space)
         with pytest.raises(OSError, match="No space"): write_whole(path, b"2", tmp_path / "y")
+    def ctrl_c(fd): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", ctrl_c)
+        with pytest.raises(KeyboardInterrupt): write_whole(path, b"2")
     assert path.read_bytes() == b"1" and [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
