@@ -144,6 +144,7 @@ def test_names_are_read_from_source():
     assert [tuple(r) for r in found["Box.grow"].rows] == [("by", "int", "", "cm"), ("**more", "", "", ""), ("returns", "Box", "", "another box")]
     assert (found["SIDES"].signature, found["SIDES"].doc) == ("4", "of a box")
     assert only_imports("import os\nfrom a import b") and not only_imports("import os; os.sep") and not only_imports("!ls")
+    assert only_imports("try: import a\nexcept ImportError: a = None") and not only_imports("try: a.b\nexcept OSError: pass")
 
 
 @pytest.mark.parametrize("text, wanted", [

@@ -114,5 +114,7 @@ def entries(source: str, cell: str) -> list[Entry]:
 
 
 def only_imports(source: str) -> bool:
-    try: return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)
+    "Also of what may be absent: try, import, and what to do without it"
+    try: body = ast.parse(source).body
     except SyntaxError: return False  # a shell command
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for top in body for node in (top.body if isinstance(top, ast.Try) else [top]))
