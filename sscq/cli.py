@@ -108,7 +108,9 @@ def learn(
     if method == "spq": model.head, objective = linear_head(model.head[0].in_features, model.head[-1].out_features), SPQObjective()
     config = replace(preset.config, seed=seed, **({} if epochs is None else {"epochs": epochs}))
     images = data_resized(data, model.channels, model.image_size).train
-    return model.fit(images, view, objective, config, device, progress, on_epoch=lambda record: on_epoch and on_epoch(model, record))
+    model.fit(images, view, objective, config, device, progress, on_epoch=lambda record: on_epoch and on_epoch(model, record))
+    if len(model.history) < config.epochs: raise KeyboardInterrupt  # what was stopped half-way is not scored
+    return model
 
 
 def learned(
@@ -122,8 +124,7 @@ def learned(
 ) -> tuple[Result, SSCQ]:
     "Train on the digits with the preset `digits`, then score"
     model = learn(method, data, PRESETS["digits"], bits, seed, epochs, on_epoch, progress)
-    seconds = model.history[-1]["seconds"] if model.history else 0.
-    return scored(method, data, model.embed, model.codebooks.detach().cpu(), seconds, seed, "from scratch"), model
+    return scored(method, data, model.embed, model.codebooks.detach().cpu(), model.history[-1]["seconds"], seed, "from scratch"), model
 
 # %% ../nbs/14_cli.ipynb #71557d6b
 def watch_map(
@@ -344,11 +345,12 @@ def train(args: argparse.Namespace) -> dict:
     out = writable(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with training.ranks() as device:  # one process, or those that torchrun started
         model.fit(images, view, preset.objective, config, device=args.device or device, progress=bars(), out=out, resume=args.resume)
-        if training.rank_and_world()[0] == 0:
+        if training.rank_and_world()[0] == 0 and model.history:
             model.save_pretrained(out)
-            print(f"{args.bits}-bit model after {len(model.history)} epochs on {model.device}: {out}")
-    last = model.history[-1] if model.history else {}
-    return dict(model=str(out), bits=model.bits, epochs=len(model.history), loss=last.get("loss"), seconds=last.get("seconds"))
+            print(f"{args.bits}-bit model after {len(model.history)} of {config.epochs} epochs on {model.device}: {out}")
+    if len(model.history) < config.epochs: raise KeyboardInterrupt  # what was reached is kept, and scripts are told
+    last = model.history[-1]
+    return dict(model=str(out), bits=model.bits, epochs=len(model.history), loss=last["loss"], seconds=last["seconds"])
 
 # %% ../nbs/14_cli.ipynb #7adb0ba7
 def encode(args: argparse.Namespace) -> dict:
@@ -417,7 +419,7 @@ def trained(method: str, args: argparse.Namespace, data: RetrievalData, bits: in
     "SSCQ, or SPQ's objective, under the same preset"
     model = learn(method, data, preset_for(args), bits, args.seed, args.epochs, None, bars(), args.device)
     if args.out and method == "sscq": model.save_pretrained(Path(args.out) / f"sscq-{bits}")
-    epochs, seconds = len(model.history), model.history[-1]["seconds"] if model.history else 0.
+    epochs, seconds = len(model.history), model.history[-1]["seconds"]
     print(f"sscq: {method}, {bits} bits: {epochs} epochs in {seconds:,.0f} s", file=sys.stderr)
     return Tried(method, backbone_origin(model.backbone), answers(model, data), epochs, seconds)
 

@@ -608,13 +608,12 @@ def begin_run(
     out: Path,
     saved: Saved | None,
 ):
-    "Make the files say what the run has reached, and no more"
-    history = saved.meta["history"] if saved else []
+    "Make the files say what a continued run has reached, and no more"
+    if saved is None: return  # a finished run stays until the new one has an epoch to show
     with writable(out):
-        if saved is None: clear_run(out)
         # a damaged file makes way for the whole one before it
-        elif saved.path.name == PREVIOUS: os.replace(saved.path, out / CHECKPOINT)
-        write_history(out, history)
+        if saved.path.name == PREVIOUS: os.replace(saved.path, out / CHECKPOINT)
+        write_history(out, saved.meta["history"])
 
 # %% ../nbs/09_train.ipynb #fe8c15b1
 def keep_epoch(

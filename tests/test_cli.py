@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sscq import train as training
 from sscq.cli import build_parser, demo, load_history, main, summary
 from sscq.data import digits
 
@@ -265,6 +266,28 @@ def test_a_picture_that_is_gone_is_grey_on_the_page(trained, tmp_path, capsys):
     (folder / "2.png").write_bytes(b"no picture any more")
     assert run("search", tmp_path / "i.sscq", folder / "0.png", "-k", 4, "--model", trained, "--html", tmp_path / "page.html") == 0
     assert (tmp_path / "page.html").is_file(), capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_there_is(tmp_path, monkeypatch, capsys):
+    step, left = training.train_step, 0
+    def steps(*args, **kw):
+        nonlocal left
+        left -= 1
+        if not left: raise KeyboardInterrupt
+        return step(*args, **kw)
+    def run(*options, stop): nonlocal left; left = stop; return main(list(options))
+    monkeypatch.setattr(training, "train_step", steps)
+    train = ["train", "digits", "--batch-size", "500", "--epochs", "2", "--out", str(tmp_path / "run")]  # three steps an epoch
+    assert run(*train, stop=2) == 130 and not (tmp_path / "run" / "model.safetensors").exists()
+    assert run(*train, stop=0) == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    assert run(*train, stop=2) == 130 and {p: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+    assert run(*train, stop=5) == 130
+    assert len(load_history(tmp_path / "run")) == 1 and "after 1 of 2 epochs" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != before[tmp_path / "run" / "model.safetensors"]
+    # nobody is shown the score of a model that was stopped
+    assert run("evaluate", "digits", "--bits", "16", "--epochs", "2", "--out", str(tmp_path / "e"), stop=5) == 130
+    assert not list((tmp_path / "e").glob("*/model.safetensors"))
 
 
 def test_where_nothing_can_be_written_is_found_out_first(trained, indexed, photos, tmp_path, capsys):

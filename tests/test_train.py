@@ -464,7 +464,16 @@ def test_an_unfinished_run_is_not_written_over(images, tmp_path):
     clear_run(tmp_path)
     assert not list(tmp_path.iterdir())
     trained(images, out=tmp_path)
-    trained(images, out=tmp_path)  # a finished one is
+
+
+def test_a_finished_run_is_written_over_once_there_is_something_better(images, tmp_path):
+    trained(images, out=tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    def early(x): raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match="stopped during epoch 1: the model keeps the weights of epoch 0$"): trained(images, out=tmp_path, view=early)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    trained(images, out=tmp_path, epochs=1)
+    assert len(last_checkpoint(tmp_path).meta["history"]) == len((tmp_path / HISTORY).read_text().splitlines()) == 1
 
 
 def test_changed_settings_are_told(images, tmp_path):
