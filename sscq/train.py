@@ -9,9 +9,9 @@ __all__ = ['FORMAT', 'CHECKPOINT', 'PREVIOUS', 'HISTORY', 'PRESETS', 'TrainConfi
            'synced_batch_norm', 'average_gradients', 'find_quantizer', 'train_step', 'check_finite',
            'check_weights_finite', 'Run', 'train_epoch', 'to_json', 'checksum', 'write_whole', 'save_checkpoint',
            'read_checkpoint', 'Saved', 'last_checkpoint', 'load_checkpoint', 'run_settings', 'check_unchanged',
-           'writable', 'sole_writer', 'open_run', 'clear_run', 'write_history', 'begin_run', 'keep_epoch', 'same_start',
-           'training_mode', 'steps_per_epoch', 'some_batch', 'compiled', 'largest_fitting', 'out_of_memory',
-           'epoch_record', 'run_epochs', 'fit', 'tensorboard', 'Preset']
+           'naming_out', 'sole_writer', 'open_run', 'clear_run', 'write_history', 'begin_run', 'keep_epoch',
+           'same_start', 'training_mode', 'steps_per_epoch', 'some_batch', 'compiled', 'largest_fitting',
+           'out_of_memory', 'epoch_record', 'run_epochs', 'fit', 'tensorboard', 'Preset']
 
 # %% ../nbs/09_train.ipynb #ecbaa9f4
 import hashlib
@@ -543,15 +543,14 @@ def check_unchanged(
 
 # %% ../nbs/09_train.ipynb #c53c9048
 @contextmanager
-def writable(out: Path):
+def naming_out(out: Path):
     "A ValueError that names the folder, when what is done here cannot be written"
     try: yield
     except OSError as error: raise ValueError(f"out={out} cannot be written ({error.strerror}): make room, or choose another folder") from error
 
 @contextmanager
 def sole_writer(out: Path):
-    "Make a folder, and keep other runs from writing to it; the lock ends with the process, however that ends"
-    with writable(out): out.mkdir(parents=True, exist_ok=True)
+    "Keep other runs from writing to a folder; the lock ends with the process, however that ends"
     if fcntl is None:
         yield
         return
@@ -572,9 +571,7 @@ def open_run(
     settings: dict,
 ) -> Saved | None:  # what was taken up
     "Check that `out` can be written, and take up the run in it if asked to"
-    with writable(out):
-        out.mkdir(parents=True, exist_ok=True)
-        open(out / HISTORY, "a").close()
+    with naming_out(out): open(out / HISTORY, "a").close()
     saved = last_checkpoint(out)
     if saved is None:
         if (out / HISTORY).stat().st_size: raise ValueError(f"{out / HISTORY} is there without a checkpoint, so no run can be continued: "
@@ -610,7 +607,7 @@ def begin_run(
 ):
     "Make the files say what a continued run has reached, and no more"
     if saved is None: return  # a finished run stays until the new one has an epoch to show
-    with writable(out):
+    with naming_out(out):
         # a damaged file makes way for the whole one before it
         if saved.path.name == PREVIOUS: os.replace(saved.path, out / CHECKPOINT)
         write_history(out, saved.meta["history"])
@@ -804,6 +801,8 @@ def fit(
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"))
     run = Run(model, images, view, objective, config, optimizer, per_epoch)
+    if out:
+        with naming_out(out): out.mkdir(parents=True, exist_ok=True)
     with sole_writer(out) if out and rank == 0 else nullcontext():
         saved = open_run(out, resume, model, optimizer, settings) if out else None
         history = saved.meta["history"] if saved else []

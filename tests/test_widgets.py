@@ -17,6 +17,7 @@ from PIL import Image
 from traitlets import Bunch
 
 import sscq.widgets as widgets
+from sscq import train as training
 from sscq.contrastive import FUSIONS, fused_consistency
 from sscq.core import SSCQ
 from sscq.data import ImageSet, digits
@@ -192,7 +193,9 @@ def until(true, seconds=60):
         time.sleep(.02)
 
 
-def test_training_stops_in_mid_epoch_and_refuses_a_second_one(data):
+def test_training_stops_in_mid_epoch_and_refuses_a_second_one(data, monkeypatch):
+    steps, step = [], training.train_step
+    monkeypatch.setattr(training, "train_step", lambda *args, **kw: steps.append(1) or step(*args, **kw))
     one, two = training_explorer(data, epochs=50), training_explorer(data)
     one.controls["start"].click()
     try:
@@ -204,8 +207,9 @@ def test_training_stops_in_mid_epoch_and_refuses_a_second_one(data):
         one.controls["w_cc"].value = 0
         assert "applies to the next run" in one.message.value
     finally: one.controls["stop"].click()
+    begun = len(steps)
     one.thread.join(60)
-    assert not one.thread.is_alive()
+    assert not one.thread.is_alive() and 0 < begun <= len(steps) <= begun + 1  # the next step finds out
     done = len(one.runs["run 1"]["history"])
     assert f"stopped during epoch {done + 1}: the model keeps the weights of epoch {done}" in one.message.value
     assert one.runs["run 1"]["settings"]["weights"][2] == .4 and one.runs["run 1"]["state"] == "stopped"
