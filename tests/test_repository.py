@@ -27,14 +27,53 @@ def test_every_module_has_its_notebook():
     assert modules == set(ORDER)
 
 
-@named(EXPORTING)
-def test_imports_point_left(nb):
-    tree = ast.parse((ROOT / "sscq" / f"{nb.stem[3:]}.py").read_text(encoding="utf-8"))
-    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
-    used = {n.module.split(".")[0] for n in froms if n.module} | {a.name for n in froms if not n.module for a in n.names} - {"__version__"}
-    right = ORDER[ORDER.index(nb.stem[3:]):]
-    assert not used & set(right), f"{nb.stem[3:]} imports from its right"
-    assert used <= set(ORDER)
+def imported(tree: ast.AST) -> set[str]:
+    "Modules of this package that code imports: absolutely, relatively, by name, and inside of functions too"
+    def stem(dotted): return dotted.removeprefix("sscq.").split(".")[0]
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): used |= {stem(a.name) for a in node.names if a.name.startswith("sscq.")}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level: used |= {module.split(".")[0]} if module else {a.name for a in node.names}
+            elif module == "sscq": used |= {a.name for a in node.names}
+            elif module.startswith("sscq."): used.add(stem(module))
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
+            used |= {stem(a.value) for a in node.args if isinstance(a, ast.Constant) and str(a.value).startswith("sscq.")}
+    return used - {"__version__"}
+
+
+@pytest.mark.parametrize("line, module", [
+    ("from sscq.widgets import Explorer", "widgets"), ("from .widgets import Explorer", "widgets"), ("from . import widgets", "widgets"),
+    ("import sscq.widgets as w", "widgets"), ("from sscq import widgets", "widgets"), ("def f():\n from sscq.widgets import Explorer", "widgets"),
+    ("importlib.import_module('sscq.widgets')", "widgets")])
+def test_every_way_to_import_is_seen(line, module): assert imported(ast.parse(line)) == {module}
+
+
+GRAPH = {nb.stem[3:]: imported(ast.parse((ROOT / "sscq" / f"{nb.stem[3:]}.py").read_text(encoding="utf-8"))) for nb in EXPORTING}
+NUMBER = {nb.stem[3:]: int(nb.stem[:2]) for nb in EXPORTING}
+FOUNDATION = {n for n, number in NUMBER.items() if 4 <= number <= 8 or number == 10}  # what the engine may stand on
+
+
+@pytest.mark.parametrize("module", GRAPH)
+def test_imports_point_down(module):
+    "The course imports to its left and from the engine; the engine imports lower engine and the losses, never the course's upper floors"
+    assert GRAPH[module] <= set(GRAPH), "no such module"
+    engine = NUMBER[module] >= 20
+    wrong = {used for used in GRAPH[module] if NUMBER[used] >= NUMBER[module] and (engine or NUMBER[used] < 20)}
+    if engine: wrong |= {used for used in GRAPH[module] if NUMBER[used] < 20} - FOUNDATION
+    assert not wrong, f"{module} imports {', '.join(sorted(wrong))}"
+
+
+def test_imports_have_no_circle():
+    seen, path = set(), []
+    def visit(module):
+        assert module not in path, f"{' → '.join([*path, module])}"
+        if module in seen: return
+        path.append(module)
+        for used in sorted(GRAPH[module]): visit(used)
+        seen.add(path.pop())
+    for module in GRAPH: visit(module)
 
 
 @named(EXPORTING)
