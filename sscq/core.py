@@ -302,15 +302,6 @@ def eval_copy(
             if type(own[name]) not in _PLAIN: own[name] = followed(own[name])
     return whole
 
-# %% ../nbs/12_core.ipynb #2e6899bd
-def one_thread() -> None:
-    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
-    torch.set_num_threads(1)
-    if hasattr(faiss := sys.modules.get("faiss"), "omp_set_num_threads"): faiss.omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=one_thread)
-
 # %% ../nbs/12_core.ipynb #5fdeb820
 @patch
 def embed_batches(self: SSCQ,
@@ -359,6 +350,15 @@ def encode(self: SSCQ,
     batch_size = check_count("batch_size", batch_size)
     self._finite(self.codebooks.detach())
     return torch.cat([self._codes(f) for f, _ in self.embed_batches(self.to_images(images), batch_size)])
+
+# %% ../nbs/12_core.ipynb #2e6899bd
+def one_thread() -> None:
+    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
+    torch.set_num_threads(1)
+    if hasattr(faiss := sys.modules.get("faiss"), "omp_set_num_threads"): faiss.omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=one_thread)
 
 # %% ../nbs/12_core.ipynb #621b69b5
 @patch
