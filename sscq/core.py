@@ -424,7 +424,8 @@ def exchanged(
     built = plan(type(model), model._hub_mixin_config)
     mine, theirs = layers(model), layers(built)
     for name in mine.keys() & theirs.keys():
-        if mine[name] != theirs[name]: return f"{name or 'the model'} is {shown(mine[name])} in place of {theirs[name]}"
+        if mine[name] != theirs[name]:
+            return f"{name or 'the model'} is {one_line(mine[name])} in place of {one_line(theirs[name])}"
     return misfit(plain_state(model), plain_state(built))
 
 # %% ../nbs/12_core.ipynb #b853775a
