@@ -591,7 +591,7 @@ FORKS = """if True:
     def busy():
         while not over.is_set(): work()
     thread = threading.Thread(target=busy)
-    if sys.argv[3] == "busy": thread.start()
+    thread.start()
     ends = []
     for _ in range(int(sys.argv[1])):
         queue = fork.SimpleQueue()
@@ -605,10 +605,10 @@ FORKS = """if True:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks there")
-@pytest.mark.parametrize("busy", ["busy", "quiet"])
-def test_forked_children_answer_as_their_parent(busy):
+def test_forked_children_answer_as_their_parent():
+    "Which computes in other threads at that moment"
     n = int(os.environ.get("SSCQ_FORKS", 3))
-    done = subprocess.run([sys.executable, "-c", FORKS, str(n), "2", busy], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    done = subprocess.run([sys.executable, "-c", FORKS, str(n), "2"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
     assert done.stdout.strip() == f"{{'(True, 1)': {n}}} 2", done.stdout + done.stderr
 
 
@@ -703,14 +703,15 @@ def test_settings_of_the_wrong_kind_are_refused_by_name(tmp_path):
         small = dict(bits=8, backbone="tiny_cnn", channels=1, image_size=8, hidden=8, word_dim=2)
         model, x = SSCQ(**small, seed=0), torch.zeros(12, 1, 8, 8, dtype=torch.uint8)
         odd = [True, numpy.True_, -1, 0, 2**31, 2**63, 10**5000, 1.5, float("nan"), "", "x", "5", b"x", [], {}, (), object(), 1j, decimal.Decimal("0.5"),
-               torch.tensor(3), torch.tensor([1, 2]), numpy.zeros(2)]
+               torch.tensor(.5), torch.tensor([1, 2]), numpy.zeros(2)]
         calls = {name: (lambda value, name=name: SSCQ(**(small | ({"bits": None} if name == "n_books" else {}) | {name: value})))
                  for name in ("bits", "n_books", "n_words", "word_dim", "backbone", "channels", "image_size", "tau_sq", "hidden", "seed")}
         calls |= {name: (lambda value, name=name: model.fit(x, **({"epochs": 1, "device": "cpu"} | {name: value})))
-                  for name in ("view", "objective", "config", "out", "resume", "on_epoch", "progress", "epochs", "nonsense")}
+                  for name in ("view", "objective", "config", "out", "resume", "on_epoch", "progress", "nonsense")}
         for verb in ("embed", "encode", "index"): calls["batch_size", verb] = lambda value, verb=verb: getattr(model, verb)(x, batch_size=value)
-        calls |= {name: (lambda value, name=name: model.save_pretrained(**({"save_directory": "m"} | {name: value}))) for name in ("save_directory", "push_to_hub")}
-        fine = {"tau_sq": (2**31, 2**63, 1.5), "seed": (0, 2**31), "objective": (), "out": ("x", "5", b"x"), "save_directory": ("x", "5"), "progress": (True, numpy.True_),
+        calls |= {name: (lambda value, name=name: model.save_pretrained(**({"save_directory": "m"} | {name: value})))
+                  for name in ("save_directory", "push_to_hub")}
+        fine = {"tau_sq": (2**31, 2**63, 1.5), "seed": (0, 2**31), "out": ("x", "5"), "save_directory": ("x", "5"), "progress": (True, numpy.True_),
                 "resume": (True,), "push_to_hub": (True, numpy.True_)}
         tried, unclear = 0, []
         for what, call in calls.items():
@@ -726,11 +727,10 @@ def test_settings_of_the_wrong_kind_are_refused_by_name(tmp_path):
                 except BaseException as error: unclear.append([name, repr(value)[:20], repr(error)[:200]])
                 else: unclear.append([name, repr(value)[:20], "accepted"])
         print(json.dumps([tried, unclear]))"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     tried, unclear = json.loads(done.stdout.splitlines()[-1])
-    assert tried > 450 and not [one for one in unclear if one[2] != "accepted"], unclear
-    assert {(name, value) for name, value, _ in unclear} <= {("bits", ""), ("n_words", "")}, unclear
+    assert tried > 450 and not unclear, unclear
 
 
 @pytest.mark.parametrize("bad", [None, 5, {"a": 1}, {1, 2}, b"x", iter([]), object(), [1, 2], [None], [torch.zeros(1, 8, 8)], np.array("x"), np.zeros(3)])
@@ -786,7 +786,8 @@ def test_settings_that_do_not_fit_the_weights(tmp_path, honest, text, message, m
 
 @pytest.mark.parametrize("name", ["backbone.0.weight", "backbone.1.num_batches_tracked", "head.2.bias", "quantizer.codebooks"])
 @pytest.mark.parametrize("change, message", [
-    (lambda x: None, "is missing"), (lambda x: x[None].contiguous(), "has shape"), (lambda x: torch.zeros(0), "has shape"), (lambda x: torch.zeros(7), "has shape"),
+    (lambda x: None, "is missing"), (lambda x: x[None].contiguous(), "has shape"), (lambda x: torch.zeros(0), "has shape"),
+    (lambda x: torch.zeros(7), "has shape"),
     (lambda x: x.to(torch.complex64), "is of torch.complex64"), (lambda x: x.double(), "torch.float64"), (lambda x: x.half(), "torch.float16"),
     (lambda x: x.to(torch.int32), "is of torch.int32"), (lambda x: x > 0, "is of torch.bool"),
 ])
@@ -814,7 +815,8 @@ def test_a_model_of_another_precision_is_welcome_whole(tmp_path, trained, images
 
 
 @pytest.mark.parametrize("about, message", [
-    ("", "cannot be read"), ("[]", "no object"), ('{"history": {}}', "history must be a list"), ('{"history": [1]}', "each epoch"), ('{"history": [{}]}', "each epoch"),
+    ("", "cannot be read"), ("[]", "no object"), ('{"history": {}}', "history must be a list"), ('{"history": [1]}', "each epoch"),
+    ('{"history": [{}]}', "each epoch"),
     ('{"history": [{"epoch": 1}, {"epoch": 1}]}', "each epoch"), ('{"origin": 5}', "origin=5 must be a line"), ('{"origin": "a\\nb"}', "must be a line"),
     ('{"origin": "\\u001b[2J"}', "must be a line"),
 ])
@@ -982,7 +984,7 @@ def test_a_push_names_the_repository_after_the_folder(tmp_path, monkeypatch):
     told = "Push model using huggingface_hub."
     assert pushed == ["mine", ("me/mine", files, 16, told), "mine", ("me/mine", files, 16, "again"),
                       "us/ours", ("us/ours", files, 16, told), "direct", ("me/direct", files, 16, told)]
-    with pytest.raises(TypeError, match="token='x' is known only with push_to_hub=True"): small().save_pretrained("sub", token="x")
+    with pytest.raises(TypeError, match="token= is known only with push_to_hub=True"): small().save_pretrained("sub", token="x")
     with pytest.raises(ValueError, match="config=.* is not the model's"): small().save_pretrained("sub", config={"bits": 4})
 
 
