@@ -227,34 +227,37 @@ def test_a_pickle_is_never_opened(tmp_path, trained):
 def left_over(folder: Path) -> list[str]: return sorted({p.name for p in folder.iterdir()} - {"README.md", "config.json", "model.safetensors"})
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks there")
 def test_a_kill_during_save_leaves_a_whole_model(tmp_path):
     "Whatever the moment, what is in the folder is one of the two models, and the next save removes what was being prepared"
-    wanted = [small(bits=bits) for bits in (16, 32)]
-    wanted[0].save_pretrained(tmp_path)
+    kills = int(os.environ.get("SSCQ_KILLS", 8))
     code = f"""if True:
-        import torch
+        import os, signal, sys, time, warnings
+        import numpy as np, torch
+        from pathlib import Path
         from sscq.core import SSCQ
+        warnings.simplefilter("ignore")  # killed between two files: config.json is of the other model
+        folder, stray = Path({str(tmp_path)!r}), 0
         models = [SSCQ(bits=bits, backbone="tiny_cnn", channels=1, image_size=8, hidden=16, seed=0) for bits in (16, 32)]
-        print("ready", flush=True)
-        while True:
-            for model in models: model.save_pretrained({str(tmp_path)!r})"""
-    kills, stray = int(os.environ.get("SSCQ_KILLS", 2)), 0
-    for delay in np.random.default_rng(0).uniform(0, .1, kills):
-        run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        run.stdout.readline()
-        time.sleep(delay)
-        run.kill()
-        run.wait()
-        run.stdout.close()
-        stray += bool(left_over(tmp_path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # killed between two files: config.json is of the other model
-            found = SSCQ.from_pretrained(tmp_path)
-        same = wanted[found.bits == 32]
-        assert all(torch.equal(x, same.state_dict()[name]) for name, x in found.state_dict().items())
-    wanted[0].save_pretrained(tmp_path)
+        models[0].save_pretrained(folder)
+        for delay in np.random.default_rng(0).uniform(0, .1, {kills}):
+            child = os.fork()
+            if not child:
+                while True:
+                    for model in models: model.save_pretrained(folder)
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            stray += len(os.listdir(folder)) > 3
+            found = SSCQ.from_pretrained(folder)
+            wanted = models[found.bits == 32].state_dict()
+            assert all(torch.equal(x, wanted[name]) for name, x in found.state_dict().items())
+        models[0].save_pretrained(folder)
+        print(stray, "of {kills} kills left something behind")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 + 2 * kills)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
     assert not left_over(tmp_path) and SSCQ.from_pretrained(tmp_path).bits == 16
-    print(f"{kills} kills, {stray} left something behind")
 
 
 def test_committed_model_and_index_still_read():
