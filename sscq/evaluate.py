@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .backbone import BACKBONES, make_backbone, pretrained_backbone
@@ -56,7 +56,8 @@ def check_labels(
     if y.is_floating_point() and (odd := y.abs() > 2 ** 53).any(): raise ValueError(
         f"{name} hold {y[odd][0]}: classes are whole numbers below 2**53")
     if (y < 0).any(): raise ValueError(
-        f"{name} hold {y[y < 0][0]}, as what has no label is often marked: leave such items out, labels[labels >= 0] and their images")
+        f"{name} hold {y[y < 0][0]}, as what has no label is often marked: "
+        "leave such items out, labels[labels >= 0] and their images")
     return y.long()
 
 # %% ../nbs/11_evaluate.ipynb #0a7f06b1
@@ -94,7 +95,8 @@ def check_hits(
     "Right or wrong, query by query, in order of rank; a TypeError or ValueError otherwise"
     if not isinstance(hits, Tensor) or hits.dtype != torch.bool: raise TypeError(
         f"hits={shown(hits)} must be a tensor (Q, k) of True and False, as relevance gives them")
-    if hits.ndim != 2 or not hits.shape[1]: raise ValueError(f"hits of shape {tuple(hits.shape)} must be (Q, k), k at least 1")
+    if hits.ndim != 2 or not hits.shape[1]: raise ValueError(
+        f"hits of shape {tuple(hits.shape)} must be (Q, k), k at least 1")
     return hits
 
 
@@ -170,7 +172,8 @@ def tie_averaged_precision(
     k = min(check_count("topk", topk), check_hits(hits).shape[1])
     if distances.shape != hits.shape: raise ValueError(
         f"distances of shape {tuple(distances.shape)} and hits of shape {tuple(hits.shape)} must be of one shape")
-    if not (distances[:, 1:] >= distances[:, :-1]).all(): raise ValueError("distances must come nearest first, and hold no NaN: sort them, and hits alike")
+    if not (distances[:, 1:] >= distances[:, :-1]).all(): raise ValueError(
+        "distances must come nearest first, and hold no NaN: sort them, and hits alike")
     start, end = tie_groups(distances)
     found = F.pad(hits.double().cumsum(1), (1, 0))
     rank = torch.arange(1., k + 1, device=hits.device, dtype=torch.double)
@@ -254,7 +257,8 @@ def check_retrieval(query_f: Tensor, query_labels, db_codes: Tensor, db_labels, 
     query_labels, db_labels = check_label_pair(query_labels, db_labels)
     for name, n, labels in (("queries", len(query_f), query_labels), ("database items", len(db_codes), db_labels)):
         if n == 0: raise ValueError(f"no {name}: there is nothing to score")
-        if n != len(labels): raise ValueError(f"{n} {name} have {len(labels)} labels: give each its label, or its row of labels")
+        if n != len(labels): raise ValueError(
+            f"{n} {name} have {len(labels)} labels: give each its label, or its row of labels")
     if int(db_codes.max()) >= K: raise ValueError(f"db_codes name codeword {db_codes.max()}; the codebooks have {K}, numbered from 0")
     for name, values in (("query_f", query_f), ("codebooks", codebooks)):
         if not torch.isfinite(values).all(): raise ValueError(f"{name}: NaN or infinite values cannot be ranked")
@@ -269,7 +273,8 @@ def over_queries(function, query_f: Tensor, query_labels, db_codes: Tensor, db_l
     query_f, device, N = query_f.detach().float(), query_f.device, len(db_codes)
     codebooks, db_codes = codebooks.detach().float().to(device), db_codes.to(device)
     query_labels, db_labels = query_labels.cpu(), db_labels.cpu()
-    if db_labels.ndim == 2: query_labels, db_labels = query_labels.float(), db_labels.float()  # once, not for every chunk
+    # once, not for every chunk
+    if db_labels.ndim == 2: query_labels, db_labels = query_labels.float(), db_labels.float()
     def some(f, labels):
         table, distances = check_table(distance_table(f, codebooks, distance == "squared")), f.new_empty(len(f), N)
         # blocks stay in the cache while they are turned from items × queries to queries × items
@@ -400,7 +405,8 @@ def recall(
 ) -> Float[Tensor, "Q"]:
     "Share of the exact answers that were found, in whatever order"
     found, exact = check_tensor("found", found, "Q k", "whole"), check_tensor("exact", exact, "Q k", "whole")
-    if len(found) != len(exact): raise ValueError(f"{len(found)} lists found and {len(exact)} exact ones: give both of every query")
+    if len(found) != len(exact): raise ValueError(
+        f"{len(found)} lists found and {len(exact)} exact ones: give both of every query")
     both = torch.cat([found, exact], 1).sort(1).values  # what is in both lists now stands beside its twin
     shared = ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)).sum(1)
     return shared.double() / (exact >= 0).sum(1).clamp(min=1)
