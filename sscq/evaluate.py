@@ -396,7 +396,7 @@ def score_table(
                 f"{s.map_ties:.4f}", f"{s.map_min:.4f}", f"{s.precision_at_k:.4f}") for s in scores]
     head = row("method", "backbone", "bits", "distances", f"mAP@{k}", "95% over queries", "ties averaged", "÷ min(R, k)", f"P@{k}")
     return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|", *rows, "",
-                            f"{data or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
+                            f"{one_line(data) or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
 
 # %% ../nbs/11_evaluate.ipynb #763ff3ef
 def recall(
