@@ -669,10 +669,10 @@ class CtrlC:
     def __init__(self): self.listening, self.at = False, None
 
     def __call__(self, *_):
-        now = time.monotonic()
-        if self.at is None: self.at = now
-        elif now - self.at < BOUNCE: return
-        if not self.listening or now > self.at: os._exit(130)
+        if not self.listening: return
+        if self.at is not None and time.monotonic() - self.at < BOUNCE: return
+        if self.at is not None: os._exit(130)
+        self.at = time.monotonic()
         raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -685,7 +685,8 @@ class CtrlC:
         if ours: signal.signal(signal.SIGINT, self)
         try: yield
         finally:
-            if ours and not to_the_end: signal.signal(signal.SIGINT, signal.default_int_handler)
+            # all is done and said: what is left is Python's own exit, which a Ctrl-C could only make ugly
+            if ours: signal.signal(signal.SIGINT, signal.SIG_IGN if to_the_end else signal.default_int_handler)
 
 # %% ../nbs/14_cli.ipynb #d4656f4c
 PATHS = ("data", "root", "model", "images", "index", "queries", "file", "out", "html", "json")  # arguments

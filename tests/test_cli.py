@@ -555,3 +555,127 @@ def test_closed_streams_are_no_fault(indexed):
     for closing in (">&-", "2>&-", ">&- 2>&-"):
         done = subprocess.run(["sh", "-c", f'exec "$0" -m sscq info "$1" {closing}', sys.executable, indexed], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, (closing, done)
+
+
+# Ctrl-C and kill
+
+KILLS = """
+import json, os, random, signal, sys, time
+from sscq import cli  # loaded once: each child is a whole process from here to Python's own exit
+argv, n, out = sys.argv[1:-2], int(sys.argv[-2]), sys.argv[-1]
+def start():
+    child = os.fork()
+    if child: return child
+    for fd, name in ((1, os.devnull), (2, out)): os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
+    sys.argv = ["sscq", *argv]
+    sys.exit(cli.main())
+for _ in range(2):  # the second time nothing is new to the disk's cache
+    began = time.perf_counter()
+    assert os.waitpid(start(), 0)[1] == 0
+whole = time.perf_counter() - began
+print(json.dumps(whole), flush=True)
+sys.stdin.readline()
+chance = random.Random(0)
+for i in range(n):
+    open(out, "w").close()
+    child, kill = start(), i % 2 == 0
+    time.sleep(.02 + chance.random() * whole)
+    for gap in (0,) if kill else (0, chance.choice([0, .001, .005])):
+        time.sleep(gap)
+        os.kill(child, signal.SIGKILL if kill else signal.SIGINT)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([kill, code, open(out).read()]), flush=True)
+    sys.stdin.readline()  # until what is there was looked at
+"""
+
+
+def test_an_encode_that_is_killed_leaves_the_index_whole(trained, tmp_path):
+    "As many times as SSCQ_KILLS says: SIGKILL, and Ctrl-C twice, 0 to 5 ms apart, at random moments"
+    from sscq.search import Index
+    n, folder, out = int(os.environ.get("SSCQ_KILLS", 4)), tmp_path / "photos", tmp_path / "out" / "i.sscq"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(400): Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
+    assert run("encode", trained, folder, "--out", tmp_path / "new.sscq") == 0
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(3): shutil.copy(folder / f"{i:03}.png", few)
+    assert run("encode", trained, few, "--out", tmp_path / "old.sscq") == 0
+    def holds(path):  # a damaged file is an error
+        index = Index.load(path, mmap=False)
+        return index.codes.tolist(), index.paths
+    new, old = (holds(tmp_path / name) for name in ("new.sscq", "old.sscq"))
+    command = [sys.executable, "-c", KILLS, "encode", trained, folder, "--out", out, str(n), tmp_path / "said"]
+    seen = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as driver:
+        driver.stdout.readline()
+        assert holds(out) == new
+        for i in range(n):
+            shutil.copy(tmp_path / "old.sscq", out)
+            print(file=driver.stdin, flush=True)
+            kill, code, said = json.loads(driver.stdout.readline())
+            assert code in ((-9, 0) if kill else (130, 0)), (i, code, said)
+            assert "Traceback" not in said and "ignored" not in said, said
+            assert (there := holds(out)) in (old, new), f"kill {i}: neither the old index nor the new one"
+            seen.append((kill, code, there == new, len(list(out.parent.iterdir())) - 1))
+        print(file=driver.stdin, flush=True)
+    print(f"of {n} kills: " + ", ".join(f"{kind} {what}: {sum(s[0] == (kind == 'SIGKILL') and bool(s[i]) for s in seen)}" for kind in ("SIGKILL", "Ctrl-C")
+                                        for i, what in ((1, "hit"), (2, "new index"), (3, "left something"))))
+    assert run("encode", trained, folder, "--out", out) == 0
+    assert [p.name for p in out.parent.iterdir()] == ["i.sscq"] and holds(out) == new
+
+
+@pytest.mark.parametrize("length", [250, 252, 255, 256])
+def test_a_long_name_works_or_fails_at_once(length, trained, indexed, photos, tmp_path, capsys, monkeypatch):
+    from sscq.core import SSCQ
+    for kind, argv in ((".sscq", ("encode", trained, photos, "--out")), (".json", ("info", indexed, "--json")),
+                       (".html", ("search", indexed, photos / "red" / "03.png", "--html"))):
+        if length > 255:
+            monkeypatch.setattr(SSCQ, "index", lambda *_, **__: pytest.fail("worked before it looked"))
+            assert run(*argv, tmp_path / f"{'n' * (length - 5)}{kind}") == 1 and "255 bytes" in capsys.readouterr().err
+            assert not list(tmp_path.iterdir())
+        else:
+            assert run(*argv, tmp_path / f"{'n' * (length - 5)}{kind}") == 0 and len(list(tmp_path.iterdir())) == 1
+            next(tmp_path.iterdir()).unlink()
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from sscq import cli
+gap = float(sys.argv[1])
+def info(args):
+    threading.Timer(.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(.1 + gap, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try: time.sleep(20)
+    finally:
+        time.sleep(3 if gap > 1 else .3)  # cleaning up, while the second Ctrl-C comes
+        print("cleaned up", flush=True)
+cli.info = info
+sys.argv = ["sscq", "info", "x"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("gap, out", [(.1, "cleaned up\n"), (1.3, "")])
+def test_a_second_ctrl_c_waits_or_ends_it_at_once(gap, out):
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(gap)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (done.returncode, done.stdout) == (130, out) and "Traceback" not in done.stderr, done
+    assert out or time.perf_counter() - began < 18
+
+
+def test_ctrl_c_while_it_loads():
+    for wait in (.5, .8):
+        with subprocess.Popen([sys.executable, "-m", "sscq", "info", "x"], stderr=subprocess.PIPE, text=True) as child:
+            time.sleep(wait)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(60) in (130, 1, -signal.SIGINT) and "Traceback" not in (said := child.stderr.read()), said
+
+
+def test_main_gives_python_its_handler_back(indexed):
+    before = signal.getsignal(signal.SIGINT)
+    assert run("info", indexed) == 0 and signal.getsignal(signal.SIGINT) is before
+    got = []
+    thread = threading.Thread(target=lambda: got.append(run("info", indexed)))
+    thread.start(); thread.join()
+    assert got == [0]
