@@ -473,6 +473,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'sscq.views.blur': ('views.html#blur', 'sscq/views.py'),
                             'sscq.views.check_floats': ('views.html#check_floats', 'sscq/views.py'),
                             'sscq.views.check_photos': ('views.html#check_photos', 'sscq/views.py'),
+                            'sscq.views.check_span': ('views.html#check_span', 'sscq/views.py'),
                             'sscq.views.color_jitter': ('views.html#color_jitter', 'sscq/views.py'),
                             'sscq.views.crop_resize': ('views.html#crop_resize', 'sscq/views.py'),
                             'sscq.views.digit_view': ('views.html#digit_view', 'sscq/views.py'),

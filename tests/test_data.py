@@ -653,7 +653,7 @@ def test_no_permission_for_real(tmp_path):
 def test_running_out_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
     photo().save(tmp_path / "a.jpg")
     def full(*a): raise MemoryError
-    monkeypatch.setattr(D, "square", full)
+    monkeypatch.setattr(D, "_square", full)
     with pytest.raises(MemoryError): load_image(tmp_path / "a.jpg", 16)
 
 
