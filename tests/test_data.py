@@ -461,13 +461,14 @@ def test_heic_where_pillow_heif_is_installed(tmp_path, monkeypatch):
 def test_heic_for_real(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     exif = Image.Exif(); exif[0x0112] = 6
-    for name, options in (("a.heic", {}), ("turned.heic", {"exif": exif.tobytes()}), ("p3.heic", {"icc_profile": SWAPPED})):
-        image = photo(64, 48)
-        image.info |= options
-        pillow_heif.from_pillow(image).save(tmp_path / name, quality=95, **options)
+    image = photo(64, 48)
+    pillow_heif.from_pillow(image).save(tmp_path / "a.heic", quality=95)
+    pillow_heif.from_pillow(image).save(tmp_path / "turned.heic", quality=95, exif=exif.tobytes())
+    image.info["icc_profile"] = SWAPPED
+    pillow_heif.from_pillow(image).save(tmp_path / "profile.heic", quality=95)
     near(load_image(tmp_path / "a.heic", 16), square(photo(64, 48), 16), 14)
     near(load_image(tmp_path / "turned.heic", 16), square(photo(64, 48).rotate(-90, expand=True), 16), 14)
-    assert (load_image(tmp_path / "p3.heic", 16).float() - square(as_the_profile_says(photo(64, 48), SWAPPED), 16)).abs().mean() < 5
+    assert (load_image(tmp_path / "profile.heic", 16).float() - square(as_the_profile_says(photo(64, 48), SWAPPED), 16)).abs().mean() < 5
 
 
 BULK = zlib.compress(bytes(3_000_000))
