@@ -143,6 +143,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'sscq.data._multi_hot': ('data.html#_multi_hot', 'sscq/data.py'),
                            'sscq.data._open': ('data.html#_open', 'sscq/data.py'),
                            'sscq.data._pictures_or_reasons': ('data.html#_pictures_or_reasons', 'sscq/data.py'),
+                           'sscq.data._protocol': ('data.html#_protocol', 'sscq/data.py'),
                            'sscq.data._quiet_libtiff': ('data.html#_quiet_libtiff', 'sscq/data.py'),
                            'sscq.data._read_all': ('data.html#_read_all', 'sscq/data.py'),
                            'sscq.data._reader': ('data.html#_reader', 'sscq/data.py'),

@@ -42,7 +42,8 @@ def check_photos(x: Tensor) -> Float[Tensor, "B 3 H W"]:
     x = check_floats(x)
     if x.shape[1] == 3: return x
     raise ValueError(
-        f"this view changes colours, so images need 3 channels, not {x.shape[1]}: use digit_view, or images.expand(-1, 3, -1, -1)")
+        f"this view changes colours, so images need 3 channels, not {x.shape[1]}: use digit_view, "
+        "or images.expand(-1, 3, -1, -1)")
 
 # %% ../nbs/02_views.ipynb #419f0b2d
 def uniform(x: Tensor, low: float, high: float) -> Float[Tensor, "B 1 1 1"]:
@@ -237,7 +238,8 @@ def blur(
     sigma: Float[Tensor, "B 1 1 1"],  # pixels
 ) -> Float[Tensor, "B C H W"]:
     "A 3×3 Gaussian of each image's own width, edges mirrored"
-    if min(x.shape[2:]) < 2: raise ValueError(f"images of {x.shape[2]}×{x.shape[3]} pixels are too small to blur: at least 2×2")
+    if min(x.shape[2:]) < 2: raise ValueError(
+        f"images of {x.shape[2]}×{x.shape[3]} pixels are too small to blur: at least 2×2")
     side = (-.5 / sigma**2).exp()
     mid, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
     x = F.pad(x, (1, 1, 1, 1), mode="reflect")

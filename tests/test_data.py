@@ -288,6 +288,13 @@ def test_what_is_empty_stays_empty():
     assert D.grey_bytes(few).sum() == 255
 
 
+def test_white_of_a_large_picture_is_found_in_a_sample():
+    large = np.random.default_rng(0).integers(0, 3000, (1500, 1500)).astype(np.uint16)
+    near(torch.from_numpy(D.grey_bytes(large)), torch.from_numpy(large / 2997 * 255), 2)
+    few = np.zeros((1500, 1500), np.uint16); few[701, 333] = 800
+    assert D.grey_bytes(few)[701, 333] == 255 and D.grey_bytes(few).sum() == 255
+
+
 @pytest.mark.parametrize("array", [np.float32([[3e38, -3e38]]), np.float32([[np.inf, np.nan]]), np.float32([[1e-40, 0]]), np.float32([[-5, -5]]),
                                    np.int32([[2 ** 31 - 1, -2 ** 31]])])
 def test_deep_greys_of_any_size(array): assert D.grey_bytes(array).dtype == np.uint8
