@@ -171,10 +171,10 @@ class Held:
 def hold_interrupts():
     "Ctrl-C waits until the end, and is then delivered, so that nothing in between is cut in two"
     before = signal.getsignal(signal.SIGINT)
-    held = Held(before)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield held  # no signal arrives here
+        yield Held(print)  # nothing is raised here that could be held
         return
+    held = Held(before)
     signal.signal(signal.SIGINT, held)
     try: yield held
     finally:
@@ -654,13 +654,14 @@ def misfit(
     if not _is(check_count, epochs := settings.get("epochs")): return f"its settings have epochs={shown(epochs, 40)}"
     if not isinstance(history := meta.get("history"), list) or not history: return f"its history is {shown(history, 40)}"
     if len(history) > epochs: return f"its history has {len(history)} epochs of {epochs}"
+    if why := misfit_of_history(history): return why
     steps, trained = meta.get("steps"), meta.get("optimizer")
     if meta["format"] > 1:
         if not isinstance(steps, list) or len(steps) != len(history) or not all(_is(check_count, n, 0) for n in steps):
             return f"its history has {len(history)} epochs, the steps of its epochs are {shown(steps, 40)}"
         if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
             return f"the names of what its optimizer moves are {shown(trained, 40)}"
-    return misfit_of_history(history) or misfit_of_tensors(saved.tensors, len(history), steps, trained)
+    return misfit_of_tensors(saved.tensors, len(history), steps, trained)
 
 
 def misfit_of_history(
@@ -857,11 +858,11 @@ def open_run(
     settings: dict,
 ) -> Saved | None:  # what was taken up
     "Check that `out` can be written, and take up the run in it if asked to"
-    for path in (out / name for name in (CHECKPOINT, PREVIOUS, HISTORY)):
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{one_line(path)} is no regular file: move it away, or choose another folder")
-    if rank_and_world()[0] == 0:
-        with naming(out, ValueError, "out"):
+    with naming(out, ValueError, "out"):
+        for path in (out / name for name in (CHECKPOINT, PREVIOUS, HISTORY)):
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{one_line(path)} is no regular file: move it away, or choose another folder")
+        if rank_and_world()[0] == 0:
             remove_unfinished(out)
             with staging(out) as part: (part / PREVIOUS).touch()  # the longest name of all that will be written
             (out / HISTORY).touch()
