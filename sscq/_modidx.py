@@ -469,6 +469,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'sscq.train.TrainConfig': ('train.html#trainconfig', 'sscq/train.py'),
                             'sscq.train.TrainConfig.__post_init__': ('train.html#trainconfig.__post_init__', 'sscq/train.py'),
                             'sscq.train._is': ('train.html#_is', 'sscq/train.py'),
+                            'sscq.train.ask_store': ('train.html#ask_store', 'sscq/train.py'),
                             'sscq.train.average_gradients': ('train.html#average_gradients', 'sscq/train.py'),
                             'sscq.train.batch_norms': ('train.html#batch_norms', 'sscq/train.py'),
                             'sscq.train.begin_run': ('train.html#begin_run', 'sscq/train.py'),
