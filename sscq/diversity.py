@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .codebook import to_parts
+from .codebook import same_type, to_parts
 from .validation import check_temperature
 
 # %% ../nbs/05_diversity.ipynb #73e1e414
@@ -51,9 +51,8 @@ def codeword_cosines(
     codebooks: Tensor,  # (M, K, d)
 ) -> Float[Tensor, "B M K"]:
     "Cosine similarity of each part with each of its codewords"
-    parts, words = unit(to_parts(f, codebooks)), unit(codebooks)
-    dtype = torch.promote_types(parts.dtype, words.dtype)
-    return torch.einsum("bmd,mkd->bmk", parts.to(dtype), words.to(dtype))
+    f, codebooks = same_type(f, codebooks)
+    return torch.einsum("bmd,mkd->bmk", unit(to_parts(f, codebooks)), unit(codebooks))
 
 # %% ../nbs/05_diversity.ipynb #5f86d791
 def codeword_diversity(
