@@ -7,7 +7,6 @@ __all__ = ['unit', 'codeword_cosines', 'codeword_diversity']
 
 # %% ../nbs/05_diversity.ipynb #05e48bdc
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
