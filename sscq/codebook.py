@@ -87,9 +87,10 @@ def hard_assign(
     f, codebooks = same_type(f, codebooks)
     _check_words(codebooks.shape[1])
     if not _may_look(f): return _fine_affinity(f, codebooks).argmax(-1).to(torch.uint8)
-    best, codes = affinity(f, codebooks).max(-1)
-    size = best.abs()
-    doubtful = ~((size > 1e-25) & (size < torch.inf)).all(1)  # a square was too large or too small for float32, or a word is 0
+    near = affinity(f, codebooks)
+    best, codes = near.max(-1)
+    doubtful = (best.abs() < 1e-25).any(1)  # products too small for float32, or a word that is 0
+    if not near.sum().isfinite(): doubtful |= ~near.isfinite().flatten(1).all(1)  # squares too large for it
     if doubtful.any(): codes[doubtful] = _fine_affinity(f[doubtful], codebooks).argmax(-1)
     return codes.to(torch.uint8)
 
@@ -135,9 +136,9 @@ def soft_assign(
 ) -> Float[Tensor, "B M K"]:  # sums to 1 over K
     "Weights of the codewords: softmax of negative squared distances (SSCQ, soft quantization)"
     tau, (f, codebooks) = check_temperature("tau_sq", tau), same_type(f, codebooks)
-    near = affinity(f, codebooks) if _may_look(f) else None
-    if near is None or not near.sum().isfinite(): near = _fine_affinity(f, codebooks)  # float32 may not hold a square
-    return (near / tau).softmax(-1).to(f.dtype)
+    logits = affinity(f, codebooks) / tau if _may_look(f) else None
+    if logits is None or not logits.sum().isfinite(): logits = _fine_affinity(f, codebooks) / tau  # too large for float32
+    return logits.softmax(-1).to(f.dtype)
 
 # %% ../nbs/04_codebook.ipynb #6e4323bf
 def soft_quantize(

@@ -431,8 +431,13 @@ def test_an_odd_row_or_word_leaves_the_others_alone():
     assert torch.equal(hard_assign(f, far), hard_assign(f, codebooks[:, :7])) and alone.max() == 7
 
 
+def test_a_word_of_which_only_the_square_overflows_can_be_nearest():
+    f, codebooks = torch.tensor([[1e19]]), torch.tensor([[[1.9e19], [-1e18]]])  # 2 f c - c² is 1.9e37 with c² = 3.6e38, and -2.1e37
+    assert hard_assign(f, codebooks).item() == 0
+
+
 @pytest.mark.parametrize("looking", [True, False])
-@pytest.mark.parametrize("size, tau", [(1e-25, .2), (1e-3, 1e-6), (1., .2), (1e10, 1e12), (1e20, .2), (1e37, 1e12), (1., 1e-12)])
+@pytest.mark.parametrize("size, tau", [(1e-25, .2), (1e-3, 1e-6), (1., .2), (1e10, 1e12), (1e18, 1e-3), (1e20, .2), (1e37, 1e12), (1., 1e-12)])
 def test_shares_and_gradients_are_those_of_float64(size, tau, looking, monkeypatch):
     monkeypatch.setattr("sscq.codebook._may_look", lambda f: looking)
     f, codebooks = ((size * x).requires_grad_() for x in random_case(20, 3, 8, 4, 2))
