@@ -24,6 +24,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -641,15 +642,14 @@ def contrast_explorer(
     def build(explorer):
         x = in_memory(model.to_images(images[:64] if isinstance(images, Tensor) else images), progress=False)[:64]
         if len(x) < 6: raise ValueError(f"{len(x)} images: give at least 6, the others are an image's negatives")
-        draw, batches = pick_view(view, model.channels), {}
+        # a copy, as the model may be in training, in another thread even, and looking must not change it
+        draw, batches, quiet = pick_view(view, model.channels), {}, deepcopy(model).eval()
         def batch(seed):  # views, f, z
             if seed not in batches:
                 with torch.random.fork_rng(), torch.no_grad():
                     torch.manual_seed(seed)
                     both = torch.cat(two_views(x, draw))
-                    was_training = model.training
-                    batches[seed] = both, *model.eval()(both.to(model.device))
-                    model.train(was_training)
+                    batches[seed] = both, *quiet(both.to(model.device))
             return [t.float().cpu() for t in batches[seed]]
         i = explorer.control("image", ipywidgets.IntSlider, "image", "of the batch", min=0, max=len(x) - 1)
         fusion = explorer.control("fusion", ipywidgets.Dropdown, "fusion", "how f and z are joined", options=list(FUSIONS))
