@@ -155,7 +155,7 @@ def to_keys(
 ) -> Int[Tensor, "Q n"]:
     "One integer for each distance and its row number: ordered by distance, then by row"
     if distances.dtype != torch.float32: raise TypeError(f"distances of {distances.dtype} must be torch.float32: a key has 32 bits for each")
-    if not (rows < 2 ** 31).all(): raise ValueError(
+    if not (rows.long() < 2 ** 31).all(): raise ValueError(
         f"row {rows.max()} does not fit: a key has 31 bits for it, so search at most {2 ** 31:,} codes at a time")
     bits = distances.view(torch.int32)
     return torch.stack([rows.to(torch.int32).expand_as(bits), bits], -1).view(torch.int64).squeeze(-1)  # low half first

@@ -205,6 +205,7 @@ def test_codebooks_whose_distances_float32_cannot_hold_are_refused(size):
 def test_keys_hold_rows_below_two_to_the_31():
     d = torch.zeros(1, 3)
     assert from_keys(to_keys(d, torch.tensor([7, 2 ** 31 - 1, -1])))[1].tolist() == [[7, 2 ** 31 - 1, -1]]
+    for kind in (torch.int32, torch.int16, torch.uint8): assert from_keys(to_keys(d, torch.tensor([7, 0, 100], dtype=kind)))[1].tolist() == [[7, 0, 100]]
     for row in (2 ** 31, 2 ** 32, 2 ** 40):
         with pytest.raises(ValueError, match=f"row {row} does not fit"): to_keys(d, torch.tensor([7, row, 8]))
     with pytest.raises(TypeError, match="distances of torch.float64 must be torch.float32"): to_keys(d.double(), torch.arange(3))
