@@ -52,6 +52,7 @@ from .objective import Parts, SSCQObjective
 from .search import Index, train_pq
 from . import train as training
 from .train import PRESETS, TrainConfig, find_device
+from .validation import check_count, check_temperature
 from .views import VIEWS, two_views
 
 # %% ../nbs/13_widgets.ipynb #52887ec0
@@ -356,6 +357,7 @@ def codebook_explorer(
         x = example_points() if points is None else torch.as_tensor(points).detach().float().cpu()
         if x.ndim != 2 or x.shape[1] != 2 or len(x) < 2: raise ValueError(
             f"points of shape {tuple(x.shape)} must be (N, 2), two rows or more: only the plane can be drawn")
+        check_temperature("tau", tau)
         words = [2 ** b for b in range(1, 7) if 2 ** b <= len(x)]
         books = {M: {K: train_pq(x, M, K) for K in words} for M in (1, 2)}
         known = {M: distortions(x, words, M) for M in (1, 2)}
@@ -824,7 +826,7 @@ def build(self: TrainingExplorer):
     self.device = find_device(self.device)
     self.data = data_in_memory(self.data or digits(), progress=False)
     if self.data.query.labels is None: raise ValueError("the data has no labels: mAP cannot be scored")
-    settings = training_controls(self, self.data, max(1, min(self.epochs, 50)))
+    settings = training_controls(self, self.data, min(check_count("epochs", self.epochs), 50))
     self.base = settings()
     start = self.control("start", ipywidgets.Button, "Start", "train with these settings", icon="play")
     stop = self.control("stop", ipywidgets.Button, "Stop", "end training now; the last complete epoch is kept", icon="stop")
@@ -1046,7 +1048,7 @@ def retrieval_explorer(
     def build(explorer):
         if not 1 <= len(models) <= 2: raise ValueError(f"{len(models)} models: give one, or two to compare")
         sources = {name: as_source(name, model, data) for name, model in models.items()}
-        queries, top = data.query.images, min(k, len(data.database.images))
+        queries, top = data.query.images, min(check_count("k", k), len(data.database.images))
         first = next(batches(queries, [torch.arange(1)]))
         size, channels, upload = first.shape[-1], first.shape[1], []
         shown = torch.linspace(0, len(queries) - 1, min(30, len(queries))).long()
