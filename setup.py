@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=[lib, lib + ".*"]),
     install_requires=cfg["requirements"].split(),
     extras_require={"lab": lab, "docs": docs, "heif": heif, "dev": lab + docs + dev},
-    entry_points={"console_scripts": [f"{lib}={lib}.cli:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},
+    entry_points={"console_scripts": [f"{lib}={lib}.__main__:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},
     classifiers=[
         f"Development Status :: {status}",
         "Programming Language :: Python :: 3 :: Only",
