@@ -196,7 +196,7 @@ def make(world: World, r: random.Random, i: int) -> Case:
 ALIASES = {"name": ("device", "dataset", "folder"), "images": ("picture",), "source": ("images", "picture"), "pretrained_model_name_or_path": ("folder",), "save_directory": ("folder",),
            "query": ("ask", "embeddings", "look"), "f": ("embeddings", "codes"), "fingerprint": ("belongs to model",), "other": ("merge",), "value": ("weights",), "path": ("file", ".sscq"),
            "root": ("folder",), "folder": ("a folder",), "embed": ("belongs to model",), "paths": ("path ",), "ids": ("id ",), "map_location": ("device",), "evil": ("changes",),
-           "tau": ("tau_",), "tau_sq": ("tau",), "strict": (), "cache_dir": ()}
+           "tau": ("tau_",), "tau_sq": ("tau",), "image_size": ("images of",), "size": ("the model takes",), "channels": ("the model takes",)}
 
 
 def harmless(subject: Subject, name: str, value) -> bool:
