@@ -25,6 +25,8 @@ from plotly.basedatatypes import BaseFigure
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from .files import atomic_write
+
 # %% ../nbs/00_figures.ipynb #57d461a0
 def notebook_pictures():
     "Show figures live, each with a PNG beside it for pages without a kernel (when Chromium is at hand)"
@@ -481,14 +483,10 @@ def page(
 
 # %% ../nbs/00_figures.ipynb #86f2e643
 def save_page(
-    path: Path,
+    path: str | Path,
     title: str,
     blocks: list,
 ) -> Path:
     "Write `page(title, blocks)` whole or not at all"
-    path, text = Path(path), page(title, blocks)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        return part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    # a name of bytes that are no UTF-8 must not lose the page: they become escapes
+    return atomic_write(path, page(title, blocks).encode("utf-8", "backslashreplace"))

@@ -32,7 +32,7 @@ from sscq.codebook import (
 )
 
 hard_assign_loop, soft_assign_loop, pack_loop, kmeans_books = from_notebook(
-    "04_codebook", "hard_assign_loop", "soft_assign_loop", "pack_loop", "kmeans_books", "kmeans", "to_parts", "n_bits", "check_counts")[:4]
+    "04_codebook", "hard_assign_loop", "soft_assign_loop", "pack_loop", "kmeans_books", "kmeans", "_same_type", "to_parts", "n_bits")[:4]
 few = settings(deadline=None, max_examples=15)
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 5), st.sampled_from([2, 4, 8, 16]), st.integers(1, 5), st.integers(0, 9999))
 WORDS = [2, 4, 8, 16, 32, 64, 128, 256]
@@ -332,7 +332,7 @@ def test_words_must_be_a_power_of_two_up_to_256(n_words):
 def test_tau_must_be_positive(tau):
     f, codebooks = random_case(2, 2, 4, 3, 0)
     for call in (soft_assign, soft_quantize):
-        with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive; for the limit at 0 use hard_assign"): call(f, codebooks, tau)
+        with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive"): call(f, codebooks, tau)
     with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive"): ProductQuantizer(4, tau=tau)
 
 
@@ -353,7 +353,7 @@ def test_wrong_widths_are_told():
                  lambda x: soft_quantize(x, codebooks), quantizer, quantizer.encode):
         with pytest.raises(ValueError, match="f has 5 dimensions; 2 codebooks of 3 dimensions need 6"): call(f[:, :5])
     for call in (lambda x: to_parts(x, codebooks), quantizer, quantizer.encode):
-        with pytest.raises(ValueError, match=r"f of shape \(6,\) must be \(B, D\): one row a vector"): call(f[0])
+        with pytest.raises(ValueError, match=r"f of shape \(6,\) must be \(B, D\)"): call(f[0])
 
 
 def test_wrong_codes_are_told():
@@ -362,14 +362,14 @@ def test_wrong_codes_are_told():
     with pytest.raises(ValueError, match="codes have 1 parts; 3 codebooks need 3"): decode(one, codebooks)
     for call in (lambda c: decode(c, codebooks), lambda c: pack(c, 4), lambda c: usage(c, 4)):
         with pytest.raises(ValueError, match="codes name codeword 9; n_words=4 are numbered 0 to 3"): call(random_codes(5, 3, 1) + 9)
-        with pytest.raises(ValueError, match=r"must be \(N, M\) and torch.uint8"): call(torch.zeros(5, 3))
-        with pytest.raises(ValueError, match=r"must be \(N, M\) and torch.uint8"): call(torch.zeros(5, dtype=torch.uint8))
+        with pytest.raises(TypeError, match="codes of torch.float32 must be torch.uint8"): call(torch.zeros(5, 3))
+        with pytest.raises(ValueError, match=r"codes of shape \(5,\) must be \(N, M\)"): call(torch.zeros(5, dtype=torch.uint8))
 
 
 def test_wrong_packed_width_is_told():
     packed = pack(random_codes(3, 5, 8), 8)  # 15 bits: 2 bytes
-    with pytest.raises(ValueError, match=r"must be \(N, 3\) and torch.uint8: n_books=8 of 3 bits fill 3 bytes"): unpack(packed, 8, 8)
-    with pytest.raises(ValueError, match="must be"): unpack(packed.int(), 5, 8)
+    with pytest.raises(ValueError, match=r"must be \(N, 3\): n_books=8 of 3 bits fill 3 bytes"): unpack(packed, 8, 8)
+    with pytest.raises(TypeError, match="must be torch.uint8"): unpack(packed.int(), 5, 8)
 
 
 @pytest.mark.parametrize("bits, words, books", [(32, 16, 8), (32, 256, 4), (3, 2, 3)])

@@ -28,7 +28,7 @@ from sscq.data import digits
 from sscq.objective import SPQObjective, SSCQObjective
 from sscq.train import (CHECKPOINT, HISTORY, PRESETS, PREVIOUS, Run, TrainConfig, clear_run, embed, embed_chunks, epoch_batches,
                         find_device, find_quantizer, fit, largest_fitting, last_checkpoint, learning_rate, read_checkpoint, seed_for,
-                        tensorboard, train_epoch, train_step, write_whole)
+                        tensorboard, train_epoch, train_step)
 from sscq.views import VIEWS, digit_view
 
 DATA = Path(__file__).parent / "data"
@@ -86,25 +86,54 @@ def test_schedule_stays_in_its_bounds(epochs):
 
 
 @pytest.mark.parametrize("bad, message", [
-    (dict(epochs=0), "epochs=0"), (dict(batch_size=1), "negatives"), (dict(seed=-1), "seed=-1"), (dict(seed=2 ** 63), "below 2"),
-    (dict(lr=0.), "lr=0.0"), (dict(lr=math.nan), "lr=nan"),
-    (dict(lr_end=1.5), "share of lr"),
+    (dict(epochs=0), "epochs=0"), (dict(batch_size=1), "negatives"), (dict(seed=-1), "seed=-1"), (dict(seed=2 ** 63), "seed=9223372036854775808"),
+    (dict(lr=0.), "lr=0.0 must be positive"), (dict(lr=math.nan), "lr=nan"), (dict(lr=1e-320), "lr=1e-320 must be at least"), (dict(lr=-math.inf), "lr=-inf"),
+    (dict(lr_end=1.5), "lr_end=1.5 must be at most 1"), (dict(save_every=0), "save_every=0"), (dict(epochs=2 ** 40), "epochs=1099511627776"),
     (dict(warmup_epochs=-1), "warmup_epochs=-1"), (dict(weight_decay=-.1), "weight_decay"), (dict(workers=-1), "workers"),
-    (dict(lr_start=math.nan), "lr_start=nan must be 0 or more, and finite"), (dict(weight_decay=math.inf), "weight_decay=inf"),
-    (dict(precision="fp16"), "'fp32' or 'bf16'"), (dict(micro_batch=1), "micro_batch=1")])
+    (dict(lr_start=math.nan), "lr_start=nan must be 0 or more"), (dict(weight_decay=math.inf), "weight_decay=inf must be finite"),
+    (dict(precision="fp16"), "choose one of fp32, bf16"), (dict(micro_batch=1), "micro_batch=1")])
 def test_bad_settings(bad, message):
     with pytest.raises(ValueError, match=message): TrainConfig(**bad)
 
 
+def refused(bad: dict) -> pytest.ExceptionInfo:
+    "The error of settings, past the type checks that the tests add"
+    config = TrainConfig()
+    for name, value in bad.items(): object.__setattr__(config, name, value)
+    with pytest.raises((TypeError, ValueError)) as caught: config.__post_init__()
+    return caught
+
+
 @pytest.mark.parametrize("bad, message", [
-    (dict(seed=np.int64(0)), "of type int64; it must be int"), (dict(seed=0.), "seed=0.0"), (dict(seed=False), "seed=False"),
-    (dict(micro_batch=2.5), "micro_batch=2.5 is of type float; it must be int | None"), (dict(workers=1.5), "workers=1.5"),
-    (dict(lr="1e-3"), "lr='1e-3' is of type str; it must be float"), (dict(compile="no"), "it must be bool"), (dict(precision=None), "it must be str")])
+    (dict(seed=0.), "seed=0.0 is of type float; it must be an int"), (dict(seed=False), "seed=False is of type bool"), (dict(epochs=True), "epochs=True"),
+    (dict(micro_batch=2.5), "micro_batch=2.5 is of type float"), (dict(workers=1.5), "workers=1.5"), (dict(lr=True), "lr=True is of type bool"),
+    (dict(lr="1e-3"), "lr='1e-3' is of type str; it must be a number"), (dict(compile="no"), "compile='no' is of type str; it must be True or False"),
+    (dict(compile=1), "compile=1"), (dict(precision=None), "precision=None is unknown"), (dict(epochs=np.array([1, 2])), "epochs=ndarray of shape (2,)"),
+    (dict(lr=torch.ones(2)), "lr=Tensor of shape (2,)"), (dict(lr=1j), "lr=1j"), (dict(epochs="a\nb"), "epochs='a\\nb'")])
 def test_settings_of_a_wrong_type(bad, message):
     "A seed that only equals 0 would draw other batches, and pass for 0 on resume"
+    assert str(refused(bad).value).startswith(message) and "\n" not in str(refused(bad).value)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), torch.tensor(3)], ids=repr)
+def test_numbers_of_numpy_are_python_s(images, number):
     config = TrainConfig()
-    for name, value in bad.items(): object.__setattr__(config, name, value)  # past the type checks that the tests add
-    with pytest.raises(TypeError, match=re.escape(message)): config.__post_init__()
+    for name in ("epochs", "batch_size", "seed", "workers", "micro_batch", "save_every"): object.__setattr__(config, name, number)
+    object.__setattr__(config, "lr", np.float32(.5)), object.__setattr__(config, "compile", np.bool_(False)), object.__setattr__(config, "lr_end", 1)
+    config.__post_init__()
+    assert [type(getattr(config, name)) for name in ("epochs", "seed", "micro_batch", "lr", "compile", "lr_end")] == [int, int, int, float, bool, float]
+    assert config == TrainConfig(3, 3, .5, lr_end=1., seed=3, workers=3, micro_batch=3, save_every=3)
+    assert seed_for(number, "order") == seed_for(3, "order")
+
+
+def test_a_seed_of_numpy_draws_what_its_twin_draws(images, tmp_path):
+    config = settings(epochs=1)
+    object.__setattr__(config, "seed", np.int64(0)), config.__post_init__()
+    model = small_model()
+    fit(model, images, digit_view, OBJECTIVE, config, out=tmp_path)
+    assert same(model, trained(images, epochs=1)[0])
+    assert len(trained(images, out=tmp_path, resume=True, epochs=1)[1]) == 1  # and is the same setting
+    assert all(torch.equal(i, j) for i, j in zip(epoch_batches(10, 3, 0, 5), epoch_batches(10, 3, *torch.tensor([0, 5]).numpy().tolist())))
 
 
 @pytest.mark.parametrize("n, batches", [(2, 1), (10, 3), (97, 8), (256, 4)])
@@ -124,8 +153,8 @@ def test_seeds_never_change():
 
 def test_devices():
     assert find_device("cpu").type == "cpu" and find_device().type in ("cpu", "cuda")
-    for name in ("tpu!", "meta", "xpu", ""):
-        with pytest.raises(ValueError, match=f"'{name}' is unknown"): find_device(name)
+    for name in ("tpu!", "meta", "xpu", "", "cpu\n"):
+        with pytest.raises(ValueError, match=re.escape(f"{name!r} is unknown")): find_device(name)
     with pytest.raises(ValueError, match="choose cpu"): find_device(f"cuda:{torch.cuda.device_count()}")
 
 
@@ -243,10 +272,39 @@ def test_a_small_collection_shrinks_the_batch(images):
     with pytest.raises(ValueError, match="1 image: training needs at least 2"): trained(images[:1])
 
 
-def test_too_few_negatives_are_found_before_anything_is_written(images, tmp_path):
+def test_what_the_smallest_batch_cannot_do_is_found_before_anything_is_written(images, tmp_path):
+    def asks(a, b, codebooks): return SSCQObjective()(a, b, codebooks)
     with pytest.raises(ValueError, match="n_neighbors=20, but a batch of 8 images has 14 negatives"):
-        trained(images[:16], objective=SSCQObjective(), batch_size=8, out=tmp_path / "new")
+        trained(images[:16], objective=asks, batch_size=8, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("n, batch, smallest", [(2, 256, 2), (3, 2, 3), (5, 2, 2), (5, 256, 5), (10, 256, 10), (37, 12, 9)])
+def test_two_photos_or_more_train(images, tmp_path, n, batch, smallest):
+    "With the neighbours there are, which is said; and it is the same run when it is resumed"
+    most = 2 * smallest - 2
+    kw = dict(objective=SSCQObjective(), batch_size=batch, epochs=2, out=tmp_path)
+    with pytest.warns(UserWarning) as said: model, history = trained(images[:n], on_epoch=stop_at(1), **kw)
+    messages = [str(w.message) for w in said]
+    assert any(m.startswith(f"n_neighbors=20 shrinks to {most}, for the smallest batch has {smallest} images") for m in messages)
+    assert len(history) == 1 and math.isfinite(history[0]["loss"]) and json.loads(read_checkpoint_text(tmp_path))["settings"]["objective.n_neighbors"] == 20
+    with pytest.warns(UserWarning): resumed, history = trained(images[:n], seed=3, resume=True, **kw)
+    assert len(history) == 2
+    with pytest.raises(ValueError, match="n_neighbors=20"): SSCQObjective()(*[Encoded(torch.randn(smallest, 32), torch.randn(smallest, 32))] * 2, torch.randn(4, 16, 8))
+
+
+def read_checkpoint_text(out): return json.dumps(read_checkpoint(out / CHECKPOINT)[1])
+
+
+def test_neighbors_shrink_only_where_they_must(images):
+    assert train.fewer_neighbors(OBJECTIVE, 4) is OBJECTIVE and train.fewer_neighbors(SPQObjective(), 2) == SPQObjective()
+    everyone = SSCQObjective(n_neighbors=20, use_positive=True)
+    assert train.fewer_neighbors(everyone, 10) is everyone
+    with pytest.warns(UserWarning, match="shrinks to 18, "): assert train.fewer_neighbors(everyone, 9).n_neighbors == 18
+    assert [train.n_batches(n, 2) for n in (2, 3, 4, 5)] == [1, 1, 2, 2]
+    model = small_model()
+    with pytest.warns(UserWarning, match="shrinks to 2, "): fit(model, images[:2], digit_view, SSCQObjective(), settings(batch_size=2, epochs=1))
+    assert len(trained(images[:3], objective=SPQObjective(), batch_size=2)[1]) == 4
 
 
 def test_nan_names_step_and_term(images, tmp_path):
@@ -488,7 +546,7 @@ def test_changed_settings_are_told(images, tmp_path):
     with pytest.raises(ValueError, match="resume='yes' must be"): trained(images, out=tmp_path, resume="yes")
     with pytest.raises(ValueError, match="needs out"): trained(images, resume=True)
     for resume in (False, True):
-        with pytest.raises(ValueError, match="out='' is no folder"): trained(images, out="", resume=resume)
+        with pytest.raises(ValueError, match="out='' is no path"): trained(images, out="", resume=resume)
 
 
 def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch):
@@ -502,8 +560,8 @@ def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch
     deeper = small_model().append(nn.Identity()).append(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="8.weight is absent there"): trained(images, model=deeper, out=tmp_path, resume="changed")
     with monkeypatch.context() as m:
-        m.setattr(train, "FORMAT", 2)
-        with pytest.raises(ValueError, match="has format 1, of sscq .*; this is sscq .*, which reads format 2"):
+        m.setattr(train, "FORMAT", 1)
+        with pytest.raises(ValueError, match="has format 2, of sscq .*; this is sscq .*, which reads formats up to 1"):
             trained(images, out=tmp_path, resume=True, lr=1e-3)
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     text = '{"format": 3}'  # a later version's, whose other names are unknown
@@ -604,25 +662,11 @@ def test_ctrl_c_after_a_full_disk_says_what_is_on_disk(images, tmp_path, monkeyp
     assert len(last_checkpoint(tmp_path).meta["history"]) == 1
 
 
-def test_write_whole(tmp_path, monkeypatch):
-    path = tmp_path / "x"
-    write_whole(path, b"1")
-    def no_space(fd): raise OSError(errno.ENOSPC, "No space left on device")
-    with monkeypatch.context() as m:
-        m.setattr(os, "fsync", no_space)
-        with pytest.raises(OSError, match="No space"): write_whole(path, b"2", tmp_path / "y")
-    def ctrl_c(fd): raise KeyboardInterrupt
-    with monkeypatch.context() as m:
-        m.setattr(os, "fsync", ctrl_c)
-        with pytest.raises(KeyboardInterrupt): write_whole(path, b"2")
-    assert path.read_bytes() == b"1" and [p.name for p in tmp_path.iterdir()] == ["x"]
-
-
 def test_an_unwritable_folder_is_found_before_training(images, tmp_path):
     (tmp_path / "file").write_text("")
     def never(x): raise AssertionError("training began")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match="cannot be written .* choose another folder"): trained(images, view=never, out=out)
+        with pytest.raises(ValueError, match="^out=.* cannot be written .*: make room, or name another place"): trained(images, view=never, out=out)
 
 
 KILLS = int(os.environ.get("SSCQ_KILLS", 3))
