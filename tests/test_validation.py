@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sscq.validation import (
-    MAX_TEMPERATURE, MIN_TEMPERATURE, check_callable, check_choice, check_count, check_counts, check_flag, check_number, check_path, check_seed, check_temperature,
-    check_tensor, one_line, shown)
+    MAX_TEMPERATURE, MIN_TEMPERATURE, check_callable, check_choice, check_count, check_counts, check_flag, check_number, check_path, check_seed,
+    check_temperature, check_tensor, one_line, shown)
 
 
 class Rude:
@@ -26,12 +26,13 @@ class Deep:
     def __repr__(self): return repr(self)
 
 
-ODD = [None, "", "5", "a\nb\x1b[2J", b"5", [], {}, (), {1}, object(), object, 1j, Decimal("3"), Rude(), Deep(), np.array([1, 2]), np.array(True), torch.ones(2), torch.tensor(True),
-       torch.tensor(3.), [[1], [1, 2]], print, 10 ** 5000, -10 ** 5000, math.nan, -math.inf, "\ud800"]
+ODD = [None, "", "5", "a\nb\x1b[2J", b"5", [], {}, (), {1}, object(), object, 1j, Decimal("3"), Rude(), Deep(), np.array([1, 2]), np.array(True),
+       torch.ones(2), torch.tensor(True), torch.tensor(3.), [[1], [1, 2]], print, 10 ** 5000, -10 ** 5000, math.nan, -math.inf, "\ud800"]
 CHECKS = {
-    "check_count": check_count, "check_seed": check_seed, "check_number": lambda name, value: check_number(name, value, 0, 9), "check_temperature": check_temperature,
-    "check_flag": check_flag, "check_choice": lambda name, value: check_choice(name, value, ["a", "b"]), "check_callable": lambda name, value: check_callable(name, value, "a record"),
-    "check_path": check_path, "check_tensor": lambda name, value: check_tensor(name, value, "N D"),
+    "check_count": check_count, "check_seed": check_seed, "check_number": lambda name, value: check_number(name, value, 0, 9),
+    "check_temperature": check_temperature, "check_flag": check_flag, "check_choice": lambda name, value: check_choice(name, value, ["a", "b"]),
+    "check_callable": lambda name, value: check_callable(name, value, "a record"), "check_path": check_path,
+    "check_tensor": lambda name, value: check_tensor(name, value, "N D"),
 }
 
 
@@ -82,8 +83,8 @@ def test_counts(value, least, most, kind):
         with pytest.raises(ValueError, match=f"^n={value} must be at (least {least}|most {most})$"): check_count("n", kind(value), least, most)
 
 
-@pytest.mark.parametrize("value", [True, False, np.True_, torch.tensor(True), 1., np.float32(2), "5", None, Fraction(2), Decimal(2), 1j, [3], torch.tensor(3.), torch.ones(2, dtype=torch.int64)],
-                         ids=repr)
+@pytest.mark.parametrize("value", [True, False, np.True_, torch.tensor(True), 1., np.float32(2), "5", None, Fraction(2), Decimal(2), 1j, [3],
+                                   torch.tensor(3.), torch.ones(2, dtype=torch.int64)], ids=repr)
 def test_no_whole_number(value):
     for check in (check_count, check_seed):
         with pytest.raises(TypeError, match="^n=.* is of type .*; it must be an int$"): check("n", value)
@@ -108,11 +109,15 @@ def test_seeds():
 
 # --- numbers ---
 
-@given(st.floats() | st.integers(-10 ** 400, 10 ** 400) | st.fractions(), st.none() | st.floats(-10, 10), st.none() | st.floats(-10, 10), st.none() | st.floats(-10, 10), st.booleans())
+bounds = st.none() | st.floats(-10, 10)
+
+
+@given(st.floats() | st.integers(-10 ** 400, 10 ** 400) | st.fractions(), bounds, bounds, bounds, st.booleans())
 def test_numbers(value, least, most, above, finite):
     try: x = float(value)
     except OverflowError: x = math.inf if value > 0 else -math.inf
-    right = not math.isnan(x) and (least is None or x >= least) and (most is None or x <= most) and (above is None or x > above) and (not finite or math.isfinite(x))
+    right = (not math.isnan(x) and (least is None or x >= least) and (most is None or x <= most) and (above is None or x > above)
+             and (not finite or math.isfinite(x)))
     if right: assert type(check_number("x", value, least, most, above, finite)) is float and check_number("x", value, least, most, above, finite) == x
     else:
         with pytest.raises(ValueError, match="^x="): check_number("x", value, least, most, above, finite)
@@ -213,8 +218,9 @@ def test_tensors(ndim, dims, kind, dtype):
         with pytest.raises((ValueError, TypeError), match="^x of"): check_tensor("x", x, dims, kind)
 
 
-@pytest.mark.parametrize("array", [np.arange(6.).reshape(2, 3), np.arange(6.).reshape(3, 2).T, np.arange(6.).reshape(2, 3)[::-1], np.arange(12.).reshape(2, 6)[:, ::2],
-                                   np.broadcast_to(np.arange(3.), (2, 3)), np.frombuffer(bytes(48)).reshape(2, 3), [[1., 2., 3.], [4., 5., 6.]]])
+@pytest.mark.parametrize("array", [np.arange(6.).reshape(2, 3), np.arange(6.).reshape(3, 2).T, np.arange(6.).reshape(2, 3)[::-1],
+                                   np.arange(12.).reshape(2, 6)[:, ::2], np.broadcast_to(np.arange(3.), (2, 3)),
+                                   np.frombuffer(bytes(48)).reshape(2, 3), [[1., 2., 3.], [4., 5., 6.]]])
 def test_arrays_of_every_layout_become_tensors(array):
     x = check_tensor("x", array, "N D")
     assert x.dtype in (torch.float32, torch.float64) and np.array_equal(x.numpy(), np.asarray(array))
