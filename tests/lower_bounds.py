@@ -18,10 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RUNNERS = ("pytest", "pytest-xdist", "hypothesis", "beartype")  # of the dev requirements
 # reference numbers, the losses, a few steps of training, search, files, the model and its card
-CORE = ["reference", "validation", "files", "codebook", "diversity", "neighbors", "contrastive", "objective", "views", "backbone", "search", "evaluate", "core", "data"]
+CORE = ["reference", "validation", "files", "codebook", "diversity", "neighbors", "contrastive", "objective", "views", "backbone", "search", "evaluate",
+        "core", "data"]
 SOME = {"train": "step or resume or checkpoint or schedule or rate"}
-# what a test asks of newer tools, not of the library: (test, why)
-NOT_HERE = {"from_notebook": "needs nbdev"}
 
 
 def minima(*fields: str) -> list[str]:
@@ -49,10 +48,10 @@ def main() -> int:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *chosen.values()], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", ROOT], check=True)  # for its metadata; the code is taken from here
         print(f"{subprocess.check_output([python, '-V'], text=True).strip()}, {', '.join(chosen.values())}", flush=True)
-        command = [python, "-W", "default", "-m", "pytest", "-q", "-x", "--maxfail=30", "-o", "filterwarnings=default", "-p", "no:cacheprovider", "-m", "not browser and not cuda"]
+        command = [python, "-m", "pytest", "-q", "-o", "filterwarnings=default", "-p", "no:cacheprovider", "-m", "not browser and not cuda"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        here = ROOT / "tests"
-        runs = [args.tests] if args.tests else [[here / f"test_{name}.py" for name in CORE], *([here / f"test_{name}.py", "-k", some] for name, some in SOME.items())]
+        def file(name): return ROOT / "tests" / f"test_{name}.py"
+        runs = [args.tests] if args.tests else [[file(name) for name in CORE], *([file(name), "-k", some] for name, some in SOME.items())]
         failed = [subprocess.run([*command, *run], cwd=ROOT, env=environment).returncode for run in runs]
         demo = [python, "-m", "sscq.cli", "demo", "--epochs", "2", "--out", stack.enter_context(tempfile.TemporaryDirectory())]
         if not args.tests: failed.append(subprocess.run(demo, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL).returncode)

@@ -2,6 +2,7 @@
 
 A target makes case number i from a random generator that depends on seed, target and i alone, so any case can be run again. Children are
 forked, so that a case costs milliseconds; each has an address space, CPU time and a folder of its own."""
+
 import collections
 import contextlib
 import multiprocessing
@@ -29,12 +30,14 @@ GOOD = ("refused", "right", "works", "same", "another")  # all other verdicts ar
 
 class Case(NamedTuple):
     "What one case does"
+
     label: str  # what was changed, for people
     data: object
 
 
 class Target(NamedTuple):
     "One kind of attack; `target_*.py` list theirs in TARGETS"
+
     name: str
     full: int  # cases of a full run
     prepare: Callable  # folder -> world, what the cases share; called once
@@ -44,6 +47,7 @@ class Target(NamedTuple):
 
 class Finding(NamedTuple):
     "A case that showed a fault"
+
     target: str
     number: int
     label: str
@@ -54,9 +58,14 @@ class Finding(NamedTuple):
 def clear(error: BaseException, *names: str, kinds: tuple = (ValueError, TypeError, OSError, RuntimeError)) -> bool:
     "An error of one line that names what it is about; subclasses that only a parser raises are not meant for people"
     text = str(error)
-    return (isinstance(error, kinds) and not isinstance(error, (UnicodeError, RecursionError, NotImplementedError))
-            and type(error).__name__ not in ("JSONDecodeError", "SafetensorError")
-            and 10 <= len(text) <= 900 and text.isprintable() and (not names or any(name in text for name in names)))
+    return (
+        isinstance(error, kinds)
+        and not isinstance(error, (UnicodeError, RecursionError, NotImplementedError))
+        and type(error).__name__ not in ("JSONDecodeError", "SafetensorError")
+        and 10 <= len(text) <= 900
+        and text.isprintable()
+        and (not names or any(name in text for name in names))
+    )
 
 
 def said(error: BaseException) -> str:
@@ -71,7 +80,8 @@ def refusal(error: BaseException, *names: str, **kinds) -> tuple[str, str]:
     return "refused" if clear(error, *names, **kinds) else "UNCLEAR", said(error)
 
 
-def generator(seed: int, target: str, number: int) -> random.Random: return random.Random(f"{seed} {target} {number}")
+def generator(seed: int, target: str, number: int) -> random.Random:
+    return random.Random(f"{seed} {target} {number}")
 
 
 @contextlib.contextmanager
@@ -79,7 +89,8 @@ def own_folder():
     "An empty folder, which is the current one"
     before, folder = os.getcwd(), tempfile.mkdtemp(prefix="sscq-fuzz-")
     os.chdir(folder)
-    try: yield Path(folder)
+    try:
+        yield Path(folder)
     finally:
         os.chdir(before)
         shutil.rmtree(folder, ignore_errors=True)
@@ -89,26 +100,33 @@ def one_case(target: Target, world, seed: int, number: int) -> tuple[str, str]:
     case = target.make(world, generator(seed, target.name, number), number)
     with own_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try: return target.attempt(world, case, folder)
-        except MemoryError as error: return "UNCLEAR", said(error)
+        try:
+            return target.attempt(world, case, folder)
+        except MemoryError as error:
+            return "UNCLEAR", said(error)
 
 
 def _child(target: Target, world, seed: int, numbers: range, answers):
     "Run cases, telling the parent before and after each"
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    if pages: resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    if pages:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for fd in (1, 2): os.dup2(nowhere, fd)
+    for fd in (1, 2):
+        os.dup2(nowhere, fd)
     for number in numbers:
         answers.send((number, None, None))
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends this process, wherever it computes
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try: verdict, detail = one_case(target, world, seed, number)
-        except BaseException as error: verdict, detail = "UNCLEAR", f"while attacking: {said(error)}"
+        try:
+            verdict, detail = one_case(target, world, seed, number)
+        except BaseException as error:
+            verdict, detail = "UNCLEAR", f"while attacking: {said(error)}"
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        if grown > GROWTH: verdict, detail = "MEMORY", f"{grown >> 20} MB more; {verdict}: {detail}"
+        if grown > GROWTH:
+            verdict, detail = "MEMORY", f"{grown >> 20} MB more; {verdict}: {detail}"
         answers.send((number, verdict, detail))
     os._exit(0)
 
@@ -125,7 +143,8 @@ def run_batch(target: Target, world, seed: int, numbers: range, deadline: float)
             if not ours.poll(WALL_SECONDS):
                 yield under_way, "HANG", f"no answer after {WALL_SECONDS} s"
                 return
-            try: number, verdict, detail = ours.recv()
+            try:
+                number, verdict, detail = ours.recv()
             except EOFError:
                 child.join()
                 if under_way is not None:
@@ -133,7 +152,8 @@ def run_batch(target: Target, world, seed: int, numbers: range, deadline: float)
                     yield under_way, "HANG" if hang else "CRASH", f"over {CPU_SECONDS} s of CPU time" if hang else f"exit code {child.exitcode}"
                 return
             under_way = number if verdict is None else None
-            if verdict is not None: yield number, verdict, detail
+            if verdict is not None:
+                yield number, verdict, detail
     finally:
         child.kill()
         child.join()
@@ -146,6 +166,7 @@ def run_target(target: Target, world, seed: int, n: int, seconds: float = float(
         for number, verdict, detail in run_batch(target, world, seed, range(done, min(n, done + BATCH)), deadline):
             tally[verdict] += 1
             done = number + 1
-            if verdict in GOOD: continue
+            if verdict in GOOD:
+                continue
             findings.append(Finding(target.name, number, target.make(world, generator(seed, target.name, number), number).label, verdict, detail))
     return tally, findings

@@ -5,6 +5,7 @@
     python tests/fuzz/run.py --only "model files" --seed 7 --case 123    # one case once more, with what it did
 
 Exits 1 where a case crashed, hung, lied or failed in a way that helps nobody. A new target is a `target_*.py` here with a list TARGETS."""
+
 import argparse
 import collections
 import importlib
@@ -27,16 +28,24 @@ from harness import GOOD, Target, generator, one_case, run_target
 torch.set_num_threads(1)
 
 
-def all_targets() -> list[Target]: return [t for path in sorted(HERE.glob("target_*.py")) for t in importlib.import_module(path.stem).TARGETS]
+def all_targets() -> list[Target]:
+    return [t for path in sorted(HERE.glob("target_*.py")) for t in importlib.import_module(path.stem).TARGETS]
 
 
 def report(findings: list) -> str:
     "Each kind of fault once, with how often it came and a case that shows it"
     kinds = collections.defaultdict(list)
-    def kind(text): return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[.\d]\S*|/\S+", "…", text)[:50]
-    for f in findings: kinds[f.target, f.verdict, kind(f.detail), f.detail.rpartition(" [")[2] if f.detail.endswith("]") else ""].append(f)
-    text = "\n".join(f"  {f.verdict} ×{len(found)} in {f.target}, case {f.number}: {f.label[:160]!r}: {f.detail[:260]}"
-                     for found in sorted(kinds.values(), key=len, reverse=True) for f in found[:1])
+
+    def kind(text):
+        return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[.\d]\S*|/\S+", "…", text)[:50]
+
+    for f in findings:
+        kinds[f.target, f.verdict, kind(f.detail), f.detail.rpartition(" [")[2] if f.detail.endswith("]") else ""].append(f)
+    text = "\n".join(
+        f"  {f.verdict} ×{len(found)} in {f.target}, case {f.number}: {f.label[:160]!r}: {f.detail[:260]}"
+        for found in sorted(kinds.values(), key=len, reverse=True)
+        for f in found[:1]
+    )
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -49,7 +58,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every finding into this file")
     args = parser.parse_args()
     targets = [t for t in all_targets() if not args.only or t.name in args.only]
-    if not targets: parser.error(f"--only {args.only}: there are {', '.join(t.name for t in all_targets())}")
+    if not targets:
+        parser.error(f"--only {args.only}: there are {', '.join(t.name for t in all_targets())}")
     end, findings, total = time.monotonic() + args.seconds, [], 0
     with tempfile.TemporaryDirectory(prefix="sscq-fuzz-") as folder:
         worlds = {t.prepare: None for t in targets}
@@ -69,10 +79,13 @@ def main() -> int:
             total += sum(tally.values())
             counts = ", ".join(f"{n:,} {verdict}" for verdict, n in sorted(tally.items(), key=lambda item: item[0] in GOOD))
             print(f"{target.name}: {sum(tally.values()):,} cases in {time.monotonic() - start:.0f} s: {counts}", flush=True)
-    if args.case is not None: return 0
-    if args.json: args.json.write_text(json.dumps([f._asdict() for f in findings], indent=1))
+    if args.case is not None:
+        return 0
+    if args.json:
+        args.json.write_text(json.dumps([f._asdict() for f in findings], indent=1))
     print(f"{total:,} cases with seed {args.seed}: {len(findings):,} faults" + ("\n" + report(findings) if findings else ""))
     return bool(findings)
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
