@@ -144,12 +144,12 @@ def pretrained_backbone(
     "A backbone trained on ImageNet's labels (downloaded by torchvision at first use): a baseline, never the method"
     import torchvision.models as models
     known = [other for other in BACKBONES if other in models.list_models()]
-    if name not in known: raise ValueError(
+    if not isinstance(name, str) or name not in known: raise ValueError(
         f"there are no pre-trained weights for backbone={shown(name)}; choose one of {', '.join(known)}")
     # torchvision's other weights want another size or normalisation
     choices = {k: w for k, w in models.get_model_weights(name).__members__.items()
                if k == "DEFAULT" or k.startswith("IMAGENET1K_V")}
-    if weights not in list(choices): raise ValueError(
+    if not isinstance(weights, str) or weights not in choices: raise ValueError(
         f"weights={shown(weights)} is unknown for {name}; choose one of {', '.join(choices)}")
     chosen = choices[weights]
     place = f"{torch.hub.get_dir()}/checkpoints"

@@ -424,7 +424,8 @@ def exchanged(
     built = plan(type(model), model._hub_mixin_config)
     mine, theirs = layers(model), layers(built)
     for name in mine.keys() & theirs.keys():
-        if mine[name] != theirs[name]: return f"{name or 'the model'} is {shown(mine[name])} in place of {theirs[name]}"
+        if mine[name] != theirs[name]:
+            return f"{name or 'the model'} is {one_line(mine[name])} in place of {one_line(theirs[name])}"
     return misfit(plain_state(model), plain_state(built))
 
 # %% ../nbs/12_core.ipynb #b853775a
@@ -494,15 +495,15 @@ def save_pretrained(self: SSCQ,
     "Write model.safetensors, config.json and, where there is none, a model card: each whole, or not at all"
     folder, push = check_path("save_directory", save_directory), check_flag("push_to_hub", push_to_hub)
     if push_to_hub_kwargs and not push: raise TypeError(
-        f"{min(push_to_hub_kwargs)}={shown(push_to_hub_kwargs[min(push_to_hub_kwargs)])} is known only with push_to_hub=True")
+        f"{min(push_to_hub_kwargs)}= is known only with push_to_hub=True")
     if config not in (None, self._hub_mixin_config): raise ValueError(
         f"config={shown(config)} is not the model's: leave it out, what is saved are the arguments it was built with")
     if why := exchanged(self): raise ValueError(
         f"the model cannot be saved: {why}, so SSCQ's arguments do not build it again. "
         "Build it with arguments that do; or keep model.state_dict() yourself, and load that into a model changed the same way")
-    for name in FILES:
-        if (folder / name).exists() and not (folder / name).is_file(): raise ValueError(
-            f"save_directory={one_line(folder)} holds a {name} that is no file: choose another folder")
+    with naming(folder, as_what="save_directory"):
+        if odd := [name for name in FILES if (folder / name).exists() and not (folder / name).is_file()]: raise ValueError(
+            f"save_directory={one_line(folder)} holds a {odd[0]} that is no file: choose another folder")
     with naming(folder, as_what="save_directory"), staging(folder) as part:
         remove_old_parts(folder)
         write_model(self, part / "model.safetensors")

@@ -1,6 +1,8 @@
 "Backbones and heads: shapes, initialisation, what is refused, and that they behave as any other module."
 import copy
 import shutil
+import subprocess
+import sys
 from urllib.error import URLError
 
 import pytest
@@ -9,7 +11,7 @@ import torchvision.models as models
 from torch import nn
 
 from sscq.backbone import (BACKBONES, MIN_SIZE, Normalize, backbone_origin, check_image_size, linear_head, make_backbone,
-                           pretrained_backbone, projection_head, resnet18_small, tiny_cnn)
+                           pretrained_backbone, projection_head, resnet18_small, tiny_cnn, without_classifier)
 
 FEATURES = {"tiny_cnn": 512, "resnet18_small": 512, "resnet18": 512, "resnet50": 2048, "vgg16": 4096, "vit_b_16": 768}
 TORCHVISION = ("resnet18", "resnet50", "vgg16", "vit_b_16")
@@ -178,6 +180,12 @@ def test_cuda_agrees_with_cpu(name):
     (lambda: projection_head(512, 0), "D=0"),
     (lambda: pretrained_backbone("tiny_cnn"), "no pre-trained weights for backbone='tiny_cnn'; choose one of resnet18, resnet50"),
     (lambda: pretrained_backbone("resnet18", "V9"), "weights='V9' is unknown for resnet18; choose one of IMAGENET1K_V1, DEFAULT"),
+    (lambda: make_backbone("tiny_cnn", 0), "channels=0"), (lambda: tiny_cnn(1, 0), "width=0 must be at least 1"),
+    (lambda: resnet18_small(0), "channels=0 must be at least 1"), (lambda: linear_head(0, 4), "n_features=0 must be at least 1"),
+    (lambda: projection_head(4, 4, 0), "hidden=0 must be at least 1"), (lambda: Normalize((.5,), (0.,)), "std=0.0 must be positive"),
+    (lambda: Normalize((.5, .5), (1.,)), "mean has 2 channels, std 1"), (lambda: without_classifier("alexnet"), "name='alexnet' is unknown; choose one of"),
+    (lambda: without_classifier("resnet19"), "name='resnet19' is unknown; choose one of resnet101, "),
+    (lambda: check_image_size("tiny_cnn", 0), "image_size=0 must be at least 1"),
     (lambda: pretrained_backbone("vgg16", "IMAGENET1K_FEATURES"), "choose one of IMAGENET1K_V1, DEFAULT"),
 ])
 def test_refused(call, message):
@@ -220,3 +228,35 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(OSError, match="weights of resnet18 could not be read from https.*no network.*put the file into .*checkpoints"):
         pretrained_backbone("resnet18")
+
+
+def test_numbers_of_numpy_and_odd_names():
+    "In a process of its own: there the annotations are not checked"
+    code = """if True:
+        import numpy as np
+        from sscq.backbone import check_image_size, linear_head, make_backbone, pretrained_backbone, projection_head, tiny_cnn, without_classifier
+        assert make_backbone("tiny_cnn", np.int64(2))[1] == tiny_cnn(np.int8(2), np.int64(32))[1] == 512
+        assert projection_head(np.int64(4), np.int64(2), np.int64(3))[2].out_features == linear_head(np.int64(4), 2).out_features == 2
+        assert type(check_image_size("tiny_cnn", np.int64(8))) is int
+        for f in (make_backbone, without_classifier, pretrained_backbone, lambda name: check_image_size(name, 8),
+                  lambda name: pretrained_backbone("resnet18", name)):
+            for odd in (None, 5, [], {}, np.zeros(2), b"tiny_cnn", "", "a\\nb"):
+                try: f(odd)
+                except (TypeError, ValueError) as error: assert "choose one of" in str(error) and chr(10) not in str(error), error
+                else: raise AssertionError(odd)
+        for f in (tiny_cnn, lambda n: tiny_cnn(1, n), lambda n: make_backbone("resnet18", n), lambda n: check_image_size("tiny_cnn", n),
+                  lambda n: linear_head(4, n)):
+            for odd in (None, True, 1.5, "3", [], 2**31, -1):
+                try: f(odd)
+                except (TypeError, ValueError) as error: assert "=" in str(error) and chr(10) not in str(error), error
+                else: raise AssertionError(odd)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_download_says_which_file_to_delete(monkeypatch):
+    def damaged(url, **_): raise RuntimeError("PytorchStreamReader failed reading zip archive\nmore")
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", damaged)
+    with pytest.raises(ValueError, match="weights of resnet18 in .*checkpoints are damaged .*archive.: delete resnet18-.*pth there") as told:
+        pretrained_backbone("resnet18")
+    assert "\n" not in str(told.value)

@@ -2,23 +2,30 @@
 import copy
 import http.server
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
-from sscq.core import SSCQ
-from sscq.data import digits
+import sscq.core as core
+from sscq.backbone import backbone_origin, linear_head
+from sscq.core import SSCQ, bound_to, eval_copy, load_state
+from sscq.data import SkippedFiles, digits
+from sscq.files import checksum
 from sscq.objective import SSCQObjective
-from sscq.train import find_device
+from sscq.train import TrainConfig, find_device
 
 DATA = Path(__file__).parent / "data"
 SMALL = dict(backbone="tiny_cnn", channels=1, image_size=8, hidden=16)
@@ -217,23 +224,37 @@ def test_a_pickle_is_never_opened(tmp_path, trained):
     with pytest.raises(ValueError, match="damaged"): SSCQ.from_pretrained(tmp_path)
 
 
+def left_over(folder: Path) -> list[str]: return sorted({p.name for p in folder.iterdir()} - {"README.md", "config.json", "model.safetensors"})
+
+
 def test_a_kill_during_save_leaves_a_whole_model(tmp_path):
-    "Whatever the moment, what is in the folder loads"
-    small().save_pretrained(tmp_path)
+    "Whatever the moment, what is in the folder is one of the two models, and the next save removes what was being prepared"
+    wanted = [small(bits=bits) for bits in (16, 32)]
+    wanted[0].save_pretrained(tmp_path)
     code = f"""if True:
+        import torch
         from sscq.core import SSCQ
-        models = [SSCQ(bits=16, backbone="tiny_cnn", channels=1, image_size=8, hidden=16) for _ in range(2)]
+        models = [SSCQ(bits=bits, backbone="tiny_cnn", channels=1, image_size=8, hidden=16, seed=0) for bits in (16, 32)]
         print("ready", flush=True)
         while True:
             for model in models: model.save_pretrained({str(tmp_path)!r})"""
-    for delay in (.01, .03, .07):
+    kills, stray = int(os.environ.get("SSCQ_KILLS", 2)), 0
+    for delay in np.random.default_rng(0).uniform(0, .1, kills):
         run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         run.stdout.readline()
         time.sleep(delay)
         run.kill()
         run.wait()
         run.stdout.close()
-        SSCQ.from_pretrained(tmp_path)
+        stray += bool(left_over(tmp_path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # killed between two files: config.json is of the other model
+            found = SSCQ.from_pretrained(tmp_path)
+        same = wanted[found.bits == 32]
+        assert all(torch.equal(x, same.state_dict()[name]) for name, x in found.state_dict().items())
+    wanted[0].save_pretrained(tmp_path)
+    assert not left_over(tmp_path) and SSCQ.from_pretrained(tmp_path).bits == 16
+    print(f"{kills} kills, {stray} left something behind")
 
 
 def test_committed_model_and_index_still_read():
@@ -417,3 +438,559 @@ def test_a_full_disk_leaves_the_old_model_and_says_so(tmp_path):
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert "cannot be written" in said[0] and "make room" in said[0] and said[1] == "16"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+# encoding changes nothing
+
+@pytest.fixture
+def unsettled(images):
+    "A model whose batch norms have seen something, in training mode; one by one the right answers to some queries; its state"
+    model, queries = small(), images[:80]
+    with torch.no_grad():
+        model.train()(queries)
+        right = [model.eval()(queries[i:i + 1]).f for i in range(80)]
+    return model.train(), queries, right, {name: x.clone() for name, x in model.state_dict().items()}
+
+
+def unchanged(model: nn.Module, kept: dict) -> bool: return all(torch.equal(x, kept[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize("beside", [None, "modes", "moves"])
+def test_threads_that_encode_a_model_in_training_mode(unsettled, beside):
+    "Every answer is right to the last bit, and the model is what it was; also where somebody else changes its mode, or moves it"
+    model, queries, right, kept = unsettled
+    over = threading.Event()
+    def meddle():
+        while not over.is_set():
+            if beside == "modes": model.eval().train()
+            else: model.to("cpu").to(memory_format=torch.channels_last)
+    meddler = threading.Thread(target=meddle)
+    if beside: meddler.start()
+    try:
+        with ThreadPoolExecutor(8) as pool: found = list(pool.map(lambda i: model.embed(queries[i % 80]), range(240)))
+    finally: over.set()
+    if beside: meddler.join()
+    assert sum(not torch.equal(f, right[i % 80]) for i, f in enumerate(found)) == 0
+    assert unchanged(model, kept) and all(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("part", ["", "backbone.1", "head", "quantizer"])
+def test_one_part_in_training_mode_is_enough(unsettled, part):
+    model, queries, right, kept = unsettled
+    modes = {name: m.training for name, m in model.eval().get_submodule(part).train() and model.named_modules()}
+    for verb in (model.embed, model.encode, lambda x: model.index(x, progress=False)): verb(queries)
+    assert torch.equal(model.embed(queries[0]), right[0]) and unchanged(model, kept)
+    assert {name: m.training for name, m in model.named_modules()} == modes
+
+
+def test_a_stopped_encoding_leaves_no_trace(unsettled):
+    model, queries, _, kept = unsettled
+    batches = model.embed_batches(queries, 10)
+    next(batches)
+    assert model.training and unchanged(model, kept)
+    batches.close()
+    assert model.training and unchanged(model, kept)
+
+
+def test_the_copy_is_never_stale(unsettled):
+    "It is made anew: what is put in, loaded, cast or learned in between counts, in the middle of a collection too"
+    model, queries, _, _ = unsettled
+    batches = model.embed_batches(queries, 40)
+    next(batches)
+    other = small(seed=3)
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(next(batches).images, other.embed(queries[40:]), rtol=0, atol=0)
+    model.backbone = small(seed=4).backbone
+    assert not torch.equal(model.embed(queries), other.embed(queries))
+    model.double()
+    assert eval_copy(model).backbone[1].running_mean.dtype == torch.float64 and model.embed(queries).isfinite().all()
+
+
+def test_the_copy_has_the_models_own_tensors(unsettled):
+    model, queries, _, _ = unsettled
+    twin = eval_copy(model)
+    assert not any(m.training for m in twin.modules()) and repr(twin) == repr(model)
+    for mine, theirs in ((twin.named_parameters(), model.named_parameters()), (twin.named_buffers(), model.named_buffers())):
+        mine, theirs = dict(mine), dict(theirs)
+        assert mine.keys() == theirs.keys() and all(mine[name] is theirs[name] for name in mine)
+    assert not {id(m) for m in twin.modules()} & {id(m) for m in model.modules()}
+    twin.backbone[0].bias = nn.Parameter(torch.zeros(32))
+    twin.backbone.add_module("more", nn.Identity())
+    assert model.backbone[0].bias is None and "more" not in dict(model.backbone.named_children())
+
+
+class Aliased(nn.Module):
+    "A backbone whose layers are reached by other ways than its tree"
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.layers, self.by_name, self.call = [self.norm], {"norm": self.norm}, self.norm.forward
+        self.__dict__["mine"] = self  # as no part of the tree
+
+    def forward(self, x):
+        for way in (self.norm, self.layers[0], self.by_name["norm"], self.call, self.mine.norm): x = way(x)
+        return x
+
+
+def test_the_copy_follows_other_ways_to_a_module():
+    net, x = Aliased().train(), torch.rand(4, 1, 2, 2)
+    kept = {name: t.clone() for name, t in net.state_dict().items()}
+    right = copy.deepcopy(net).eval()(x)
+    assert torch.equal(eval_copy(net)(x), right) and unchanged(net, kept) and net.training
+
+
+def test_the_copy_keeps_hooks_and_parametrizations(unsettled):
+    model, queries, _, kept = unsettled
+    seen = []
+    handle = model.backbone[0].register_forward_hook(lambda module, inputs, out: seen.append(module.training))
+    model.embed(queries[0])
+    assert seen == [False]
+    handle.remove()
+    model.embed(queries[0])
+    assert len(seen) == 1
+    nn.utils.parametrizations.spectral_norm(model.head[0])
+    kept = {name: t.clone() for name, t in model.state_dict().items()}
+    assert torch.equal(model.embed(queries), copy.deepcopy(model).eval().embed(queries)) and unchanged(model, kept)
+
+
+def test_a_compiled_part_in_training_mode_runs_as_it_was_written(unsettled):
+    model, queries, right, kept = unsettled
+    model.backbone = torch.compile(model.backbone, backend="eager")
+    model.train()
+    assert torch.equal(model.embed(queries[0]), right[0]) and all(m.training for m in model.modules())
+    assert all(torch.equal(x, kept[name.replace("._orig_mod", "")]) for name, x in model.state_dict().items())
+    model.eval()
+    assert eval_copy(model).backbone is model.backbone  # what is compiled stays compiled
+    model.backbone = model.backbone._orig_mod
+    model.backbone.compile(backend="eager")
+    assert torch.equal(model.train().embed(queries[0]), right[0]) and unchanged(model, kept)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_part_is_copied_too(unsettled):
+    model, queries, right, kept = unsettled
+    model.backbone = torch.jit.script(model.backbone)
+    torch.testing.assert_close(model.train().embed(queries[0]), right[0])
+    assert unchanged(model, kept) and model.backbone.training
+
+
+# forked children
+
+FORKS = """if True:
+    import multiprocessing, sys, threading, torch, warnings
+    from sscq.core import SSCQ
+    from sscq.search import Index
+    warnings.simplefilter("ignore")  # Python 3.12: of forks beside threads
+    torch.set_num_threads(int(sys.argv[2]))
+    model = SSCQ(bits=16, backbone="tiny_cnn", image_size=32, seed=0)
+    x = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    index = model.index(x, progress=False)
+    cells = index.to_ivf(4)
+    def work(): return model.encode(x).tolist(), index.search(x[:9], k=5).ids.tolist(), cells.search(model.embed(x[:9]), k=3).ids.tolist()
+    right, over, fork = work(), threading.Event(), multiprocessing.get_context("fork")
+    def busy():
+        while not over.is_set(): work()
+    thread = threading.Thread(target=busy)
+    thread.start()
+    ends = []
+    for _ in range(int(sys.argv[1])):
+        queue = fork.SimpleQueue()
+        child = fork.Process(target=lambda: queue.put((work() == right, torch.get_num_threads())))
+        child.start()
+        child.join(30)
+        if child.is_alive(): child.kill(); ends.append("hangs")
+        else: ends.append("nothing" if queue.empty() else queue.get())
+    over.set()
+    print({str(end): ends.count(end) for end in ends}, torch.get_num_threads())"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks there")
+def test_forked_children_answer_as_their_parent():
+    "Which computes in other threads at that moment"
+    n = int(os.environ.get("SSCQ_FORKS", 3))
+    done = subprocess.run([sys.executable, "-c", FORKS, str(n), "2"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert done.stdout.strip() == f"{{'(True, 1)': {n}}} 2", done.stdout + done.stderr
+
+
+# seeds
+
+def test_a_models_own_seed(images):
+    "Whatever the global generator has been through, and without a trace in it"
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = small(seed=1, bits=16) and SSCQ(bits=16, **SMALL, seed=0)
+    torch.manual_seed(6)
+    state = torch.get_rng_state()
+    second, other = SSCQ(bits=16, **SMALL, seed=0), SSCQ(bits=16, **SMALL, seed=1)
+    assert torch.equal(torch.get_rng_state(), state) and not torch.equal(before, state)
+    assert unchanged(first, second.state_dict()) and not torch.equal(first.codebooks, other.codebooks)
+    assert unchanged(first, small(0).state_dict())  # the numbers of torch.manual_seed(0)
+    trained = [SSCQ(bits=16, **SMALL, seed=seed).fit(images, epochs=1, batch_size=48, progress=False) for seed in (3, 3, 4)]
+    assert unchanged(trained[0], trained[1].state_dict()) and not torch.equal(trained[0].codebooks, trained[2].codebooks)
+
+
+def test_models_of_one_seed_made_by_threads_beside_others_that_draw():
+    right, over = SSCQ(bits=16, **SMALL, seed=0).state_dict(), threading.Event()
+    def draw():
+        while not over.is_set(): torch.rand(10)
+    drawing = threading.Thread(target=draw)
+    drawing.start()
+    try:
+        with ThreadPoolExecutor(4) as pool: models = list(pool.map(lambda _: SSCQ(bits=16, **SMALL, seed=0), range(24)))
+    finally: over.set()
+    drawing.join()
+    assert all(unchanged(model, right) for model in models)
+
+
+def test_the_models_seed_is_the_runs_unless_another_is_given():
+    config = core.configured(TrainConfig(epochs=3), {}, 7)
+    assert (config.seed, config.epochs) == (7, 3)
+    assert core.configured(TrainConfig(), {"seed": 0}, 7).seed == 0 and core.configured(TrainConfig(seed=2), {}, 7).seed == 2
+    assert core.configured(TrainConfig(), {}, None).seed == 0
+
+
+def test_loading_draws_nothing(tmp_path, trained):
+    trained.save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    again = SSCQ.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before) and again.seed is None
+    assert "seed" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_training_says_so_once_however_many_train(images, monkeypatch, capsys):
+    small().fit(images, epochs=1, batch_size=48)
+    assert capsys.readouterr().out.startswith("training on cpu: 96 images, 1 epochs, 16 bits")
+    monkeypatch.setattr(core, "rank_and_world", lambda: (1, 2))
+    small().fit(images, epochs=1, batch_size=48)
+    assert not capsys.readouterr().out
+
+
+# settings
+
+def test_whole_numbers_of_numpy_become_plain(tmp_path):
+    model = SSCQ(np.int64(16), n_words=np.int32(16), word_dim=np.uint8(16), backbone="tiny_cnn", channels=np.int64(1), image_size=np.int64(8),
+                 tau_sq=np.float32(.5), hidden=np.int64(16), seed=np.int64(0))
+    assert {type(v) for v in model._hub_mixin_config.values()} == {int, float, str, type(None)} and type(model.image_size) is int
+    model.save_pretrained(tmp_path)
+    again = SSCQ.from_pretrained(tmp_path)
+    assert unchanged(again, model.state_dict()) and again.quantizer.tau == .5
+    assert torch.equal(model.encode(torch.zeros(5, 1, 8, 8), batch_size=np.int64(2)), model.encode(torch.zeros(5, 1, 8, 8)))
+    assert model.embed(np.zeros((1, 8, 8), np.uint8)).shape == (1, 64)
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(bits=2 ** 31), "bits=2147483648 must be at most"), (dict(bits=2 ** 31 - 4), "bits=2147483644, .* ask for up to 274,"),
+    (dict(hidden=10 ** 6), "hidden=1000000 .* ask for"), (dict(word_dim=2 ** 23), "word_dim=8388608"), (dict(channels=10 ** 9), "channels=1000000000"),
+    (dict(bits=None, n_books=10 ** 8), "n_books=100000000, .* ask for"),
+    (dict(tau_sq=1e-320), "tau_sq=1e-320 must be at least 1e-12"), (dict(image_size=0), "image_size=0"), (dict(image_size=2 ** 20), "image_size=1048576"),
+])
+def test_sizes_that_no_machine_has_are_refused_at_once(settings, message):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=message): small(**settings)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2 ** 63])
+def test_seeds_that_no_generator_takes(seed):
+    with pytest.raises(ValueError, match=f"seed={seed} must be"): SSCQ(bits=16, **SMALL, seed=seed)
+
+
+def test_settings_of_the_wrong_kind_are_refused_by_name(tmp_path):
+    "In a process of its own: there the annotations are not checked"
+    code = """if True:
+        import decimal, json, sys, numpy, torch
+        from sscq.core import SSCQ
+        small = dict(bits=8, backbone="tiny_cnn", channels=1, image_size=8, hidden=8, word_dim=2)
+        model, x = SSCQ(**small, seed=0), torch.zeros(12, 1, 8, 8, dtype=torch.uint8)
+        odd = [True, numpy.True_, -1, 0, 2**31, 2**63, 10**5000, 1.5, float("nan"), "", "x", "5", b"x", [], {}, (), object(), 1j, decimal.Decimal("0.5"),
+               torch.tensor(.5), torch.tensor([1, 2]), numpy.zeros(2)]
+        calls = {name: (lambda value, name=name: SSCQ(**(small | ({"bits": None} if name == "n_books" else {}) | {name: value})))
+                 for name in ("bits", "n_books", "n_words", "word_dim", "backbone", "channels", "image_size", "tau_sq", "hidden", "seed")}
+        calls |= {name: (lambda value, name=name: model.fit(x, **({"epochs": 1, "device": "cpu"} | {name: value})))
+                  for name in ("view", "objective", "config", "out", "resume", "on_epoch", "progress", "nonsense")}
+        for verb in ("embed", "encode", "index"): calls["batch_size", verb] = lambda value, verb=verb: getattr(model, verb)(x, batch_size=value)
+        calls |= {name: (lambda value, name=name: model.save_pretrained(**({"save_directory": "m"} | {name: value})))
+                  for name in ("save_directory", "push_to_hub")}
+        fine = {"tau_sq": (2**31, 2**63, 1.5), "seed": (0, 2**31), "out": ("x", "5"), "save_directory": ("x", "5"), "progress": (True, numpy.True_),
+                "resume": (True,), "push_to_hub": (True, numpy.True_)}
+        tried, unclear = 0, []
+        for what, call in calls.items():
+            name = what if isinstance(what, str) else what[0]
+            for value in odd:
+                if any(type(value) is type(one) and value == one for one in fine.get(name, ())): continue
+                tried += 1
+                try: call(value)
+                except (TypeError, ValueError) as error:
+                    text = str(error)
+                    if name in text and chr(10) not in text and len(text) < 400: continue
+                    unclear.append([name, repr(value)[:20], text[:200]])
+                except BaseException as error: unclear.append([name, repr(value)[:20], repr(error)[:200]])
+                else: unclear.append([name, repr(value)[:20], "accepted"])
+        print(json.dumps([tried, unclear]))"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    tried, unclear = json.loads(done.stdout.splitlines()[-1])
+    assert tried > 450 and not unclear, unclear
+
+
+@pytest.mark.parametrize("bad", [None, 5, {"a": 1}, {1, 2}, b"x", iter([]), object(), [1, 2], [None], [torch.zeros(1, 8, 8)], np.array("x"), np.zeros(3)])
+def test_what_is_no_images(trained, bad):
+    with pytest.raises((TypeError, ValueError), match="images|array"): trained.embed(bad)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, trained, images):
+    for name in "ac": Image.fromarray(images[0, 0].numpy()).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = [tmp_path / f"{name}.png" for name in ("a", "broken", "c")]
+    with pytest.warns(SkippedFiles, match="broken.png"): assert trained.embed(files).shape == (2, 64)
+    with pytest.raises(ValueError, match="broken.png"): trained.embed(files[1])
+
+
+# a file is valid only if everything in it fits together
+
+def forged(folder: Path, state: dict, arguments, about: str | None = None) -> Path:
+    "A model file that says what it is told to, with the right checksums"
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    meta = dict(format="pt", config=text, sha256=checksum(state, text))
+    if about is not None: meta |= dict(about=about, about_sha256=bound_to(about, meta["sha256"]))
+    save_file(state, folder / "model.safetensors", metadata=meta)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def honest(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("honest")
+    trained.save_pretrained(folder)
+    return load_state(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "settings cannot be read"), ("{", "settings cannot be read"), ("[]", r"no object but \[\]"), ("null", "no object but None"), ('"x"', "no object"),
+    ("[" * 100_000, "nested too deeply|cannot be read"), ('{"bits":' + "9" * 5000 + "}", "cannot be read"), ('{"bits": 1, "bits": 2}', "stands there twice"),
+    ("{}", "lack 'backbone'"), (dict(evil=1), "have 'evil'"), (dict(seed=0), "have 'seed'"), (dict(self=0), "have 'self'"),
+    (dict(bits=True), "make no model .bits=True is of type bool"), (dict(bits=None), "either bits or n_books"),
+    (dict(bits=30), "make no model"), (dict(bits=32), "head.2.bias has shape .64,. in place of .128,."), (dict(hidden=60_000), "in place of .60000,."),
+    (dict(hidden=10 ** 6), "hidden=1000000 .* ask for"), (dict(hidden=2 ** 70), "hidden="), (dict(tau_sq=float("nan")), "tau_sq=nan"),
+    (dict(backbone="resnet50", channels=3, image_size=32), "backbone.*missing"), (dict(backbone="x"), "backbone='x' is unknown"),
+    (dict(channels=3), "backbone.0.weight has shape"), (dict(word_dim=8, bits=32), "quantizer.codebooks has shape"),
+])
+def test_settings_that_do_not_fit_the_weights(tmp_path, honest, text, message, monkeypatch):
+    "Told in a line, with the right checksum too, and before memory is taken"
+    arguments, state = honest
+    built = []
+    monkeypatch.setattr(core, "projection_head", lambda *a, head=core.projection_head: built.append(torch.get_default_device().type) or head(*a))
+    forged(tmp_path, state, text if isinstance(text, str) else arguments | text)
+    with pytest.raises(ValueError, match=f"model.safetensors is damaged.*{message}") as told: SSCQ.from_pretrained(tmp_path)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 500 and "cpu" not in built
+
+
+@pytest.mark.parametrize("name", ["backbone.0.weight", "backbone.1.num_batches_tracked", "head.2.bias", "quantizer.codebooks"])
+@pytest.mark.parametrize("change, message", [
+    (lambda x: None, "is missing"), (lambda x: x[None].contiguous(), "has shape"), (lambda x: torch.zeros(0), "has shape"),
+    (lambda x: torch.zeros(7), "has shape"),
+    (lambda x: x.to(torch.complex64), "is of torch.complex64"), (lambda x: x.double(), "torch.float64"), (lambda x: x.half(), "torch.float16"),
+    (lambda x: x.to(torch.int32), "is of torch.int32"), (lambda x: x > 0, "is of torch.bool"),
+])
+def test_weights_that_do_not_fit_the_settings(tmp_path, honest, name, change, message):
+    arguments, state = honest
+    state = {n: change(x) if n == name else x for n, x in state.items()}
+    forged(tmp_path, {n: x for n, x in state.items() if x is not None}, arguments)
+    with pytest.raises(ValueError, match=f"not those of its settings .*{message}"): SSCQ.from_pretrained(tmp_path)
+
+
+def test_weights_that_nobody_asked_for(tmp_path, honest):
+    arguments, state = honest
+    forged(tmp_path, state | {"evil\x1b": torch.zeros(3)}, arguments)
+    with pytest.raises(ValueError, match=r"evil\\x1b has no place"): SSCQ.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is missing"): SSCQ.from_pretrained(forged(tmp_path, {}, arguments))
+
+
+def test_a_model_of_another_precision_is_welcome_whole(tmp_path, trained, images):
+    half = copy.deepcopy(trained).half()
+    half.save_pretrained(tmp_path)
+    again = SSCQ.from_pretrained(tmp_path)
+    assert again.codebooks.dtype == torch.float32 and torch.equal(again.codebooks, half.codebooks.float())
+    half.head.float()
+    with pytest.raises(ValueError, match="float16 and torch.float32, not all of one type"): half.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("about, message", [
+    ("", "cannot be read"), ("[]", "no object"), ('{"history": {}}', "history must be a list"), ('{"history": [1]}', "each epoch"),
+    ('{"history": [{}]}', "each epoch"),
+    ('{"history": [{"epoch": 1}, {"epoch": 1}]}', "each epoch"), ('{"origin": 5}', "origin=5 must be a line"), ('{"origin": "a\\nb"}', "must be a line"),
+    ('{"origin": "\\u001b[2J"}', "must be a line"),
+])
+def test_what_is_told_beside_the_weights_is_checked(tmp_path, honest, about, message):
+    arguments, state = honest
+    with pytest.raises(ValueError, match=f"damaged.*{message}"): SSCQ.from_pretrained(forged(tmp_path, state, arguments, about))
+
+
+def test_what_is_told_belongs_to_the_weights(tmp_path, honest):
+    arguments, state = honest
+    forged(tmp_path, state, arguments, '{"origin": "from scratch"}')
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"from scratch", b"pre-trained!"))
+    with pytest.raises(ValueError, match="checksum is wrong"): SSCQ.from_pretrained(tmp_path)
+
+
+# what is saved can be read again, and says where it comes from
+
+def test_origin_and_history_survive(tmp_path, trained, images):
+    model = copy.deepcopy(trained)
+    model.backbone.origin = "pre-trained with labels: Weights.V1, torchvision"
+    model.history[-1]["map"] = torch.tensor(.5)  # as a hook may add
+    model.save_pretrained(tmp_path)
+    again = SSCQ.from_pretrained(tmp_path)
+    assert backbone_origin(again.backbone) == model.backbone.origin and len(again.history) == 2 and again.history[-1]["map"] == .5
+    assert again.history[0] == trained.history[0]
+    again.save_pretrained(tmp_path / "b")
+    assert SSCQ.from_pretrained(tmp_path / "b").history == again.history
+    assert backbone_origin(SSCQ.from_pretrained(tmp_path / "b").backbone) == model.backbone.origin
+    assert SSCQ.from_pretrained(DATA / "tiny-model").history == []  # of version 0.1.0
+    assert backbone_origin(SSCQ.from_pretrained(DATA / "tiny-model").backbone) == "from scratch"
+    model.history.pop(0)
+    with pytest.raises(ValueError, match="cannot be saved: its history must be"): model.save_pretrained(tmp_path)
+
+
+def test_a_very_long_history_is_kept_without_its_counts(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(core, "MOST_TEXT", 100)
+    trained.save_pretrained(tmp_path)
+    record = SSCQ.from_pretrained(tmp_path).history[0]
+    assert record.keys() == trained.history[0].keys() - {"usage"} and record["loss"] == trained.history[0]["loss"]
+
+
+@pytest.mark.parametrize("exchange, message", [
+    (lambda m: setattr(m, "head", linear_head(512, 64)), "head is Linear.* in place of Sequential"),
+    (lambda m: setattr(m, "backbone", nn.Sequential(nn.Flatten(), nn.Linear(64, 512))), "cannot be saved: backbone"),
+    (lambda m: m.head.__setitem__(1, nn.GELU()), "head.1 is GELU.* in place of ReLU"),
+    (lambda m: setattr(m.quantizer, "tau", .3), "quantizer is .*tau=0.3.* in place of .*tau=0.2"),
+    (lambda m: setattr(m, "image_size", 16), "image_size=16.* in place of .*image_size=8"),
+    (lambda m: setattr(m.backbone[0], "weight", nn.Parameter(torch.zeros(32, 1, 5, 5))), "backbone.0.weight has shape"),
+    (lambda m: nn.utils.parametrizations.spectral_norm(m.head[0]), "head.0"),
+    (lambda m: m.register_buffer("extra", torch.zeros(1)), "extra has no place"),
+])
+def test_an_exchanged_part_is_refused_at_saving(tmp_path, exchange, message):
+    model = small()
+    exchange(model)
+    with pytest.raises(ValueError, match=f"{message}.*Build it with arguments that do; or keep model.state_dict") as told: model.save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists() and "\n" not in str(told.value)
+
+
+def test_parts_of_the_same_make_are_saved(tmp_path, images):
+    "Other weights, an own batch norm while several processes train, torch.compile: what loads computes the same"
+    model = small()
+    model.backbone, right = small(seed=7).backbone, None
+    model.train()(images)
+    right = model.embed(images)
+    for change in (lambda: None, lambda: setattr(model.backbone[1], "__class__", nn.SyncBatchNorm),
+                   lambda: setattr(model, "backbone", torch.compile(model.backbone, backend="eager")), lambda: model.head.compile(backend="eager")):
+        change()
+        model.save_pretrained(tmp_path)
+        assert torch.equal(SSCQ.from_pretrained(tmp_path).embed(images), right)
+    torch.compile(model, backend="eager").save_pretrained(tmp_path)
+    assert torch.equal(SSCQ.from_pretrained(tmp_path).embed(images), right)
+
+
+def test_saving_beside_a_thread_that_trains_and_one_that_saves(tmp_path, images):
+    "Each file is whole: its checksum is right"
+    model, over = small(), threading.Event()
+    def trains():
+        while not over.is_set():
+            with torch.no_grad():
+                for p in model.parameters(): p.add_(.001)
+    def saves():
+        while not over.is_set(): model.save_pretrained(tmp_path)
+    threads = [threading.Thread(target=f) for f in (trains, saves)]
+    model.save_pretrained(tmp_path)
+    for thread in threads: thread.start()
+    try:
+        for _ in range(12):
+            model.save_pretrained(tmp_path)
+            SSCQ.from_pretrained(tmp_path)
+    finally:
+        over.set()
+        for thread in threads: thread.join()
+    assert not left_over(tmp_path)
+
+
+def test_an_edited_model_card_stays(tmp_path):
+    model = small()
+    (tmp_path / "README.md").write_text("mine")
+    for _ in range(2): model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine" and (tmp_path / "model.safetensors").exists()
+    (tmp_path / "README.md").unlink()
+    model.save_pretrained(tmp_path)
+    assert "sscq" in (tmp_path / "README.md").read_text()
+
+
+def test_old_folders_of_killed_saves_go(tmp_path):
+    "Those that are surely ours, and surely nobody's any more"
+    def made(name, files=("model.safetensors",), age=48 * 3600):
+        (tmp_path / name).mkdir()
+        for file in files: (tmp_path / name / file).write_text("")
+        for path in (*(tmp_path / name).iterdir(), tmp_path / name): os.utime(path, (time.time() - age,) * 2)
+    made(".saving-abcd1234")
+    made(".saving-empty_00", ())
+    made(".saving-zyxw9876", age=60)
+    made(".saving-theirs_1", ("notes.txt",))
+    made(".saving-longer_name")
+    small().save_pretrained(tmp_path)
+    assert left_over(tmp_path) == [".saving-longer_name", ".saving-theirs_1", ".saving-zyxw9876"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+def test_what_is_no_file_is_not_replaced(tmp_path, trained):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="holds a config.json that is no file"): trained.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").is_fifo() and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "real").mkdir()
+    trained.save_pretrained(tmp_path / "real")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "model.safetensors").symlink_to(tmp_path / "real" / "model.safetensors")
+    small(seed=9).save_pretrained(tmp_path / "linked")
+    assert (tmp_path / "linked" / "model.safetensors").is_symlink() and torch.equal(SSCQ.from_pretrained(tmp_path / "real").codebooks, small(seed=9).codebooks)
+    (tmp_path / "real" / "config.json").unlink()
+    os.mkfifo(tmp_path / "real" / "config.json")
+    with pytest.warns(UserWarning, match="a pipe"): SSCQ.from_pretrained(tmp_path / "real")
+
+
+def test_a_folder_with_the_longest_name(tmp_path):
+    for n in (252, 255):
+        small().save_pretrained(tmp_path / ("é" * (n // 2) + "m" * (n % 2)))
+        assert SSCQ.from_pretrained(tmp_path / ("é" * (n // 2) + "m" * (n % 2))).bits == 16
+    with pytest.raises(OSError, match="cannot be written .File name too long"): small().save_pretrained(tmp_path / ("m" * 256))
+
+
+def test_a_push_names_the_repository_after_the_folder(tmp_path, monkeypatch):
+    pushed = []
+    class Api:
+        def __init__(self, token=None): self.token = token
+        def create_repo(self, repo_id, **settings):
+            pushed.append(repo_id)
+            return type("Url", (), {"repo_id": f"me/{repo_id}" if "/" not in repo_id else repo_id})
+        def upload_folder(self, *, repo_id, folder_path, **settings):
+            pushed.append((repo_id, sorted(p.name for p in Path(folder_path).iterdir()), SSCQ.from_pretrained(folder_path).bits, settings["commit_message"]))
+            return "the commit"
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    files = ["README.md", "config.json", "model.safetensors"]
+    assert small().save_pretrained(tmp_path / "mine", push_to_hub=True) == "the commit"
+    assert small().save_pretrained(".", push_to_hub=True, commit_message="again") == "the commit"
+    assert small().save_pretrained("sub", push_to_hub=True, repo_id="us/ours") == "the commit"
+    assert small().push_to_hub("direct") == "the commit"
+    told = "Push model using huggingface_hub."
+    assert pushed == ["mine", ("me/mine", files, 16, told), "mine", ("me/mine", files, 16, "again"),
+                      "us/ours", ("us/ours", files, 16, told), "direct", ("me/direct", files, 16, told)]
+    with pytest.raises(TypeError, match="token= is known only with push_to_hub=True"): small().save_pretrained("sub", token="x")
+    with pytest.raises(ValueError, match="config=.* is not the model's"): small().save_pretrained("sub", config={"bits": 4})
+
+
+def test_arguments_of_from_pretrained(tmp_path, trained):
+    trained.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="strictt=True is no argument of from_pretrained"): SSCQ.from_pretrained(tmp_path, strictt=True)
+    with pytest.warns(UserWarning, match="'bits': 32.*is not used"): assert SSCQ.from_pretrained(tmp_path, bits=32).bits == 16
+    with pytest.raises(ValueError, match="device='warp' is unknown"): SSCQ.from_pretrained(tmp_path, map_location="warp")
+    assert SSCQ.from_pretrained(tmp_path, seed=4).seed == 4
