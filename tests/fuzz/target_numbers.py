@@ -223,7 +223,7 @@ def size(x) -> float:
 
 
 def judged(out, wanted: list, scale, args, inner=0) -> str:
-    "What is wrong with an answer; empty if it is one of those wanted, to within rounding errors of terms as large as `scale`; `inner` ones may overflow"
+    "What is wrong with an answer; empty if it is one of those wanted, to within rounding errors of terms as large as `scale`; `inner` terms may overflow"
     if not isinstance(out, torch.Tensor):
         return f"it is a {type(out).__name__}"
     eps, largest = precision(args)
@@ -233,7 +233,7 @@ def judged(out, wanted: list, scale, args, inner=0) -> str:
         if got.shape != want.shape:
             return f"shape {got.shape} for {want.shape}"
         with np.errstate(all="ignore"):
-            near = np.abs(got - want) <= 64 * eps * (np.abs(want) + scale) + 1e-36
+            near = np.abs(got - want) <= 64 * eps * (np.abs(want) + scale) + (1e-18 if np.any(inner) else 1e-36)  # squares below 1e-38 are lost
             visible = ~np.isfinite(got) & (
                 (np.abs(want) > 0.99 * largest) | (np.broadcast_to(np.maximum(scale, inner), want.shape) > 0.1 * largest) | ~np.isfinite(want)
             )
@@ -408,7 +408,7 @@ def ask_losses(r, M, K, d, B):
             lambda out: judged(out, normalised(lambda e: np.stack([cosines(parts(F, M)[:, m], e) for m in range(M)]))(), 1, (f,)),
         ),
         "nearest_negatives": ((f, M, n), lambda: neighbors.nearest_negatives(f, M, n), lambda out: judged_neighbors(out, F, M, n, f)),
-        "SPQObjective": ((f, z, c), objective(SPQObjective), lambda out: judged(out, normalised(spq)(), 10, (f, z))),
+        "SPQObjective": ((f, z), objective(SPQObjective), lambda out: judged(out, normalised(spq)(), 10, (f, z))),
         "SSCQObjective": (
             (f, z, c, n, fusion),
             objective(lambda: SSCQObjective(n_neighbors=n, fusion=fusion)),
@@ -463,7 +463,7 @@ def ask_search(r, M, K, d, B):
         [("", codes)] * 12
         + [
             ("int64", codes.long()),
-            ("floats", codes.float()),
+            ("floats", codes.float()[:, : M * d - 1]),  # of as many columns, they would be vectors
             ("flat", codes.flatten()),
             ("transposed", codes.T.contiguous().T),
             ("an array", codes.numpy()),
