@@ -704,9 +704,10 @@ def what_went_wrong(
     error: Exception,
 ) -> str:  # one line
     "An error as the user of a command should read it"
-    text = f"{one_line(error).strip()}"
+    text = one_line(error).strip()
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # torch's RuntimeError for the same
+        return "there is not enough memory for this: choose fewer bits, or smaller batches or images"
     if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)) and text: return text
-    if isinstance(error, MemoryError): return "there is not enough memory"
     return f"{type(error).__name__}{': ' * bool(text)}{text} (nobody foresaw this: --debug shows where it came from)"
 
 

@@ -121,8 +121,7 @@ def black_and_white(
 ) -> tuple[float, float]:
     "Which levels of a deep grey picture are shown black and white"
     if not levels.size: return 0., 1.
-    some = levels.ravel()[::max(1, levels.size >> 18)]
-    low, high = (float(v) for v in np.quantile(some, [.001, .999], method="nearest"))
+    low, high = (float(v) for v in np.quantile(levels, [.001, .999], method="nearest"))
     black = min(0., low)
     white = next((end for end in SCALES if end / 2 < high <= end), high) if black == 0 else high
     return black, white if white > black else max(float(levels.max()), black + 1)
@@ -134,12 +133,15 @@ def grey_bytes(
 ) -> np.ndarray:  # (H, W) uint8
     "A deep grey picture in 8 bits"
     x = levels.astype(np.float32)
-    finite = np.isfinite(x)
-    black, white = black_and_white(x[finite if shown is None else finite & shown])
+    some = slice(None, None, max(1, x.size >> 18))  # of a large picture a quarter of a million pixels tell enough
+    counts = np.isfinite(x.ravel()[some])
+    if shown is not None: counts &= shown.ravel()[some]
+    black, white = black_and_white(x.ravel()[some][counts])
     with np.errstate(over="ignore", invalid="ignore"):
         x -= black
         x *= 255 / (white - black)
-    return np.rint(np.nan_to_num(x, copy=False, nan=0, posinf=255, neginf=0).clip(0, 255, out=x), out=x).astype(np.uint8)
+    np.nan_to_num(x, copy=False, nan=0, posinf=255, neginf=0)
+    return np.rint(x.clip(0, 255, out=x), out=x).astype(np.uint8)
 
 # %% ../nbs/01_data.ipynb #6300764f
 def plain(
@@ -161,9 +163,11 @@ def plain(
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     "How a profile's colours become sRGB; None if they stay, or if the profile is damaged or one for another mode"
     try:
-        change = ImageCms.buildTransform(ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB")
+        theirs = ImageCms.ImageCmsProfile(BytesIO(profile))
+        change = ImageCms.buildTransform(theirs, ImageCms.createProfile("sRGB"), mode, "RGB")
         if mode == "CMYK": return change
-        some = Image.fromarray(np.indices((6, 6, 6), dtype=np.uint8).reshape(3, 6, 36).transpose(1, 2, 0) * 51).convert(mode)
+        colours = np.indices((6, 6, 6), dtype=np.uint8).reshape(3, 6, 36).transpose(1, 2, 0) * 51
+        some = Image.fromarray(colours).convert(mode)
         moved = np.asarray(ImageCms.applyTransform(some, change)).astype(int) - np.asarray(some.convert("RGB"))
         return change if np.abs(moved).max() > 2 else None
     except Exception: return None  # as viewers do, shown without it
@@ -196,7 +200,8 @@ def _square(image: Image.Image, size: int, channels: int, resize: int) -> Tensor
     if image.mode != before: image = image.convert(before)
     w, h = image.size
     if not w * h: raise ValueError(f"a picture of {w}×{h} pixels shows nothing")
-    W, H = (resize, int(resize * h / w)) if w <= h else (int(resize * w / h), resize)  # scaled size, rounded as torchvision does
+    # scaled size, rounded as torchvision does
+    W, H = (resize, int(resize * h / w)) if w <= h else (int(resize * w / h), resize)
     left, top = round((W - size) / 2), round((H - size) / 2)
     box = (left * w / W, top * h / H, min((left + size) * w / W, w), min((top + size) * h / H, h))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
@@ -250,17 +255,22 @@ def why_unreadable(
     if isinstance(error, OSError) and error.errno: return f"cannot be read: {error.strerror}"
     if isinstance(error, UnidentifiedImageError): return str(error)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"enormous, over {Image.MAX_IMAGE_PIXELS:,} pixels: if you trust it, raise the limit (--max-pixels, or PIL.Image.MAX_IMAGE_PIXELS)"
+        return (f"enormous, over {Image.MAX_IMAGE_PIXELS:,} pixels: if you trust it, raise the limit "
+                "(--max-pixels, or PIL.Image.MAX_IMAGE_PIXELS)")
     what = (str(error) or type(error).__name__).splitlines()[0]
-    # where Pillow knows the format, but not this kind of it
-    return f"damaged, or of a kind that Pillow cannot decode: {what}" if isinstance(error, (SyntaxError, NotImplementedError)) else f"damaged: {what}"
+    # Pillow says so of a format it knows and a kind of it that it does not
+    unsure = isinstance(error, (SyntaxError, NotImplementedError))
+    return f"damaged{', or of a kind that Pillow cannot decode' if unsure else ''}: {what}"
 
 # %% ../nbs/01_data.ipynb #2bcdf7fb
 # by their names, for raw files that are TIFFs inside would open and show a thumbnail
-_FOREIGN = dict.fromkeys((".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f"),
-                         "a camera's raw file: convert it to JPEG")
-_FOREIGN |= {".jxl": "JPEG XL: convert it to JPEG", ".psd": "Photoshop's own format: export it as PNG", ".svg": "a drawing, not pixels: export it as PNG"}
-_FOREIGN |= dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG 2000: convert it to JPEG or PNG")
+_RAW = ".3fr .arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .raw .rw2 .srw .x3f".split()
+_FOREIGN = dict.fromkeys(_RAW, "a camera's raw file: convert it to JPEG") | {
+    ".jp2": "JPEG 2000: convert it to JPEG or PNG",
+    ".jxl": "JPEG XL: convert it to JPEG",
+    ".psd": "Photoshop's own format: export it as PNG",
+    ".svg": "a drawing, not pixels: export it as PNG",
+}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 
@@ -286,7 +296,7 @@ def _heif_reader() -> type | None:
 
 # %% ../nbs/01_data.ipynb #ceb14cd9
 class _Decoding(threading.local):
-    "Whether this thread is decoding a picture of ours; a filter for warnings and for logging that drops Pillow's remarks then"
+    "While this thread decodes a picture of ours, drops Pillow's remarks: a filter for warnings and for logging"
     now = False
 
     def __enter__(self):
@@ -295,6 +305,8 @@ class _Decoding(threading.local):
         self.now = True
 
     def __exit__(self, *error): self.now = False
+
+    # what `warnings` calls with the module that warns, and `logging` with a record
     def match(self, module: str) -> bool: return self.now and module.startswith("PIL.")
     def filter(self, record: logging.LogRecord) -> bool: return not self.now
 
@@ -326,7 +338,7 @@ def _reader(start: bytes) -> Callable:
 
 
 def _open(file: BufferedIOBase, name: str) -> Image.Image:
-    "An image not yet decoded, with what Pillow leaves out: grey levels' scale in PNGs, and TIFFs that count down to white"
+    "An image not yet decoded, with what Pillow leaves out: PNGs' transparent levels, TIFFs that count down to white"
     start = file.read(64)
     reader = _reader(start)
     if reader is TiffImagePlugin.TiffImageFile:
@@ -340,7 +352,8 @@ def _open(file: BufferedIOBase, name: str) -> Image.Image:
         bits = image.tile[0][3]  # Pillow's name for how pixels are stored
         if bits in ("L;2", "L;4"): image.info["transparency"] = clear * (85 if bits == "L;2" else 17)
         if bits == "RGB;16B": image.info["transparency"] = tuple(v >> 8 for v in clear)
-    if image.format == "TIFF" and image.mode[0] in "IF" and image.tag_v2.get(262) == 0: image.info["white is zero"] = True
+    counts_down = image.format == "TIFF" and image.mode[0] in "IF" and image.tag_v2.get(262) == 0
+    if counts_down: image.info["white is zero"] = True
     return image
 
 
@@ -408,7 +421,7 @@ def load_image(
         raise Unreadable(Skipped(path, one_line(why_unreadable(path, error)))) from error
 
 # %% ../nbs/01_data.ipynb #2243515f
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"}
+SUFFIXES = set(".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif".split())
 
 
 def scan(
@@ -442,7 +455,8 @@ def skip_report(
     lines, rest = [f"  {s}" for s in skipped[:most]], skipped[most:]
     if rest:
         reasons = Counter(one_line(s.reason.partition(":")[0]) for s in rest).most_common(3)
-        lines.append(f"  … and {len(rest):,} more, most of them: {', '.join(f'{reason} ({n:,})' for reason, n in reasons)}")
+        usual = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
+        lines.append(f"  … and {len(rest):,} more, most of them: {usual}")
     return "\n".join([f"skipped {len(skipped):,} of {total:,} files", *lines])
 
 
@@ -452,7 +466,8 @@ _told = set()  # what this process has reported
 def _tell(skipped: list[Skipped], total: int, stacklevel: int) -> None:
     "A SkippedFiles warning: `skip_report`, or a count alone if each file was named before"
     if not skipped: return
-    text = f"skipped {len(skipped):,} of {total:,} files, each named before" if _told.issuperset(skipped) else skip_report(skipped, total)
+    text = skip_report(skipped, total)
+    if _told.issuperset(skipped): text = text.partition("\n")[0] + ", each named before"
     _told.update(skipped)
     warnings.warn(text, SkippedFiles, stacklevel=stacklevel + 1)
 
@@ -520,7 +535,8 @@ def _ahead(items: Iterable, n: int) -> Iterator:
 # %% ../nbs/01_data.ipynb #aff5cef7
 def _row_numbers(indices: Iterable[Tensor]) -> Iterator[Tensor]:
     "The same, once each is known to hold row numbers: a mask would pass for rows 0 and 1"
-    if not isinstance(indices, Iterable): raise TypeError(f"indices={shown(indices)} must be tensors of row numbers: order.split(256)")
+    if not isinstance(indices, Iterable): raise TypeError(
+        f"indices={shown(indices)} must be tensors of row numbers: order.split(256)")
     for i in indices:
         if not isinstance(i, Tensor) or i.ndim != 1 or i.dtype not in (torch.int64, torch.int32): raise TypeError(
             f"each batch's indices must be a tensor (B,) of row numbers, not {f'{i.dtype} {tuple(i.shape)}' if isinstance(i, Tensor) else type(i).__name__}: "
@@ -531,7 +547,8 @@ def _row_numbers(indices: Iterable[Tensor]) -> Iterator[Tensor]:
 def _pictures_or_reasons(images: Dataset, rows: list[int]) -> list[tuple[int, Tensor | Skipped]]:
     "What reading each row gives"
     out, n = [], len(images)
-    if rows and not (-n <= min(rows) and max(rows) < n): raise IndexError(f"rows {min(rows)}…{max(rows)} of a collection of {n:,} images")
+    if rows and not (-n <= min(rows) and max(rows) < n): raise IndexError(
+        f"rows {min(rows)}…{max(rows)} of a collection of {n:,} images")
     for i in rows:
         try: out.append((i, images[i]))
         except Unreadable as error: out.append((i, error.skipped))
@@ -552,7 +569,7 @@ def read(
 ) -> Iterator[Batch]:
     "The batches named by `indices`, in order, less the files that cannot be read"
     indices, workers = _row_numbers(indices), check_count("workers", workers, 0, 1024)
-    if not isinstance(images, Tensor) and not (hasattr(images, "__getitem__") and hasattr(images, "__len__")): raise TypeError(
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")): raise TypeError(
         f"images={shown(images)} must be a tensor or a Dataset with a length, as as_images gives them")
     if isinstance(images, Tensor):
         for i in indices: yield Batch(images[i.to(images.device)], i)
@@ -608,7 +625,8 @@ class ImagesOnly(Dataset):
 # %% ../nbs/01_data.ipynb #458f661d
 def _as_tensor(array: np.ndarray) -> Tensor:
     try: return torch.from_numpy(np.ascontiguousarray(array))
-    except TypeError: raise TypeError(f"images of {array.dtype} must be uint8 in 0…255, or floating point in 0…1") from None
+    except TypeError:
+        raise TypeError(f"images of {array.dtype} must be uint8 in 0…255, or floating point in 0…1") from None
 
 
 def as_images(
@@ -623,7 +641,8 @@ def as_images(
     if isinstance(source, Image.Image): return square(source, size, channels)[None]
     if isinstance(source, (str, Path)):
         source = check_path("images", source)
-        if not os.path.exists(source): raise FileNotFoundError(f"{one_line(source)} does not exist: give a folder or a picture")
+        if not os.path.exists(source): raise FileNotFoundError(
+            f"{one_line(source)} does not exist: give a folder or a picture")
         if not os.path.isdir(source): return load_image(source, size, channels)[None]
         found, skipped = _listing(source)
         return Pictures(found, size, channels, left_out=skipped)
@@ -696,11 +715,14 @@ def _through_torchvision(name: str, kind: type, root: str | Path, download: bool
         for part in parts:
             images, labels = part.data, torch.as_tensor(part.targets)
             if len(images) != len(labels): raise ValueError(f"{len(images)} images, {len(labels)} labels")
-            if not ((labels >= 0) & (labels < len(part.classes))).all(): raise ValueError(f"labels that are not in 0…{len(part.classes) - 1}")
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two are what torchvision says to a file that was cut short
+            known = (labels >= 0) & (labels < len(part.classes))
+            if not known.all(): raise ValueError(f"labels that are not in 0…{len(part.classes) - 1}")
+    # the last two are what torchvision says to a file that was cut short
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
         way_out = "and cannot be downloaded" if download else "and download=False"
-        raise FileNotFoundError(f"{name} is not in {one_line(root)}, {way_out}: {one_line(error) or 'a file is damaged'}; name the folder that "
-                                "holds torchvision's files (root); if it is this one, a download broke off: delete them") from error
+        raise FileNotFoundError(
+            f"{name} is not in {one_line(root)}, {way_out}: {one_line(error) or 'a file is damaged'}; "
+            "name the folder that holds torchvision's files (root); if it is this one, a download broke off: delete them") from error
     def image_set(part):
         x = torch.as_tensor(part.data)
         x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
@@ -737,23 +759,27 @@ def _multi_hot(rows: list[list[str]], path: Path, n: int) -> Tensor:
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file(): raise FileNotFoundError(
-        f"{one_line(path)} is missing: lists and pictures of this data set have to be fetched by hand, see notebook 01_data")
+        f"{one_line(path)} is missing: lists and pictures have to be fetched by hand here, see notebook 01_data")
     try: text = path.read_text(encoding="utf-8-sig").rstrip()  # Windows' editors begin a file with a mark
-    except UnicodeDecodeError as error: raise ValueError(f"{one_line(path)} must be text in UTF-8: {one_line(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{one_line(path)} must be text in UTF-8: {one_line(error)}") from None
     if not text: raise ValueError(f"{one_line(path)} is empty")
     lines = [line.strip() for line in text.split("\n")]
     # left out, it could put labels beside the wrong pictures
-    if not all(lines): raise ValueError(f"{one_line(path)}, line {lines.index('') + 1}: empty lines may only stand at the end")
+    if not all(lines): raise ValueError(
+        f"{one_line(path)}, line {lines.index('') + 1}: empty lines may only stand at the end")
     return lines
 
 
 def _listed(root: Path, images: str | Path | None, names: list[str]) -> Path:
     "The folder that listed paths start from: `images`, or `root`, or a folder in it"
-    starts = [root, *sorted(p for p in root.iterdir() if p.is_dir())] if images is None else [check_path("images", images)]
+    if images is None: starts = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    else: starts = [check_path("images", images)]
     for start in starts:
         if any((start / name).exists() for name in names[:100]): return start
     raise FileNotFoundError(
-        f"{one_line(names[0])} and the pictures listed after it are not in {' or '.join(map(one_line, starts))}: give images=FOLDER")
+        f"{one_line(names[0])} and the pictures listed after it are not in {' or '.join(map(one_line, starts))}: "
+        "give images=FOLDER")
 
 # %% ../nbs/01_data.ipynb #579fcea9
 def flickr25k(
@@ -763,12 +789,16 @@ def flickr25k(
     seed: int = 2022,  # of the random queries
 ) -> RetrievalData:
     "FLICKR25K (MIRFLICKR-25000): random queries, all others are trained on and searched"
-    root, n_queries, seed = check_path("root", root), check_count("n_queries", n_queries), check_count("seed", seed, 0, 2 ** 32 - 1)
+    root, n_queries = check_path("root", root), check_count("n_queries", n_queries)
+    seed = check_count("seed", seed, 0, 2 ** 32 - 1)  # what NumPy takes
     names, targets = _lines(root / "img.txt"), [line.split() for line in _lines(root / "targets.txt")]
-    if len(names) != len(targets): raise ValueError(f"{one_line(root)}: img.txt has {len(names):,} lines, targets.txt has {len(targets):,}")
-    if len(names) <= n_queries: raise ValueError(f"{one_line(root / 'img.txt')} lists {len(names):,} pictures, too few for n_queries={n_queries:,}")
+    if len(names) != len(targets): raise ValueError(
+        f"{one_line(root)}: img.txt has {len(names):,} lines, targets.txt has {len(targets):,}")
+    if len(names) <= n_queries: raise ValueError(
+        f"{one_line(root / 'img.txt')} lists {len(names):,} pictures, too few for n_queries={n_queries:,}")
     # zeros and ones in one column could be two classes as well
-    if len(targets[0]) < 2: raise ValueError(f"{one_line(root / 'targets.txt')} needs two concepts or more, has {len(targets[0])} a line")
+    if len(targets[0]) < 2: raise ValueError(
+        f"{one_line(root / 'targets.txt')} needs two concepts or more, has {len(targets[0])} a line")
     labels, start = _multi_hot(targets, root / "targets.txt", len(targets[0])), _listed(root, images, names)
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(names)))
     def part(rows): return ImageSet(Pictures([start / names[i] for i in rows], 224, resize=256), labels[rows])
@@ -818,6 +848,12 @@ def labelled_folder(
     return RetrievalData(root.resolve().name, sets[0].images, *sets, topk, tuple(classes))
 
 # %% ../nbs/01_data.ipynb #9b1f83c0
+def _protocol(data) -> RetrievalData:
+    "The same, or a TypeError"
+    if isinstance(data, RetrievalData): return data
+    raise TypeError(f"data={shown(data)} must be RetrievalData, as dataset() gives it")
+
+
 def data_ready(
     data: RetrievalData,
     limit: float = 2 ** 30,  # bytes that each of train, database and query may hold in memory
@@ -825,10 +861,10 @@ def data_ready(
     progress: bool | None = None,  # a progress bar; None: where the output is a terminal
 ) -> RetrievalData:
     "The same data set, `ready`; files that cannot be read leave with their labels"
-    if not isinstance(data, RetrievalData): raise TypeError(f"data={shown(data)} must be RetrievalData, as dataset() gives it")
+    data = _protocol(data)
     def checked(part):
-        n = len(part.images)
-        if part.labels is not None and len(part.labels) != n: raise ValueError(f"{data.name}: {len(part.labels):,} labels for {n:,} images")
+        if part.labels is not None and len(part.labels) != len(part.images): raise ValueError(
+            f"{data.name}: {len(part.labels):,} labels for {len(part.images):,} images")
         images, rows = _ready(part.images, limit, workers, progress)
         return ImageSet(images, None if part.labels is None else part.labels[rows])
     database, query = checked(data.database), checked(data.query)
@@ -877,8 +913,8 @@ def data_resized(
     size: int,
 ) -> RetrievalData:
     "A data set as a model takes it; labels and protocol stay"
-    if not isinstance(data, RetrievalData): raise TypeError(f"data={shown(data)} must be RetrievalData, as dataset() gives it")
-    database, query = (part._replace(images=resized(part.images, channels, size)) for part in (data.database, data.query))
+    data = _protocol(data)
+    database, query = (part._replace(images=resized(part.images, channels, size)) for part in data[2:4])
     train = database.images if data.train is data.database.images else resized(data.train, channels, size)
     return data._replace(train=train, database=database, query=query)
 

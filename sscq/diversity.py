@@ -7,22 +7,42 @@ __all__ = ['unit', 'codeword_cosines', 'codeword_diversity']
 
 # %% ../nbs/05_diversity.ipynb #05e48bdc
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .codebook import to_parts
+from .codebook import same_type, to_parts
 from .validation import check_temperature
 
 # %% ../nbs/05_diversity.ipynb #73e1e414
+def _directions(x: Tensor) -> tuple[Tensor, Tensor]:  # x / ‖x‖ and ‖x‖, of rows that are divided by their largest number first
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    largest = largest + (largest == 0)
+    x = x / largest
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)  # 0 for a row of zeros
+    return x / length, largest * length
+
+
+class _Unit(torch.autograd.Function):
+    "Autograd would keep each step; the derivative of a direction needs the direction and the length"
+    @staticmethod
+    def forward(ctx, x):
+        u, length = _directions(x)
+        ctx.save_for_backward(x, u, length)
+        return u
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, u, length = ctx.saved_tensors
+        if torch.is_grad_enabled(): u, length = _directions(x)  # a second derivative is asked for
+        return torch.addcmul(grad, u, (u * grad).sum(-1, keepdim=True), value=-1) / length
+
+
 def unit(
     x: Float[Tensor, "*rows d"],
 ) -> Float[Tensor, "*rows d"]:  # float32 at least
     "Rows of length 1, however long they were; a row of zeros stays one"
     if not x.shape[-1]: raise ValueError(f"vectors of shape {tuple(x.shape)} have no dimensions, hence no direction")
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    largest = x.detach().abs().amax(-1, keepdim=True)  # a constant to the gradient: the direction does not depend on it
-    return F.normalize(x / (largest + (largest == 0)), dim=-1)
+    return _Unit.apply(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 # %% ../nbs/05_diversity.ipynb #acc17f3c
 def codeword_cosines(
@@ -30,9 +50,8 @@ def codeword_cosines(
     codebooks: Tensor,  # (M, K, d)
 ) -> Float[Tensor, "B M K"]:
     "Cosine similarity of each part with each of its codewords"
-    parts, words = unit(to_parts(f, codebooks)), unit(codebooks)
-    dtype = torch.promote_types(parts.dtype, words.dtype)
-    return torch.einsum("bmd,mkd->bmk", parts.to(dtype), words.to(dtype))
+    f, codebooks = same_type(f, codebooks)
+    return torch.einsum("bmd,mkd->bmk", unit(to_parts(f, codebooks)), unit(codebooks))
 
 # %% ../nbs/05_diversity.ipynb #5f86d791
 def codeword_diversity(

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from .codebook import _same_type, decode, distortion, hard_assign, n_bits, pack, to_parts, unpack
+from .codebook import same_type, decode, distortion, hard_assign, n_bits, pack, to_parts, unpack
 from .files import _usual_mode, atomic_write, check_writable, parse_json, read_tensors
 from .validation import (check_callable, check_count, check_counts, check_flag, check_path, check_seed, check_tensor,
                              one_line, shown)
@@ -43,7 +43,7 @@ def distance_table(
     squared: bool = True,  # squared as in PQ and FAISS, or unsquared as in the release
 ) -> Float[Tensor, "Q M K"]:
     "Distance from each part of a query to each codeword: all that a search needs to know of the query"
-    f, codebooks = _same_type(f, codebooks)
+    f, codebooks = same_type(f, codebooks)
     # (Q, M, d, 1) - (M, d, K), added up over d: whole rows of K entries at a time
     table = (to_parts(f, codebooks)[..., None] - codebooks.mT.contiguous()).square().sum(2)
     return table if squared else table.sqrt()
@@ -155,7 +155,7 @@ def to_keys(
 ) -> Int[Tensor, "Q n"]:
     "One integer for each distance and its row number: ordered by distance, then by row"
     if distances.dtype != torch.float32: raise TypeError(f"distances of {distances.dtype} must be torch.float32: a key has 32 bits for each")
-    if not (rows < 2 ** 31).all(): raise ValueError(
+    if not (rows.long() < 2 ** 31).all(): raise ValueError(
         f"row {rows.max()} does not fit: a key has 31 bits for it, so search at most {2 ** 31:,} codes at a time")
     bits = distances.view(torch.int32)
     return torch.stack([rows.to(torch.int32).expand_as(bits), bits], -1).view(torch.int64).squeeze(-1)  # low half first

@@ -6,7 +6,7 @@
 __all__ = ['PRECISIONS', 'FORMAT', 'CHECKPOINT', 'PREVIOUS', 'HISTORY', 'DTYPES', 'MOMENTS', 'LAST_STEP', 'PRESETS',
            'TrainConfig', 'checked_settings', 'learning_rate', 'seed_for', 'epoch_batches', 'embed', 'Held',
            'hold_interrupts', 'batch_norms', 'frozen_statistics', 'embed_chunks', 'rank_and_world', 'say', 'lost_rank',
-           'together', 'find_device', 'ranks', 'heartbeat', 'AllRows', 'gather_rows', 'gather_views',
+           'together', 'find_device', 'ranks', 'ask_store', 'heartbeat', 'AllRows', 'gather_rows', 'gather_views',
            'encode_over_ranks', 'SumOverRanks', 'SyncedBatchNorm', 'synced_batch_norm', 'average_gradients',
            'find_quantizer', 'train_step', 'check_finite', 'check_weights_finite', 'Run', 'train_epoch', 'to_json',
            'snapshot', 'write_tensors', 'lines_of', 'save_checkpoint', 'read_checkpoint', 'Saved', 'misfit',
@@ -171,10 +171,10 @@ class Held:
 def hold_interrupts():
     "Ctrl-C waits until the end, and is then delivered, so that nothing in between is cut in two"
     before = signal.getsignal(signal.SIGINT)
-    held = Held(before)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield held  # no signal arrives here
+        yield Held(print)  # nothing is raised here that could be held
         return
+    held = Held(before)
     signal.signal(signal.SIGINT, held)
     try: yield held
     finally:
@@ -294,6 +294,25 @@ def ranks(
         dist.destroy_process_group()
 
 # %% ../nbs/09_train.ipynb #8846150e
+def ask_store(
+    store,  # of torch.distributed
+    timeout: float,
+    key: str,
+    n: int = 0,  # to add
+) -> int:
+    "A count that all ranks share; the rank that keeps the store may be stopped, and then nobody answers"
+    answer = []
+    def ask():
+        try: answer.append(store.add(key, n))
+        except RuntimeError as error: answer.append(error)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not answer: raise lost_rank("their common store does not answer")
+    if isinstance(answer[0], RuntimeError): raise lost_rank(str(answer[0]).partition(chr(10))[0][:200])
+    return answer[0]
+
+
 @contextmanager
 def heartbeat():
     "Show the other ranks that this one lives; yields a function that waits for all, as long as they do"
@@ -303,24 +322,29 @@ def heartbeat():
         return
     store, timeout, numbers = _joined
     ended = threading.Event()
+    def ask(key, n=0): return ask_store(store, timeout, key, n)
 
     def beat():
         try:
             while not ended.wait(timeout / 5): store.add(f"sscq/beat/{rank}", 1)
         except RuntimeError: pass  # the store is gone, and so is the rank that kept it: the next exchange says so
 
-    def meet():
-        place, pause = f"sscq/meet/{next(numbers)}", .001
-        seen = dict.fromkeys(set(range(world)) - {rank}, (-1, 0.))  # rank -> its count, and since when
-        arrived = together(store.add, place, 1)
-        while arrived < world:
+    def wait_for_all(place):
+        pause, seen = .001, dict.fromkeys(set(range(world)) - {rank}, (-1, 0.))  # rank -> its count, and since when
+        while ask(place) < world:
             time.sleep(pause)
             pause = min(2 * pause, .1)
             for other, (count, since) in seen.items():
-                new = together(store.add, f"sscq/beat/{other}", 0)
+                new = ask(f"sscq/beat/{other}")
                 if new != count: seen[other] = new, time.monotonic()
                 elif time.monotonic() - since > timeout: raise lost_rank(f"rank {other} gave no sign of life for {timeout:g} seconds")
-            arrived = together(store.add, place, 0)
+
+    def meet():
+        place = f"sscq/meet/{next(numbers)}"
+        ask(place, 1)
+        wait_for_all(place)
+        ask(place + "/seen", 1)
+        if rank == 0: wait_for_all(place + "/seen")  # it may keep the store, so it goes last
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -654,13 +678,14 @@ def misfit(
     if not _is(check_count, epochs := settings.get("epochs")): return f"its settings have epochs={shown(epochs, 40)}"
     if not isinstance(history := meta.get("history"), list) or not history: return f"its history is {shown(history, 40)}"
     if len(history) > epochs: return f"its history has {len(history)} epochs of {epochs}"
+    if why := misfit_of_history(history): return why
     steps, trained = meta.get("steps"), meta.get("optimizer")
     if meta["format"] > 1:
         if not isinstance(steps, list) or len(steps) != len(history) or not all(_is(check_count, n, 0) for n in steps):
             return f"its history has {len(history)} epochs, the steps of its epochs are {shown(steps, 40)}"
         if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
             return f"the names of what its optimizer moves are {shown(trained, 40)}"
-    return misfit_of_history(history) or misfit_of_tensors(saved.tensors, len(history), steps, trained)
+    return misfit_of_tensors(saved.tensors, len(history), steps, trained)
 
 
 def misfit_of_history(
@@ -857,11 +882,11 @@ def open_run(
     settings: dict,
 ) -> Saved | None:  # what was taken up
     "Check that `out` can be written, and take up the run in it if asked to"
-    for path in (out / name for name in (CHECKPOINT, PREVIOUS, HISTORY)):
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{one_line(path)} is no regular file: move it away, or choose another folder")
-    if rank_and_world()[0] == 0:
-        with naming(out, ValueError, "out"):
+    with naming(out, ValueError, "out"):
+        for path in (out / name for name in (CHECKPOINT, PREVIOUS, HISTORY)):
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{one_line(path)} is no regular file: move it away, or choose another folder")
+        if rank_and_world()[0] == 0:
             remove_unfinished(out)
             with staging(out) as part: (part / PREVIOUS).touch()  # the longest name of all that will be written
             (out / HISTORY).touch()

@@ -1,7 +1,6 @@
 "The commands, as a shell would call them."
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -409,7 +408,8 @@ def test_no_name_speaks_to_the_terminal(hostile, tmp_path, capsys):
         (0, "search", index, picture, "--model", model, "-k", 3, "--html", tmp_path / f"page{HOSTILE}.html"), (0, "info", index), (0, "info", model),
         (0, "evaluate", hostile, "--model", model, "--html", tmp_path / f"scores{HOSTILE}.html"),
         (1, "train", tmp_path / HOSTILE, "--out", model), (1, "train", hostile / "train", "--out", model, "--json", hostile),
-        (1, "encode", tmp_path / HOSTILE, hostile), (1, "encode", model, tmp_path / HOSTILE, "--out", index), (1, "encode", model, hostile, "--out", tmp_path / HOSTILE),
+        (1, "encode", tmp_path / HOSTILE, hostile), (1, "encode", model, tmp_path / HOSTILE, "--out", index),
+        (1, "encode", model, hostile, "--out", tmp_path / HOSTILE),
         (1, "search", tmp_path / f"{HOSTILE}.sscq", picture), (1, "search", index, hostile, "--model", model),
         (1, "search", index, tmp_path / HOSTILE, "--model", model),
         (1, "search", index, next((hostile / "train" / "b").glob("broken*")), "--model", model), (1, "search", index, picture, "--model", hostile),
@@ -421,7 +421,8 @@ def test_no_name_speaks_to_the_terminal(hostile, tmp_path, capsys):
         said = capsys.readouterr()
         assert got == code, (argv, said)
         assert clean(said.out) and clean(said.err), (argv, said)
-        if code == 1: assert said.err.startswith("sscq: ") and said.err.count("\n") == said.err.count("\nsscq: note") + 1 + said.err.count("\n  "), (argv, said.err)
+        notes = ("\n" + said.err).count("\nsscq: note") + said.err.count("\n  ")
+        if code == 1: assert said.err.startswith("sscq: ") and said.err.count("\n") == notes + 1, (argv, said.err)
         assert "sscq: done" not in said.out.splitlines() + said.err.splitlines()
     assert run("info", tmp_path / HOSTILE, "--debug") == 1 and clean(capsys.readouterr().err)
     for page in tmp_path.glob("*.html"): assert "\x1b" not in page.read_text()
@@ -453,18 +454,90 @@ def test_a_note_is_said_once_and_says_whose_it_is(capsys):
 
 
 def test_json_has_every_file_that_was_skipped(trained, tmp_path, capsys):
-    folder = tmp_path / "some"
-    folder.mkdir()
-    for i in range(3): Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(folder / f"{i}.png")
-    for i in range(12): (folder / f"{i}.txt").write_text("")
-    (folder / "broken.png").write_bytes(b"no picture")
-    for argv in (("encode", trained, folder), ("train", folder, "--out", tmp_path / "m", "--bits", 8, "--epochs", 1, "--image-size", 8)):
-        code = run(*argv, "--json", tmp_path / "x.json")
+    def folder(name):
+        for place in (tmp_path / name, tmp_path / name / "train" / "a", tmp_path / name / "test" / "a"):
+            place.mkdir(parents=True)
+            for i in range(3): Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(place / f"{i}.png")
+        for i in range(12): (tmp_path / name / "train" / "a" / f"{i}.txt").write_text("")
+        (tmp_path / name / "train" / "a" / "broken.png").write_bytes(b"no picture")
+        return tmp_path / name
+    for argv in (("encode", trained, folder("one")), ("evaluate", folder("two"), "--model", trained),
+                 ("train", folder("three"), "--out", tmp_path / "m", "--bits", 8, "--epochs", 1, "--image-size", 8)):
+        assert run(*argv, "--json", tmp_path / "x.json") == 0
         said = capsys.readouterr().err
-        if argv[0] == "train" and code and "neighbours" in said: continue  # three pictures are few
-        assert code == 0 and said.count(".txt: ") == 5 and "--json FILE has all" in said and ".skipped" not in said, said
+        assert said.count(".txt: ") == 5 and "--json FILE has all" in said and ".skipped" not in said, said
         left = json.loads((tmp_path / "x.json").read_text())["skipped"]
         assert len(left) == 13 and {Path(x["path"]).name for x in left} >= {"11.txt", "broken.png"} and all(x["reason"] for x in left)
+
+
+@pytest.mark.parametrize("n, more", [(2, ()), (3, ()), (10, ()), (37, ("--batch-size", 12))])
+def test_a_small_folder_trains(n, more, tmp_path, capsys):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for i in range(n): Image.new("RGB", (20, 20), (6 * i, 0, 99)).save(folder / f"{i:02}.png")
+    assert run("train", folder, "--out", tmp_path / "m", "--bits", 8, "--epochs", 1, "--image-size", 8, *more) == 0
+    said = capsys.readouterr().err
+    assert "n_neighbors=20 shrinks to" in said and "Traceback" not in said
+
+
+NUMBERS = ("0", "-1", "1e9", "x", "", "1.5", "9" * 22, "nan", "inf", "True", " ", "0x10", "--")
+BAD_PATHS = ("", "a\0b", "n" * 300, "/dev/null/x", "no/such\nplace")
+
+
+def odd_lines(model, index, photos, tmp):
+    "Command lines that cannot be meant; none may do any work"
+    train = ("train", photos, "--out", tmp / "m", "--epochs", "0")  # wrong already, so that nothing here is trained
+    for option in ("--bits", "--batch-size", "--image-size", "--words", "--lr", "--seed", "--max-pixels"):
+        for value in NUMBERS: yield *train, f"{option}={value}"
+    for value in NUMBERS[:-1]:
+        if value not in ("9" * 22,):
+            yield "train", photos, "--out", tmp / "m", f"--epochs={value}"
+            yield "evaluate", "digits", "--bits=8", f"--epochs={value}"
+            yield "demo", "--out", tmp / "m", f"--epochs={value}"
+        yield "demo", "--out", tmp / "m", "--epochs=0", f"--seeds={value}"
+        yield "demo", "--out", tmp / "m", "--epochs=0", f"--bits={value}"
+        yield "evaluate", "digits", f"--bits={value}", "--epochs=0"
+        yield "evaluate", "digits", "--bits=8", "--epochs=0", f"--seed={value}"
+        if value not in ("True", " "): yield "search", index, photos / "red" / "03.png", f"-k={value}"
+    for path in BAD_PATHS:
+        yield "train", path
+        yield *train[:-2], f"--out={path}", "--epochs=0"
+        yield *train, f"--json={path}"
+        yield "encode", path, photos
+        yield "encode", model, path, "--out", tmp / "x.sscq"
+        yield "encode", model, photos, f"--out={path}"
+        if path != "no/such\nplace": yield "encode", model, photos, f"--json={path}"
+        yield "search", path, photos / "red" / "03.png", "--model", model
+        yield "search", index, path
+        yield "search", index, photos / "red" / "03.png", f"--model={path}"
+        if path != "no/such\nplace": yield "search", index, photos / "red" / "03.png", f"--html={path}"
+        yield "info", path
+        if path != "no/such\nplace": yield "info", index, f"--json={path}"
+        yield "evaluate", path, "--epochs=0"
+        yield "evaluate", "digits", f"--model={path}"
+        if path != "no/such\nplace": yield "evaluate", "digits", f"--html={path}"
+        yield "evaluate", "digits", "--epochs=0", f"--root={path}"
+    for device in ("warp", "", "cuda:99", "cuda:x", "meta", " "):
+        yield "encode", model, photos, f"--device={device}"
+        yield "evaluate", "digits", "--model", model, f"--device={device}"
+        yield *train, f"--device={device}"
+    for more in ("--distance=x", "--model", "--bits"): yield "evaluate", "digits", more
+    yield from (["--debug"], ["--json"], ["fly"], [""], ["info"], ["search", index], ["train", photos, "more"], [*train, "--resume=x"], [*train, "--preset="])
+
+
+def test_odd_command_lines_are_refused_in_one_line(trained, indexed, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    lines = list(odd_lines(trained, indexed, photos, tmp_path))
+    assert len(lines) > 250
+    for argv in lines:
+        try: code = run(*argv)
+        except SystemExit as stop: code = stop.code
+        said = capsys.readouterr()
+        notes = said.err.count("\nsscq: note: ") + said.err.count("\n  ") + said.err.startswith("sscq: note: ")
+        assert code == 2 or code == 1 and said.err.count("\n") - notes == 1, (argv, code, said)
+        assert clean(said.err) and "Traceback" not in said.err and "foresaw" not in said.err and not said.out, (argv, said)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.sscq"))
 
 
 # Files that are no regular files

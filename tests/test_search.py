@@ -205,6 +205,7 @@ def test_codebooks_whose_distances_float32_cannot_hold_are_refused(size):
 def test_keys_hold_rows_below_two_to_the_31():
     d = torch.zeros(1, 3)
     assert from_keys(to_keys(d, torch.tensor([7, 2 ** 31 - 1, -1])))[1].tolist() == [[7, 2 ** 31 - 1, -1]]
+    for kind in (torch.int32, torch.int16, torch.uint8): assert from_keys(to_keys(d, torch.tensor([7, 0, 100], dtype=kind)))[1].tolist() == [[7, 0, 100]]
     for row in (2 ** 31, 2 ** 32, 2 ** 40):
         with pytest.raises(ValueError, match=f"row {row} does not fit"): to_keys(d, torch.tensor([7, row, 8]))
     with pytest.raises(TypeError, match="distances of torch.float64 must be torch.float32"): to_keys(d.double(), torch.arange(3))
@@ -997,32 +998,51 @@ f, books, codes = torch.randn(3, 4, generator=g), torch.randn(2, 4, 2, generator
 x, new = torch.randn(99, 4, generator=g), lambda **k: Index(books, **k).add(codes)
 cx, nan = torch.complex(f, f), float("nan")
 good = [
-    lambda: new().search(f, np.int64(3)), lambda: nearest(f, books.double(), codes, np.int32(2)), lambda: nearest(f.half(), books, codes, 2),
+    lambda: new().search(f, np.int64(3)), lambda: nearest(f, books.double(), codes, np.int32(2)),
+    lambda: nearest(f.half(), books, codes, 2),
     lambda: Index(books.numpy()), lambda: new().add(codes.numpy()), lambda: new().to_ivf(np.int64(2), np.int64(1), np.int64(5)),
-    lambda: new().to_ivf(seed=2 ** 31), lambda: train_pq(x, np.int64(2), np.int64(4), np.int64(1)), lambda: nearest(f.double(), books.bfloat16(), codes, 1),
+    lambda: new().to_ivf(seed=2 ** 31), lambda: train_pq(x, np.int64(2), np.int64(4), np.int64(1)),
+    lambda: nearest(f.double(), books.bfloat16(), codes, 1),
     lambda: new().search(f.numpy()), lambda: new().search(f, 9, distance=None).ids[np.int64(1)], lambda: new().explain(f[0], np.int64(1))]
 bad = [
     lambda: Index(None), lambda: Index("x"), lambda: Index(books.long()), lambda: Index(torch.complex(books, books)), lambda: Index([[1.]]),
     lambda: Index(books, embed=5), lambda: Index(books, name=5), lambda: Index(books, distance=[]), lambda: Index(books, distance=None),
-    lambda: new().add(None), lambda: new().add("x"), lambda: new().add([[1, 2]]), lambda: new().add(torch.complex(f, f)), lambda: new().add(f > 0),
-    lambda: new().add(codes, paths="abcdefghi"), lambda: new().add(codes, paths=5), lambda: new().add(codes, paths=[1] * 9), lambda: new().add(codes, ids="x"),
-    lambda: new().add(codes, ids=[None] * 9), lambda: new().merge(None), lambda: new().merge(books), lambda: new().remove("x"), lambda: new().remove(None),
-    lambda: new().search(f, "x"), lambda: new().search(f, True), lambda: new().search(f, 2.5), lambda: new().search(f, None), lambda: new().search(f, nan),
-    lambda: new().search(f, 2 ** 70), lambda: new().search(f, distance=[]), lambda: new().search(f, distance=""), lambda: new().search(f, distance=5),
-    lambda: new().search(None), lambda: new().search(5), lambda: new().search(cx), lambda: new().search(f > 0), lambda: new().search([1., 2.]),
-    lambda: new(embed=lambda asked: None).search("a"), lambda: new(embed=lambda asked: "x").search("a"), lambda: new(embed=lambda asked: f[:0]).search("a"),
-    lambda: new().explain(f[0], "0"), lambda: new().explain(f[0], [0, 1]), lambda: new().explain(f[0], None), lambda: new().explain(f[0], True),
-    lambda: new().to_ivf("x"), lambda: new().to_ivf(True), lambda: new().to_ivf(2.), lambda: new().to_ivf(0), lambda: new().to_ivf(10), lambda: new().to_ivf(2, 3),
-    lambda: new().to_ivf(2, "x"), lambda: new().to_ivf(seed="s"), lambda: new().to_ivf(seed=-1), lambda: new().to_ivf(seed=2 ** 63), lambda: new().to_ivf(seed=None),
+    lambda: new().add(None), lambda: new().add("x"), lambda: new().add([[1, 2]]), lambda: new().add(torch.complex(f, f)),
+    lambda: new().add(f > 0),
+    lambda: new().add(codes, paths="abcdefghi"), lambda: new().add(codes, paths=5), lambda: new().add(codes, paths=[1] * 9),
+    lambda: new().add(codes, ids="x"),
+    lambda: new().add(codes, ids=[None] * 9), lambda: new().merge(None), lambda: new().merge(books), lambda: new().remove("x"),
+    lambda: new().remove(None),
+    lambda: new().search(f, "x"), lambda: new().search(f, True), lambda: new().search(f, 2.5), lambda: new().search(f, None),
+    lambda: new().search(f, nan),
+    lambda: new().search(f, 2 ** 70), lambda: new().search(f, distance=[]), lambda: new().search(f, distance=""),
+    lambda: new().search(f, distance=5),
+    lambda: new().search(None), lambda: new().search(5), lambda: new().search(cx), lambda: new().search(f > 0),
+    lambda: new().search([1., 2.]),
+    lambda: new(embed=lambda asked: None).search("a"), lambda: new(embed=lambda asked: "x").search("a"),
+    lambda: new(embed=lambda asked: f[:0]).search("a"),
+    lambda: new().explain(f[0], "0"), lambda: new().explain(f[0], [0, 1]), lambda: new().explain(f[0], None),
+    lambda: new().explain(f[0], True),
+    lambda: new().to_ivf("x"), lambda: new().to_ivf(True), lambda: new().to_ivf(2.), lambda: new().to_ivf(0),
+    lambda: new().to_ivf(10), lambda: new().to_ivf(2, 3),
+    lambda: new().to_ivf(2, "x"), lambda: new().to_ivf(seed="s"), lambda: new().to_ivf(seed=-1), lambda: new().to_ivf(seed=2 ** 63),
+    lambda: new().to_ivf(seed=None),
     lambda: new().to_ivf().search(f, "x"), lambda: new().to_ivf().search(f, distance=[]),
-    lambda: new().save(5), lambda: new().save(None), lambda: new().save("a\0.sscq"), lambda: Index.load(None), lambda: Index.load(5), lambda: Index.load("a\0b"),
-    lambda: nearest(f, books, codes, "x"), lambda: nearest(f, books, codes, True), lambda: nearest(f, books, None, 1), lambda: nearest(None, books, codes, 1),
+    lambda: new().save(5), lambda: new().save(None), lambda: new().save("a\0.sscq"), lambda: Index.load(None), lambda: Index.load(5),
+    lambda: Index.load("a\0b"),
+    lambda: nearest(f, books, codes, "x"), lambda: nearest(f, books, codes, True), lambda: nearest(f, books, None, 1),
+    lambda: nearest(None, books, codes, 1),
     lambda: nearest(f, None, codes, 1), lambda: nearest(cx, books, codes, 1), lambda: nearest(f, torch.complex(books, books), codes, 1),
-    lambda: nearest(f, books, codes, 1, squared="no"), lambda: list(ranked(f, books, codes, 1, chunk=0)), lambda: list(ranked(f, books, codes, 1, chunk="x")),
-    lambda: nearest_by_table(distance_table(f, books), codes, 0), lambda: distance_table(f.long(), books), lambda: distance_table(f, books[0]),
-    lambda: train_pq(x, True), lambda: train_pq(x, "x"), lambda: train_pq(x, 2., 4), lambda: train_pq(x, 2, None), lambda: train_pq(x, 2, 4, "s"),
-    lambda: train_pq(x, 2, 4, None), lambda: train_pq(x, 2, 4, 2 ** 70), lambda: train_pq(None, 2), lambda: train_pq(x.long(), 2), lambda: train_pq(torch.complex(x, x), 2),
-    lambda: train_pq(x[:, :0], 1), lambda: train_opq(x, "x"), lambda: train_opq(x, 2, 4, "s"), lambda: train_opq(x[:3], 2, 2), lambda: to_keys(x.double(), torch.arange(4))]
+    lambda: nearest(f, books, codes, 1, squared="no"), lambda: list(ranked(f, books, codes, 1, chunk=0)),
+    lambda: list(ranked(f, books, codes, 1, chunk="x")),
+    lambda: nearest_by_table(distance_table(f, books), codes, 0), lambda: distance_table(f.long(), books),
+    lambda: distance_table(f, books[0]),
+    lambda: train_pq(x, True), lambda: train_pq(x, "x"), lambda: train_pq(x, 2., 4), lambda: train_pq(x, 2, None),
+    lambda: train_pq(x, 2, 4, "s"),
+    lambda: train_pq(x, 2, 4, None), lambda: train_pq(x, 2, 4, 2 ** 70), lambda: train_pq(None, 2), lambda: train_pq(x.long(), 2),
+    lambda: train_pq(torch.complex(x, x), 2),
+    lambda: train_pq(x[:, :0], 1), lambda: train_opq(x, "x"), lambda: train_opq(x, 2, 4, "s"), lambda: train_opq(x[:3], 2, 2),
+    lambda: to_keys(x.double(), torch.arange(4))]
 for i, call in enumerate(good): call()
 for i, call in enumerate(bad):
     try: print("accepted", i, call())
