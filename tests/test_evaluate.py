@@ -102,7 +102,8 @@ def test_labels_may_be_arrays_and_lists():
     (lambda: bootstrap(torch.rand(3), resamples=0), "resamples"), (lambda: bootstrap(torch.rand(3), seed=-1), "seed"),
     (lambda: bootstrap(torch.tensor([float("nan")])), "NaN"), (lambda: recall(torch.rand(1, 2), torch.ones(1, 2)), "whole numbers"),
     (lambda: recall(torch.zeros(1, 2).long(), torch.zeros(2, 2).long()), "1 lists found and 2"),
-    (lambda: pca(Vectors(*[torch.rand(5, 3)] * 3), 0), "dim=0"), (lambda: score_figure([]), "no scores"), (lambda: pr_figure({}), "no curves")])
+    (lambda: pca(Vectors(*[torch.rand(5, 3)] * 3), 0), "dim=0"), (lambda: score_figure([]), "no scores"), (lambda: pr_figure({}), "no curves"),
+    (lambda: pr_figure({"a": Curve(torch.ones(3), torch.ones(3))}, points=1), "points=1")])
 def test_odd_arguments_are_named(call, message):
     with pytest.raises((TypeError, ValueError), match=message): call()
 
@@ -423,6 +424,7 @@ def test_figures():
     assert [line.name for line in fig.data] == ["PQ, not stated", "other, not stated"] and list(fig.data[0].x) == [8, 16]
     assert score_figure([score, score._replace(distance="squared")]).data[1].name.endswith("squared")
     fig = pr_figure({"a": Curve(torch.linspace(1, .1, 5000), torch.linspace(0, 1, 5000)), "b": Curve(torch.ones(1), torch.ones(1))})
+    for axis in (fig.layout.xaxis, fig.layout.yaxis): assert axis.range[0] == 0 and 1 < axis.range[1] < 1.1  # all of both curves is seen
     assert len(fig.data[0].x) <= 60 and fig.data[0].x[-1] == 1 and len(fig.data[1].x) == 1
 
 

@@ -13,6 +13,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from equations import (
+    affinities,
+    average_precision,
+    consistent,
+    contrast,
+    cosines,
+    diverse,
+    fused,
+    log_contrast,
+    neighborly,
+    parts,
+    same_image,
+    soft,
+    soft_vectors,
+    squares,
+    wide,
+    word_cosines,
+)
 from harness import Case, Target, refusal
 from sscq import codebook, contrastive, diversity, evaluate, neighbors, search
 from sscq.codebook import Encoded, ProductQuantizer
@@ -97,115 +115,6 @@ def temperature(r: random.Random):
     return r.choice([0.1, 0.2, 0.2, 0.5, 1.0, 2, 5.0, np.float32(0.5), 1e-3, 1e-12, 1e12, 1e-320, 1e30, 0, -1, math.nan, math.inf, "5", None, True])
 
 
-# --- the equations in float64 ----------------------------------------------------------------------------------------------------------------
-
-
-def wide(x) -> np.ndarray:
-    if isinstance(x, torch.Tensor):
-        x = x.detach().to(torch.complex128 if x.is_complex() else torch.float64).numpy()
-    return np.asarray(x, dtype=np.float64) if not np.iscomplexobj(x) else x
-
-
-def unit(x, eps):
-    return x / np.maximum(np.sqrt(np.square(x).sum(-1, keepdims=True)), eps)
-
-
-def log_sum(x):
-    m = x.max(-1, keepdims=True)
-    return (m + np.log(np.exp(x - m).sum(-1, keepdims=True)))[..., 0]
-
-
-def softmax(x):
-    return np.exp(x - log_sum(x)[..., None])
-
-
-def parts(f, M):
-    return f.reshape(len(f), M, f.shape[1] // M)
-
-
-def affinities(f, c):
-    return 2 * np.einsum("bmd,mkd->bmk", parts(f, len(c)), c) - np.square(c).sum(-1)
-
-
-def soft(f, c, tau):
-    return softmax(affinities(f, c) / tau)
-
-
-def soft_vectors(f, c, tau):
-    return np.einsum("bmk,mkd->bmd", soft(f, c, tau), c).reshape(f.shape)
-
-
-def squares(f, c):
-    return np.square(parts(f, len(c))[:, :, None] - c).sum(-1)
-
-
-def word_cosines(f, c, eps):
-    return np.einsum("bmd,mkd->bmk", unit(parts(f, len(c)), eps), unit(c, eps))
-
-
-def cosines(x, eps):
-    return unit(x, eps) @ unit(x, eps).T
-
-
-def same_image(n):
-    return np.tile(np.eye(n // 2, dtype=bool), (2, 2))
-
-
-def diverse(f, c, tau, eps):
-    p = softmax(word_cosines(f, c, eps) / tau).mean(0)
-    return (p * np.log(p + 1e-5)).sum(-1).mean()
-
-
-def contrast(x, tau, eps):
-    n = len(x)
-    s = np.where(np.eye(n, dtype=bool), -np.inf, cosines(x, eps) / tau)
-    return (log_sum(s) - s[np.arange(n), np.roll(np.arange(n), n // 2)]).mean()
-
-
-def log_contrast(x, tau, eps):
-    s = np.where(same_image(len(x)), -np.inf, cosines(x, eps) / tau)
-    return s - log_sum(s)[:, None]
-
-
-def consistent(x, y, tau, eps):
-    p, q, seen = log_contrast(x, tau, eps)[: len(x) // 2], log_contrast(y, tau, eps)[len(x) // 2 :], ~same_image(len(x))[: len(x) // 2]
-    with np.errstate(invalid="ignore"):
-        gap = np.where(seen, p - q, 0)
-    return (0.5 * (np.exp(p) - np.exp(q)) * gap).sum(-1).mean()
-
-
-def fused(f, z, fusion, tau, eps):
-    if fusion == "cross":
-        return consistent(z, f, tau, eps) + consistent(f, z, tau, eps)
-    u = {
-        "sum": lambda: f + z,
-        "concatenate": lambda: np.concatenate([f, z], 1),
-        "max": lambda: np.maximum(f, z),
-        "embedding": lambda: f,
-        "quantized": lambda: z,
-    }[fusion]()
-    return consistent(u, u, tau, eps)
-
-
-def neighborly(z, M, n, tau, eps, positive=False):
-    total = 0.0
-    for m in range(M):
-        s = cosines(parts(z, M)[:, m], eps) / tau
-        if not positive:
-            s = np.where(same_image(len(z)), -np.inf, s)
-        total += (log_sum(s) - log_sum(np.sort(s, -1)[:, -n:])).sum()
-    return total / (M * len(z))
-
-
-def average_precision(hits) -> float:
-    found, total = 0, 0.0
-    for rank, hit in enumerate(hits, 1):
-        if hit:
-            found += 1
-            total += found / rank
-    return total / max(found, 1)
-
-
 # --- how an answer is judged -----------------------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +132,7 @@ def size(x) -> float:
 
 
 def judged(out, wanted: list, scale, args, inner=0) -> str:
-    "What is wrong with an answer; empty if it is one of those wanted, to within rounding errors of terms as large as `scale`; `inner` ones may overflow"
+    "What is wrong with an answer; empty if it is one of those wanted, to within rounding errors of terms as large as `scale`; `inner` terms may overflow"
     if not isinstance(out, torch.Tensor):
         return f"it is a {type(out).__name__}"
     eps, largest = precision(args)
@@ -233,7 +142,7 @@ def judged(out, wanted: list, scale, args, inner=0) -> str:
         if got.shape != want.shape:
             return f"shape {got.shape} for {want.shape}"
         with np.errstate(all="ignore"):
-            near = np.abs(got - want) <= 64 * eps * (np.abs(want) + scale) + 1e-36
+            near = np.abs(got - want) <= 64 * eps * (np.abs(want) + scale) + (1e-18 if np.any(inner) else 1e-36)  # squares below 1e-38 are lost
             visible = ~np.isfinite(got) & (
                 (np.abs(want) > 0.99 * largest) | (np.broadcast_to(np.maximum(scale, inner), want.shape) > 0.1 * largest) | ~np.isfinite(want)
             )
@@ -408,7 +317,7 @@ def ask_losses(r, M, K, d, B):
             lambda out: judged(out, normalised(lambda e: np.stack([cosines(parts(F, M)[:, m], e) for m in range(M)]))(), 1, (f,)),
         ),
         "nearest_negatives": ((f, M, n), lambda: neighbors.nearest_negatives(f, M, n), lambda out: judged_neighbors(out, F, M, n, f)),
-        "SPQObjective": ((f, z, c), objective(SPQObjective), lambda out: judged(out, normalised(spq)(), 10, (f, z))),
+        "SPQObjective": ((f, z), objective(SPQObjective), lambda out: judged(out, normalised(spq)(), 10, (f, z))),
         "SSCQObjective": (
             (f, z, c, n, fusion),
             objective(lambda: SSCQObjective(n_neighbors=n, fusion=fusion)),
@@ -463,7 +372,7 @@ def ask_search(r, M, K, d, B):
         [("", codes)] * 12
         + [
             ("int64", codes.long()),
-            ("floats", codes.float()),
+            ("floats", codes.float()[:, : M * d - 1]),  # of as many columns, they would be vectors
             ("flat", codes.flatten()),
             ("transposed", codes.T.contiguous().T),
             ("an array", codes.numpy()),

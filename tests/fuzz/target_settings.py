@@ -111,7 +111,7 @@ def plain_model() -> SSCQ:
 
 
 def trained_with(config: TrainConfig):
-    if config.epochs > 50 or config.workers > 64:
+    if config.epochs > 50 or config.workers > 64 or config.compile:
         return  # right, but long
     fit(config=dataclasses.replace(config, epochs=1, batch_size=min(config.batch_size, 6)))
 
@@ -194,7 +194,8 @@ def subjects(folder: Path) -> list[Subject]:
         return data.Pictures(**dict(paths=[file], size=8) | settings)
 
     def opened(pictures):
-        pictures[0]
+        if len(pictures):
+            pictures[0]
 
     def listed(value):
         return list(data.read(data.Pictures([file], 8), [torch.arange(1)], workers=value))
@@ -365,8 +366,8 @@ ALIASES = {
     "other": ("merge",),
     "value": ("weights", "workers"),
     "path": ("file", ".sscq"),
-    "root": ("folder",),
-    "folder": ("a folder",),
+    "root": ("folder", ".txt is missing"),
+    "folder": ("a folder", "no pictures in"),
     "embed": ("belongs to model",),
     "paths": ("path ",),
     "ids": ("id ",),
