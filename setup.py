@@ -10,7 +10,7 @@ ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 lib = cfg["lib_name"]
 status = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"][int(cfg["status"]) - 1]
-lab, docs, dev = (cfg[f"{extra}_requirements"].split() for extra in ("lab", "docs", "dev"))
+lab, docs, heif, dev = (cfg[f"{extra}_requirements"].split() for extra in ("lab", "docs", "heif", "dev"))
 
 setup(
     name=lib,
@@ -25,8 +25,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[lib, lib + ".*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={"lab": lab, "docs": docs, "dev": lab + docs + dev},
-    entry_points={"console_scripts": [f"{lib}={lib}.cli:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},
+    extras_require={"lab": lab, "docs": docs, "heif": heif, "dev": lab + docs + dev},
+    entry_points={"console_scripts": [f"{lib}={lib}.__main__:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},
     classifiers=[
         f"Development Status :: {status}",
         "Programming Language :: Python :: 3 :: Only",

@@ -11,35 +11,37 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from .diversity import unit
 from .neighbors import same_image
+from .validation import check_choice, check_temperature, check_tensor
 
 # %% ../nbs/07_contrastive.ipynb #9e438d51
 def cosines(
-    x: Float[Tensor, "n D"],
+    x: Tensor,  # (n, D)
 ) -> Float[Tensor, "n n"]:
     "Cosine similarity of every pair of rows"
-    x = F.normalize(x, dim=-1)
+    x = unit(check_tensor("x", x, "n D"))
     return x @ x.T
 
 # %% ../nbs/07_contrastive.ipynb #8a1c0ab9
 def info_nce(
-    x: Float[Tensor, "n D"],  # both views stacked: row i and row i + n/2 are one image
+    x: Tensor,  # (n, D) both views stacked: row i and row i + n/2 are one image
     tau: float = .5,  # τ_ic
 ) -> Float[Tensor, ""]:  # log(n - 1) when all rows are alike
     "NT-Xent: pick the other view of the image among all other inputs (SSCQ, instance contrast; SimCLR eq. 1)"
-    n = len(x)
+    n, tau = len(check_tensor("x", x, "n D")), check_temperature("tau_ic", tau)
     if n % 2 or n < 4: raise ValueError(f"{n} inputs: two views of at least two images are needed, stacked as [a; b]")
-    if not tau > 0: raise ValueError(f"tau_ic={tau} must be positive")
     itself = torch.eye(n, dtype=torch.bool, device=x.device)
     other_view = torch.arange(n, device=x.device).roll(n // 2)
     return F.cross_entropy((cosines(x) / tau).masked_fill(itself, -torch.inf), other_view)
 
 # %% ../nbs/07_contrastive.ipynb #9a9c626e
 def log_contrast(
-    x: Float[Tensor, "n D"],  # both views stacked
+    x: Tensor,  # (n, D) both views stacked
     tau: float,  # τ_cc
 ) -> Float[Tensor, "n n"]:  # -inf at the image's own two columns
     "Each input's similarities to its negatives, as log-probabilities"
+    tau = check_temperature("tau_cc", tau)
     return (cosines(x) / tau).masked_fill(same_image(len(x), x.device), -torch.inf).log_softmax(-1)
 
 # %% ../nbs/07_contrastive.ipynb #0343b7c1
@@ -53,14 +55,14 @@ def symmetric_kl(
 
 # %% ../nbs/07_contrastive.ipynb #c8874a8c
 def consistency(
-    x: Float[Tensor, "n D"],  # whose view a is compared, both views stacked
-    y: Float[Tensor, "n D"],  # whose view b is compared, both views stacked; `x` itself, or another representation of it
+    x: Tensor,  # (n, D) whose view a is compared, both views stacked
+    y: Tensor,  # (n, D) whose view b is compared, both views stacked; `x` itself, or another representation of it
     tau: float = .2,  # τ_cc
 ) -> Float[Tensor, ""]:  # 0 when the views agree
     "Symmetric KL divergence between how the two views of an image see its negatives (SSCQ, consistent contrastive regularization)"
-    if not tau > 0: raise ValueError(f"tau_cc={tau} must be positive")
     seen_x = log_contrast(x, tau)
     seen_y = seen_x if y is x else log_contrast(y, tau)
+    if len(seen_x) != len(seen_y): raise ValueError(f"x has {len(seen_x)} rows and y {len(seen_y)}: they must be of the same images")
     return symmetric_kl(seen_x.chunk(2)[0], seen_y.chunk(2)[1]).mean()
 
 # %% ../nbs/07_contrastive.ipynb #ac87fb4b
@@ -74,19 +76,22 @@ FUSIONS = {
 }
 
 # %% ../nbs/07_contrastive.ipynb #949c2d20
-def check_fusion(fusion: str):
-    "Raise a ValueError that names the fusions there are"
-    if fusion not in FUSIONS: raise ValueError(f"fusion={fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
+def check_fusion(
+    fusion: object,
+) -> str:
+    "The fusion, or a ValueError that names those there are"
+    return check_choice("fusion", fusion, FUSIONS)
 
 # %% ../nbs/07_contrastive.ipynb #4f7ea8bf
 def fused_consistency(
-    f: Float[Tensor, "n D"],  # embeddings, both views stacked
+    f: Tensor,  # (n, D) embeddings, both views stacked
     z: Tensor,  # (n, D) the same, soft-quantized
     fusion: str = "sum",  # sum, concatenate, max, embedding, quantized or cross
     tau: float = .2,  # τ_cc; the authors suggest 2.0 for "cross"
 ) -> Float[Tensor, ""]:
     "Consistency of the fused representation `u = φ(f, z)` (SSCQ, global consistent quantization)"
     check_fusion(fusion)
+    f, z = check_tensor("f", f, "n D"), check_tensor("z", z, "n D")
     if f.shape != z.shape: raise ValueError(f"f of shape {tuple(f.shape)} and z of shape {tuple(z.shape)} differ: z must be f, softly quantized")
     if fusion == "cross": return consistency(z, f, tau) + consistency(f, z, tau)
     u = FUSIONS[fusion](f, z)

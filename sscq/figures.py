@@ -25,6 +25,9 @@ from plotly.basedatatypes import BaseFigure
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from .files import atomic_write, check_writable
+from .validation import check_count, shown
+
 # %% ../nbs/00_figures.ipynb #57d461a0
 def notebook_pictures():
     "Show figures live, each with a PNG beside it for pages without a kernel (when Chromium is at hand)"
@@ -60,6 +63,17 @@ def _array(values, dtype=float):
         values = values.detach().cpu()
         values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray(values, dtype=dtype)
+
+
+def _named(name, values):  # a dictionary of what is drawn
+    if not isinstance(values, dict): raise TypeError(
+        f"{name}={shown(values, 40)} is of type {type(values).__name__}; it must be a dict: name -> what to draw")
+    return values
+
+
+def _as_many(name, texts, n):  # one for each image, or None
+    if texts is not None and len(texts) != n: raise ValueError(f"{len(texts)} {name} and {n} images: give one for each")
+
 
 # %% ../nbs/00_figures.ipynb #90e9a6ef
 STAGES = ("images", "views", "backbone", "codebook", "objective", "train", "search", "evaluate")
@@ -114,7 +128,9 @@ def curves(
 ) -> go.Figure:
     "Lines told apart by colour and dash"
     fig = go.Figure()
-    for i, (name, values) in enumerate(series.items()):
+    for i, (name, values) in enumerate(_named("series", series).items()):
+        if isinstance(values, tuple) and len(values) != 2 or not hasattr(values, "__len__"): raise TypeError(
+            f"{name!r} is {shown(values, 40)}; it must be values y, or a pair (x, y)")
         xs, ys = map(_array, values if isinstance(values, tuple) else (range(len(values)), values))
         if xs.shape != ys.shape: raise ValueError(f"{name!r} has {len(xs)} values of x and {len(ys)} of y; they must be as many")
         fig.add_scatter(x=xs.tolist(), y=ys.tolist(), name=str(name), mode="lines+markers" if len(xs) <= 20 else "lines",
@@ -131,6 +147,7 @@ def number(
     digits: int = 3,  # that count
 ) -> str:
     "A number as people write it: 14,700, not 1.47e+04, and 0, not -0"
+    digits = check_count("digits", digits, 1, 17)
     return f"{float(f'{value:.{digits}g}') + 0.:,.12g}"
 
 # %% ../nbs/00_figures.ipynb #b5dcafdc
@@ -140,6 +157,9 @@ def bars(
     title: str = "",
 ) -> go.Figure:
     "One labelled bar per name"
+    for name, v in _named("values", values).items():
+        if isinstance(v, tuple) and len(v) != 2: raise TypeError(
+            f"{name!r} is {shown(v, 40)}; it must be a height, or a pair (height, half-width)")
     pairs = [v if isinstance(v, tuple) else (v, 0) for v in values.values()]
     mean, spread = [float(m) for m, _ in pairs], [float(s or 0) for _, s in pairs]
     names = [str(name) for name in values]
@@ -159,6 +179,9 @@ def _as_uint8(images):
     if images.ndim == 3: images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images of shape {images.shape} must be (N, channels, height, width) with 1 or 3 channels, or (N, height, width)")
+    if not images.shape[2] * images.shape[3]: raise ValueError(f"images of shape {images.shape} show nothing")
+    if images.dtype.kind == "f" and np.isnan(images).any(): raise ValueError(
+        "images contain NaN: mend them or leave them out")
     if images.dtype != np.uint8: images = (images.clip(0, 1) * 255).round().astype(np.uint8)
     return np.repeat(images, 3, 1) if images.shape[1] == 1 else images
 
@@ -187,8 +210,11 @@ def image_grid(
 ) -> go.Figure:
     "Images in rows; hits framed solid green with a tick, misses dashed vermilion with a cross"
     images = _as_uint8(images)
-    N, columns = len(images), min(columns, len(images))
+    N, size = len(images), check_count("size", size)
     if not N: raise ValueError("images is empty; image_grid needs at least one")
+    columns = min(check_count("columns", columns), N)
+    _as_many("titles", titles, N)
+    _as_many("marks", marks, N)
     rows, pictures, frames, notes = -(-N // columns), [], [], []
     for i, (r, c) in enumerate(divmod(i, columns) for i in range(N)):
         pictures.append(_place(images[i], r, c, size))
@@ -213,9 +239,10 @@ def image_rows(
     title: str = "",
 ) -> go.Figure:
     "Versions of the same images under each other, one named row a version"
-    images = {name: _as_uint8(x) for name, x in rows.items()}
+    images, size = {name: _as_uint8(x) for name, x in _named("rows", rows).items()}, check_count("size", size)
     counts = [len(x) for x in images.values()]
     if len(set(counts)) != 1 or 0 in counts: raise ValueError(f"rows of {counts} images must be equally long, and not empty")
+    _as_many("titles", titles, counts[0])
     fig, N, left = go.Figure(), counts[0], 10 + 8 * max(len(str(name)) for name in images)
     for r, (name, x) in enumerate(images.items()):
         fig.add_annotation(x=0, y=r + .54, text=str(name), showarrow=False, xanchor="right", font_size=12)
@@ -234,6 +261,9 @@ def _fill(k): return (PALETTE[:7] + ("#888888",))[(k + k // 8) % 8]
 def _window(points, codebook):  # the part of the plane to show
     for name, x in dict(points=points, codebook=codebook).items():
         if x.ndim != 2 or x.shape[1] != 2: raise ValueError(f"{name} of shape {x.shape} must be (N, 2): only the plane can be drawn")
+        if not np.isfinite(x).all(): raise ValueError(
+            f"{name} contain NaN or infinite values, which have no place in the plane")
+    if not len(codebook): raise ValueError("codebook has no codewords: give one or more")
     both = np.concatenate([points, codebook])
     margin = .1 * np.ptp(both, 0).clip(1e-6)
     return both.min(0) - margin, both.max(0) + margin
@@ -303,7 +333,7 @@ def soft_cells(
 ) -> go.Figure:
     "The plane coloured by soft assignment, and how far each point moves when it is softly quantized"
     points, codebook, taus = _array(points), _array(codebook), np.atleast_1d(_array(taus))
-    if (taus <= 0).any(): raise ValueError(f"taus={taus.tolist()} must be positive")
+    if not len(taus) or not (taus > 0).all(): raise ValueError(f"taus={taus.tolist()} must be positive, one or more")
     lo, hi = _window(points, codebook)
     wide, high = hi - lo
     paint = .45 * np.array([[int(_fill(k)[i:i + 2], 16) for i in (1, 3, 5)] for k in range(len(codebook))]) + .55 * 255
@@ -329,6 +359,8 @@ def usage_bars(
 ) -> go.Figure:
     "How often each codeword is used, a panel per codebook, sorted, with its perplexity"
     counts = np.atleast_2d(_array(counts))
+    if counts.ndim != 2 or not counts.size or not (counts >= 0).all(): raise ValueError(
+        f"counts={shown(counts)} must be (M, K), 0 or more: how many codes use each codeword")
     M, K = counts.shape
     p = counts / counts.sum(1, keepdims=True).clip(1)
     perplexity = np.exp(-(p * np.log(p.clip(1e-12))).sum(1))
@@ -358,6 +390,8 @@ def matrix(
 ) -> go.Figure:
     "Numbers as a grid of colours with each value written in its cell"
     values = np.atleast_2d(_array(values))
+    digits = check_count("digits", digits, 0, 17)
+    if values.ndim != 2: raise ValueError(f"values of shape {values.shape} must be (rows, columns)")
     written = values.size <= 400
     fig = go.Figure(go.Heatmap(z=values, x=columns, y=rows, colorbar=dict(thickness=10), xgap=int(written), ygap=int(written),
                                text=[[f"{v:.{digits}f}" for v in row] for row in values.round(digits) + 0.] if written else None,
@@ -383,7 +417,10 @@ def distance_table(
     title: str = "",
 ) -> go.Figure:
     "A query's lookup table; with a code, the cells that add up to its distance"
-    table = _array(table)
+    table = np.atleast_2d(_array(table))
+    at = None if code is None else _array(code, int)
+    if at is not None and (at.shape != table.shape[:1] or not ((0 <= at) & (at < table.shape[1])).all()): raise ValueError(
+        f"code={shown(code)} must name one codeword of each part: {table.shape[0]} numbers of 0 to {table.shape[1] - 1}")
     marks = None if code is None else [(m, int(k)) for m, k in enumerate(_array(code, int))]
     total = "" if code is None else f"distance {sum(table[m, k] for m, k in marks):.2f}"
     return matrix(table, "codeword", "part", marks=marks, title=" · ".join(filter(None, (title, total))))
@@ -410,7 +447,7 @@ def slideshow(
     label: str = "",  # what the steps count, written before the step
 ) -> go.Figure:
     "One of several figures, chosen by plotly's own slider: works without any kernel"
-    if not figures: raise ValueError("figures is empty; slideshow needs at least one")
+    if not _named("figures", figures): raise ValueError("figures is empty; slideshow needs at least one")
     for step, f in figures.items():
         if not isinstance(f, BaseFigure): raise TypeError(f"step {step!r} is of type {type(f).__name__}; it must be a plotly figure")
         if not (f.layout.width and f.layout.height): raise ValueError(f"the figure of step {step!r} has no size; give its layout width and height")
@@ -469,6 +506,9 @@ def page(
     blocks: list,  # plotly figures, or HTML text
 ) -> str:
     "One HTML page with everything inside: opens from a disk, without network (plotly.js travels gzipped)"
+    if not isinstance(title, str): raise TypeError(f"title={shown(title)} must be text")
+    if not isinstance(blocks, (list, tuple)): raise TypeError(
+        f"blocks={shown(blocks)} must be a list of plotly figures and HTML text")
     body, figures = [], []
     for block in blocks:
         if isinstance(block, BaseFigure):
@@ -481,14 +521,11 @@ def page(
 
 # %% ../nbs/00_figures.ipynb #86f2e643
 def save_page(
-    path: Path,
+    path: str | Path,
     title: str,
     blocks: list,
 ) -> Path:
     "Write `page(title, blocks)` whole or not at all"
-    path, text = Path(path), page(title, blocks)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        return part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    path = check_writable(path)
+    # a name of bytes that are no UTF-8 must not lose the page: they become escapes
+    return atomic_write(path, page(title, blocks).encode("utf-8", "backslashreplace"))

@@ -8,9 +8,11 @@ __all__ = ['same_image', 'part_cosines', 'nearest_negatives', 'part_neighbor', '
 # %% ../nbs/06_neighbors.ipynb #d494c2a7
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .diversity import unit
+from .validation import check_count, check_temperature, check_tensor
 
 # %% ../nbs/06_neighbors.ipynb #b4fde3de
 def same_image(
@@ -32,9 +34,9 @@ def part_cosines(
     return parts @ parts.mT
 
 def _parts(z, n_books):  # (M, 2B, d), each part of length 1
-    if z.ndim != 2: raise ValueError(f"z of shape {tuple(z.shape)} must be (2B, D): one row an input, both views stacked")
-    if n_books < 1 or z.shape[1] % n_books: raise ValueError(f"z has {z.shape[1]} dimensions, not a multiple of n_books={n_books}")
-    return F.normalize(z.unflatten(1, (n_books, -1)), dim=-1).transpose(0, 1)
+    z, n_books = check_tensor("z", z, "2B D"), check_count("n_books", n_books)
+    if z.shape[1] % n_books: raise ValueError(f"z has {z.shape[1]} dimensions, not a multiple of n_books={n_books}")
+    return unit(z.unflatten(1, (n_books, -1))).transpose(0, 1)
 
 # %% ../nbs/06_neighbors.ipynb #fc7a38b5
 def nearest_negatives(
@@ -43,14 +45,18 @@ def nearest_negatives(
     n_neighbors: int = 20,
 ) -> Int[Tensor, "M inputs n_neighbors"]:  # numbers of inputs, nearest first
     "Each input's nearest negatives in every part, `N_k(i)` of the paper: the sets that `part_neighbor` learns from"
-    _check(len(z), len(z) - 2, n_neighbors, "negatives")
-    return part_cosines(z, n_books).masked_fill_(same_image(len(z), z.device), -torch.inf).topk(n_neighbors).indices
+    _check(z, 2, n_neighbors, "negatives")
+    cos = part_cosines(z, n_books)
+    return cos.masked_fill_(same_image(len(z), z.device), -torch.inf).topk(n_neighbors).indices
 
-def _check(n_inputs, candidates, n_neighbors, kind, tau=1.):
+def _check(z, hidden, n_neighbors, kind, tau=1.):
+    n_inputs = len(check_tensor("z", z, "2B D"))
     same_image(n_inputs, "meta")  # an even number of inputs, four at least
-    if not 1 <= n_neighbors <= candidates: raise ValueError(
-        f"n_neighbors={n_neighbors}, but a batch of {n_inputs // 2} images has {candidates} {kind}: use more images a batch or fewer neighbours")
-    if not tau > 0: raise ValueError(f"tau_pn={tau} must be positive")
+    candidates = n_inputs - hidden
+    if check_count("n_neighbors", n_neighbors) > candidates: raise ValueError(
+        f"n_neighbors={n_neighbors}, but a batch of {n_inputs // 2} images has {candidates} {kind}: "
+        "use more images a batch or fewer neighbours")
+    check_temperature("tau_pn", tau)
 
 # %% ../nbs/06_neighbors.ipynb #ea03387e
 def _largest(
@@ -108,13 +114,13 @@ def part_neighbor(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:  # 0 when the neighbours hold all the similarity, log(negatives / neighbours) when all are alike
     "Share of similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
-    _check(len(z), len(z) - 2, n_neighbors, "negatives", tau)
+    _check(z, 2, n_neighbors, "negatives", tau)
     B = len(z) // 2
     return _share_of_nearest(z, n_books, n_neighbors, tau, (0, B, -B))  # the diagonals of `same_image`
 
 def _share_of_nearest(z, n_books, n_neighbors, tau, hidden):
     with torch.autocast(z.device.type, enabled=False):  # similarities in float32 at least, whatever the network runs in
-        return _ShareOfNearest.apply(_parts(z.to(torch.promote_types(z.dtype, torch.float32)), n_books), n_neighbors, tau, hidden)
+        return _ShareOfNearest.apply(_parts(z, n_books), n_neighbors, tau, hidden)
 
 # %% ../nbs/06_neighbors.ipynb #3d098f8a
 def part_neighbor_with_positive(
@@ -124,5 +130,5 @@ def part_neighbor_with_positive(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:
     "The release's `use_positive` variant of `part_neighbor`: sums run over all inputs"
-    _check(len(z), len(z), n_neighbors, "inputs", tau)
+    _check(z, 0, n_neighbors, "inputs", tau)
     return _share_of_nearest(z, n_books, n_neighbors, tau, ())

@@ -49,7 +49,7 @@ def check_count(
 ) -> int:
     "A whole number in a range, as Python's `int`; a TypeError or ValueError otherwise"
     try:
-        if isinstance(value, (bool, np.bool_)): raise TypeError
+        if isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == torch.bool: raise TypeError
         n = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be an int") from None
@@ -148,6 +148,8 @@ def check_path(
     if not isinstance(value, (str, os.PathLike)): raise TypeError(
         f"{name}={shown(value)} is of type {type(value).__name__}; it must be a path (str or Path)")
     text = os.fsdecode(value)
+    try: os.fsencode(text)
+    except UnicodeEncodeError: raise ValueError(f"{name}={shown(text)} holds characters that no file's name can have") from None
     if not text or "\0" in text: raise ValueError(f"{name}={shown(text)} is no path: name a file or folder")
     return Path(text)
 
@@ -169,6 +171,7 @@ def check_tensor(
     "A tensor with these dimensions and this kind of numbers; a TypeError or ValueError otherwise"
     what, right = KINDS[kind]
     wanted = f"({', '.join(dims.split())}{',' * (len(dims.split()) == 1)})"
+    if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0): value = value.copy()  # or torch refuses
     try: x = value if isinstance(value, Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}={shown(value)} must be a tensor {wanted} of {what}") from None

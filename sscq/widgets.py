@@ -24,6 +24,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,7 @@ from .objective import Parts, SSCQObjective
 from .search import Index, train_pq
 from . import train as training
 from .train import PRESETS, TrainConfig, find_device
+from .validation import check_count, check_temperature
 from .views import VIEWS, two_views
 
 # %% ../nbs/13_widgets.ipynb #52887ec0
@@ -355,6 +357,7 @@ def codebook_explorer(
         x = example_points() if points is None else torch.as_tensor(points).detach().float().cpu()
         if x.ndim != 2 or x.shape[1] != 2 or len(x) < 2: raise ValueError(
             f"points of shape {tuple(x.shape)} must be (N, 2), two rows or more: only the plane can be drawn")
+        check_temperature("tau", tau)
         words = [2 ** b for b in range(1, 7) if 2 ** b <= len(x)]
         books = {M: {K: train_pq(x, M, K) for K in words} for M in (1, 2)}
         known = {M: distortions(x, words, M) for M in (1, 2)}
@@ -641,15 +644,14 @@ def contrast_explorer(
     def build(explorer):
         x = in_memory(model.to_images(images[:64] if isinstance(images, Tensor) else images), progress=False)[:64]
         if len(x) < 6: raise ValueError(f"{len(x)} images: give at least 6, the others are an image's negatives")
-        draw, batches = pick_view(view, model.channels), {}
+        # a copy, as the model may be in training, in another thread even, and looking must not change it
+        draw, batches, quiet = pick_view(view, model.channels), {}, deepcopy(model).eval()
         def batch(seed):  # views, f, z
             if seed not in batches:
                 with torch.random.fork_rng(), torch.no_grad():
                     torch.manual_seed(seed)
                     both = torch.cat(two_views(x, draw))
-                    was_training = model.training
-                    batches[seed] = both, *model.eval()(both.to(model.device))
-                    model.train(was_training)
+                    batches[seed] = both, *quiet(both.to(model.device))
             return [t.float().cpu() for t in batches[seed]]
         i = explorer.control("image", ipywidgets.IntSlider, "image", "of the batch", min=0, max=len(x) - 1)
         fusion = explorer.control("fusion", ipywidgets.Dropdown, "fusion", "how f and z are joined", options=list(FUSIONS))
@@ -824,7 +826,7 @@ def build(self: TrainingExplorer):
     self.device = find_device(self.device)
     self.data = data_in_memory(self.data or digits(), progress=False)
     if self.data.query.labels is None: raise ValueError("the data has no labels: mAP cannot be scored")
-    settings = training_controls(self, self.data, max(1, min(self.epochs, 50)))
+    settings = training_controls(self, self.data, min(check_count("epochs", self.epochs), 50))
     self.base = settings()
     start = self.control("start", ipywidgets.Button, "Start", "train with these settings", icon="play")
     stop = self.control("stop", ipywidgets.Button, "Stop", "end training now; the last complete epoch is kept", icon="stop")
@@ -1046,7 +1048,7 @@ def retrieval_explorer(
     def build(explorer):
         if not 1 <= len(models) <= 2: raise ValueError(f"{len(models)} models: give one, or two to compare")
         sources = {name: as_source(name, model, data) for name, model in models.items()}
-        queries, top = data.query.images, min(k, len(data.database.images))
+        queries, top = data.query.images, min(check_count("k", k), len(data.database.images))
         first = next(batches(queries, [torch.arange(1)]))
         size, channels, upload = first.shape[-1], first.shape[1], []
         shown = torch.linspace(0, len(queries) - 1, min(30, len(queries))).long()

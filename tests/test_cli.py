@@ -1,8 +1,15 @@
 "The commands, as a shell would call them."
 import json
 import os
+import re
+import shutil
+import signal
+import stat
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +18,7 @@ import torch
 from PIL import Image
 
 from sscq import train as training
+from sscq import cli
 from sscq.cli import build_parser, demo, load_history, main, summary
 from sscq.data import digits
 
@@ -84,7 +92,7 @@ def test_exit_codes(argv, code, tmp_path, capsys):
 def test_demo_finds_an_unwritable_folder_first(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert run("demo", "--out", tmp_path / "file") == 1
-    assert "cannot write to" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_train_encode_search_info(indexed, trained, photos, tmp_path, capsys):
@@ -312,7 +320,7 @@ def test_all_bits_are_looked_at_before_the_first_is_trained(more, tmp_path, caps
     assert "bits=30 must be a positive multiple" in capsys.readouterr().err and not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("option, value, said", [("--bits", 30, "bits=30 must be"), ("--seed", 2 ** 70, "must be 0 or more, below"),
+@pytest.mark.parametrize("option, value, said", [("--bits", 30, "bits=30 must be"), ("--seed", 2 ** 70, "seed=1180591620717411303424 must be at most"),
                                                  ("--image-size", 100_000, "need gigabytes each"), ("--epochs", 0, "epochs=0")])
 def test_settings_that_cannot_be_leave_no_folder(option, value, said, photos, tmp_path, capsys):
     assert run("train", photos, "--out", tmp_path / "m", option, value) == 1
@@ -368,3 +376,379 @@ def test_summary_is_mean_and_sample_deviation(demo_run):
     row, = summary(results)
     maps = np.array([r.squared.map for r in results])
     assert row["map_mean"] == pytest.approx(maps.mean()) and row["map_std"] == pytest.approx(maps.std(ddof=1)) and row["seeds"] == 3
+
+
+# What is printed
+
+HOSTILE = "\x1b[31mred\x1b[0m\nsscq: done\r\x07\x9b2J"  # colours, a line of its own, a bell, a cleared screen
+
+
+def clean(text: str) -> bool: return all(c.isprintable() or c == "\n" for c in text)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    "A folder with a hostile name that holds pictures, broken ones too, with hostile names, sorted as `sscq evaluate` wants them"
+    folder = tmp_path_factory.mktemp("hostile") / HOSTILE
+    for part in ("train", "test"):
+        for name, colour in ((f"a{HOSTILE}", (200, 40, 40)), ("b", (40, 40, 200))):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(20): Image.new("RGB", (20, 20), tuple(c + i for c in colour)).save(folder / part / name / f"{i:02d}{HOSTILE}.png")
+            (folder / part / name / f"broken{HOSTILE}.png").write_bytes(b"no picture")
+            (folder / part / name / f"notes{HOSTILE}.txt").write_text("")
+    return folder
+
+
+def test_no_name_speaks_to_the_terminal(hostile, tmp_path, capsys):
+    model, index = tmp_path / f"model{HOSTILE}", tmp_path / f"index{HOSTILE}.sscq"
+    picture = next(p for p in (hostile / "test" / "b").iterdir() if p.name[0] == "0")
+    small = ("--bits", 8, "--epochs", 1, "--image-size", 8, "--batch-size", 40, "--backbone", "tiny_cnn")
+    lines = [
+        (0, "train", hostile / "train", "--out", model, *small), (0, "encode", model, hostile / "train", "--out", index),
+        (0, "search", index, picture, "--model", model, "-k", 3, "--html", tmp_path / f"page{HOSTILE}.html"), (0, "info", index), (0, "info", model),
+        (0, "evaluate", hostile, "--model", model, "--html", tmp_path / f"scores{HOSTILE}.html"),
+        (1, "train", tmp_path / HOSTILE, "--out", model), (1, "train", hostile / "train", "--out", model, "--json", hostile),
+        (1, "encode", tmp_path / HOSTILE, hostile), (1, "encode", model, tmp_path / HOSTILE, "--out", index),
+        (1, "encode", model, hostile, "--out", tmp_path / HOSTILE),
+        (1, "search", tmp_path / f"{HOSTILE}.sscq", picture), (1, "search", index, hostile, "--model", model),
+        (1, "search", index, tmp_path / HOSTILE, "--model", model),
+        (1, "search", index, next((hostile / "train" / "b").glob("broken*")), "--model", model), (1, "search", index, picture, "--model", hostile),
+        (1, "info", tmp_path / HOSTILE), (1, "info", picture), (1, "evaluate", tmp_path / HOSTILE), (1, "evaluate", hostile / "train"),
+        (1, "train", hostile / "train", "--device", HOSTILE), (2, "info", picture, HOSTILE), (2, "train", picture, "--bits", HOSTILE), (2, HOSTILE)]
+    for code, *argv in lines:
+        try: got = run(*argv)
+        except SystemExit as stop: got = stop.code
+        said = capsys.readouterr()
+        assert got == code, (argv, said)
+        assert clean(said.out) and clean(said.err), (argv, said)
+        notes = ("\n" + said.err).count("\nsscq: note") + said.err.count("\n  ")
+        if code == 1: assert said.err.startswith("sscq: ") and said.err.count("\n") == notes + 1, (argv, said.err)
+        assert "sscq: done" not in said.out.splitlines() + said.err.splitlines()
+    assert run("info", tmp_path / HOSTILE, "--debug") == 1 and clean(capsys.readouterr().err)
+    for page in tmp_path.glob("*.html"): assert "\x1b" not in page.read_text()
+
+
+def test_a_page_of_a_folder_whose_name_is_no_utf8(trained, tmp_path):
+    folder = tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(3): Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(folder / part / name / f"{i}.png")
+    assert run("evaluate", folder, "--model", trained, "--html", tmp_path / "page.html") == 0
+    assert r"<h1>caf\udce9</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_note_is_said_once_and_says_whose_it_is(capsys):
+    from sscq.data import SkippedFiles
+    with cli.notes():
+        for _ in range(3): warnings.warn("of ours", stacklevel=1)
+        warnings.warn_explicit("Metadata Warning,\ntag 282", UserWarning, "/env/lib/python3/site-packages/PIL/TiffImagePlugin.py", 1)
+        warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
+        warnings.warn("Image size exceeds limit", Image.DecompressionBombWarning, stacklevel=1)
+        for n in (3, 20): warnings.warn("\n".join([f"skipped {n} of 99 files", *(f"  {i}.txt: no" for i in range(n))]), SkippedFiles, stacklevel=1)
+    said = capsys.readouterr().err
+    assert said.count("sscq: note: ") == 4 and said.count("of ours") == 1
+    assert "sscq: note: PIL says: Metadata Warning,\\ntag 282\n" in said
+    assert "skipped 3 of 99 files\n  0.txt: no\n  1.txt: no\n  2.txt: no\n" in said
+    assert said.endswith("  3.txt: no\n  4.txt: no\n  …: --json FILE has all of them\n")
+
+
+def test_json_has_every_file_that_was_skipped(trained, tmp_path, capsys):
+    def folder(name):
+        for place in (tmp_path / name, tmp_path / name / "train" / "a", tmp_path / name / "test" / "a"):
+            place.mkdir(parents=True)
+            for i in range(3): Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(place / f"{i}.png")
+        for i in range(12): (tmp_path / name / "train" / "a" / f"{i}.txt").write_text("")
+        (tmp_path / name / "train" / "a" / "broken.png").write_bytes(b"no picture")
+        return tmp_path / name
+    for argv in (("encode", trained, folder("one")), ("evaluate", folder("two"), "--model", trained),
+                 ("train", folder("three"), "--out", tmp_path / "m", "--bits", 8, "--epochs", 1, "--image-size", 8)):
+        assert run(*argv, "--json", tmp_path / "x.json") == 0
+        said = capsys.readouterr().err
+        assert said.count(".txt: ") == 5 and "--json FILE has all" in said and ".skipped" not in said, said
+        left = json.loads((tmp_path / "x.json").read_text())["skipped"]
+        assert len(left) == 13 and {Path(x["path"]).name for x in left} >= {"11.txt", "broken.png"} and all(x["reason"] for x in left)
+
+
+@pytest.mark.parametrize("n, more", [(2, ()), (3, ()), (10, ()), (37, ("--batch-size", 12))])
+def test_a_small_folder_trains(n, more, tmp_path, capsys):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for i in range(n): Image.new("RGB", (20, 20), (6 * i, 0, 99)).save(folder / f"{i:02}.png")
+    assert run("train", folder, "--out", tmp_path / "m", "--bits", 8, "--epochs", 1, "--image-size", 8, *more) == 0
+    said = capsys.readouterr().err
+    assert "n_neighbors=20 shrinks to" in said and "Traceback" not in said
+
+
+NUMBERS = ("0", "-1", "1e9", "x", "", "1.5", "9" * 22, "nan", "inf", "True", " ", "0x10", "--")
+BAD_PATHS = ("", "a\0b", "n" * 300, "/dev/null/x", "no/such\nplace")
+
+
+def odd_lines(model, index, photos, tmp):
+    "Command lines that cannot be meant; none may do any work"
+    train = ("train", photos, "--out", tmp / "m", "--epochs", "0")  # wrong already, so that nothing here is trained
+    for option in ("--bits", "--batch-size", "--image-size", "--words", "--lr", "--seed", "--max-pixels"):
+        for value in NUMBERS: yield *train, f"{option}={value}"
+    for value in NUMBERS[:-1]:
+        if value not in ("9" * 22,):
+            yield "train", photos, "--out", tmp / "m", f"--epochs={value}"
+            yield "evaluate", "digits", "--bits=8", f"--epochs={value}"
+            yield "demo", "--out", tmp / "m", f"--epochs={value}"
+        yield "demo", "--out", tmp / "m", "--epochs=0", f"--seeds={value}"
+        yield "demo", "--out", tmp / "m", "--epochs=0", f"--bits={value}"
+        yield "evaluate", "digits", f"--bits={value}", "--epochs=0"
+        yield "evaluate", "digits", "--bits=8", "--epochs=0", f"--seed={value}"
+        if value not in ("True", " "): yield "search", index, photos / "red" / "03.png", f"-k={value}"
+    for path in BAD_PATHS:
+        yield "train", path
+        yield *train[:-2], f"--out={path}", "--epochs=0"
+        yield *train, f"--json={path}"
+        yield "encode", path, photos
+        yield "encode", model, path, "--out", tmp / "x.sscq"
+        yield "encode", model, photos, f"--out={path}"
+        if path != "no/such\nplace": yield "encode", model, photos, f"--json={path}"
+        yield "search", path, photos / "red" / "03.png", "--model", model
+        yield "search", index, path
+        yield "search", index, photos / "red" / "03.png", f"--model={path}"
+        if path != "no/such\nplace": yield "search", index, photos / "red" / "03.png", f"--html={path}"
+        yield "info", path
+        if path != "no/such\nplace": yield "info", index, f"--json={path}"
+        yield "evaluate", path, "--epochs=0"
+        yield "evaluate", "digits", f"--model={path}"
+        if path != "no/such\nplace": yield "evaluate", "digits", f"--html={path}"
+        yield "evaluate", "digits", "--epochs=0", f"--root={path}"
+    for device in ("warp", "", "cuda:99", "cuda:x", "meta", " "):
+        yield "encode", model, photos, f"--device={device}"
+        yield "evaluate", "digits", "--model", model, f"--device={device}"
+        yield *train, f"--device={device}"
+    for more in ("--distance=x", "--model", "--bits"): yield "evaluate", "digits", more
+    yield from (["--debug"], ["--json"], ["fly"], [""], ["info"], ["search", index], ["train", photos, "more"], [*train, "--resume=x"], [*train, "--preset="])
+
+
+def test_odd_command_lines_are_refused_in_one_line(trained, indexed, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    lines = list(odd_lines(trained, indexed, photos, tmp_path))
+    assert len(lines) > 250
+    for argv in lines:
+        try: code = run(*argv)
+        except SystemExit as stop: code = stop.code
+        said = capsys.readouterr()
+        notes = said.err.count("\nsscq: note: ") + said.err.count("\n  ") + said.err.startswith("sscq: note: ")
+        assert code == 2 or code == 1 and said.err.count("\n") - notes == 1, (argv, code, said)
+        assert clean(said.err) and "Traceback" not in said.err and "foresaw" not in said.err and not said.out, (argv, said)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.sscq"))
+
+
+# Files that are no regular files
+
+def special(folder: Path) -> dict[str, Path]:
+    "A link to a file, one to nothing yet, and where it can be made a device like /dev/null and one like /dev/full"
+    (folder / "real").write_text("old")
+    (folder / "link").symlink_to(folder / "real"); (folder / "dangling").symlink_to(folder / "new")
+    found = {name: folder / name for name in ("link", "dangling")}
+    for name, minor in (("null", 3), ("full", 7)):
+        try: os.mknod(folder / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        except (PermissionError, AttributeError): continue
+        found[name] = folder / name
+    return found
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_what_is_no_regular_file_is_written_into(option, indexed, photos, tmp_path, capsys):
+    argv = ("search", indexed, photos / "red" / "03.png", "-k", 3)
+    for name, path in special(tmp_path).items():
+        before = os.lstat(path)
+        assert run(*argv, option, path) == (name == "full")
+        assert (os.lstat(path).st_mode, os.lstat(path).st_ino) == (before.st_mode, before.st_ino), name
+    said = capsys.readouterr().err
+    assert not (tmp_path / "full").exists() or f"{tmp_path / 'full'} cannot be written (No space left on device)" in said
+    assert "red" in (tmp_path / "real").read_text() or "figure-0" in (tmp_path / "real").read_text()
+    assert (tmp_path / "new").read_text() == (tmp_path / "real").read_text()
+    assert {p.name for p in tmp_path.iterdir()} <= {"real", "link", "dangling", "new", "null", "full"}
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_pipe_is_written_into(option, indexed, photos, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    assert run("search", indexed, photos / "red" / "03.png", "-k", 3, option, tmp_path / "pipe") == 0
+    reader.join(30)
+    assert ("figure-0" if option == "--html" else '"answers"') in got[0]
+    assert stat.S_ISFIFO(os.lstat(tmp_path / "pipe").st_mode)
+
+
+# What people type
+
+WAYS = ([str(SSCQ_COMMAND)], [sys.executable, "-m", "sscq"], [sys.executable, "-m", "sscq.cli"])
+
+
+@pytest.mark.parametrize("argv, code, said", [(["--version"], 0, r"sscq \d+\.\d+"), ([], 2, "required: COMMAND"), (["info", "/nowhere"], 1, "sscq: /nowhere")])
+def test_three_ways_to_call_it_are_one(argv, code, said):
+    done = [subprocess.run([*way, *argv], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) for way in WAYS]
+    assert re.search(said, done[0].stdout + done[0].stderr)
+    for one in done: assert (one.returncode, one.stdout, one.stderr) == (code, done[0].stdout, done[0].stderr)
+
+
+def test_debug_shows_where(tmp_path, capsys, monkeypatch):
+    for argv in (("--debug", "info", tmp_path / "nothing"), ("info", tmp_path / "nothing", "--debug")):
+        assert run(*argv) == 1
+        first, *_, last = capsys.readouterr().err.splitlines()
+        assert first.startswith("Traceback") and last.startswith("sscq: ") and "nothing does not exist" in last
+    def fault(path): raise KeyError("a\nkey")
+    monkeypatch.setattr(cli.Index, "load", fault)
+    assert run("info", tmp_path / "x.sscq") == 1
+    said = capsys.readouterr().err
+    assert said == r"sscq: KeyError: 'a\nkey' (nobody foresaw this: --debug shows where it came from)" + "\n"
+    assert run("info", tmp_path / "x.sscq", "--debug") == 1 and "in fault" in capsys.readouterr().err
+
+
+def test_pictures_that_are_too_large_can_be_allowed(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i in range(3): Image.new("RGB", (60, 40), (50 * i, 0, 99)).save(folder / f"{i}.png")
+    assert run("encode", trained, folder) == 1 and "pixels" in capsys.readouterr().err
+    assert run("encode", trained, folder, "--max-pixels", 5000) == 0 and Image.MAX_IMAGE_PIXELS == 1000
+    assert run("search", trained / "large.sscq", folder / "0.png") == 1
+    assert run("search", trained / "large.sscq", folder / "0.png", "--max-pixels", 5000) == 0
+    assert run("encode", trained, folder, "--max-pixels", 0) == 1 and "--max-pixels=0 must be at least 1" in capsys.readouterr().err
+
+
+def test_an_output_that_is_full_is_said_once(indexed):
+    if not Path("/dev/full").exists(): pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([SSCQ_COMMAND, "info", indexed], stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1 and done.stderr.startswith("sscq: ") and "No space left" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_closed_streams_are_no_fault(indexed):
+    for closing in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f'exec "$0" -m sscq info "$1" {closing}', sys.executable, indexed], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, (closing, done)
+
+
+# Ctrl-C and kill
+
+KILLS = """
+import json, os, random, signal, sys, time
+from sscq import cli  # loaded once: each child is a whole process from here to Python's own exit
+argv, n, out = sys.argv[1:-2], int(sys.argv[-2]), sys.argv[-1]
+def start():
+    child = os.fork()
+    if child: return child
+    for fd, name in ((1, os.devnull), (2, out)): os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
+    sys.argv = ["sscq", *argv]
+    sys.exit(cli.main())
+for _ in range(2):  # the second time nothing is new to the disk's cache
+    began = time.perf_counter()
+    assert os.waitpid(start(), 0)[1] == 0
+whole = time.perf_counter() - began
+print(json.dumps(whole), flush=True)
+sys.stdin.readline()
+chance = random.Random(0)
+for i in range(n):
+    open(out, "w").close()
+    child, kill = start(), i % 2 == 0
+    time.sleep(.02 + chance.random() * whole)
+    for gap in (0,) if kill else (0, chance.choice([0, .001, .005])):
+        time.sleep(gap)
+        os.kill(child, signal.SIGKILL if kill else signal.SIGINT)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([kill, code, open(out).read()]), flush=True)
+    sys.stdin.readline()  # until what is there was looked at
+"""
+
+
+def test_an_encode_that_is_killed_leaves_the_index_whole(trained, tmp_path):
+    "As many times as SSCQ_KILLS says: SIGKILL, and Ctrl-C twice, 0 to 5 ms apart, at random moments"
+    from sscq.search import Index
+    n, folder, out = int(os.environ.get("SSCQ_KILLS", 4)), tmp_path / "photos", tmp_path / "out" / "i.sscq"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(400): Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
+    assert run("encode", trained, folder, "--out", tmp_path / "new.sscq") == 0
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(3): shutil.copy(folder / f"{i:03}.png", few)
+    assert run("encode", trained, few, "--out", tmp_path / "old.sscq") == 0
+    def holds(path):  # a damaged file is an error
+        index = Index.load(path, mmap=False)
+        return index.codes.tolist(), index.paths
+    new, old = (holds(tmp_path / name) for name in ("new.sscq", "old.sscq"))
+    command = [sys.executable, "-c", KILLS, "encode", trained, folder, "--out", out, str(n), tmp_path / "said"]
+    seen = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as driver:
+        driver.stdout.readline()
+        assert holds(out) == new
+        for i in range(n):
+            shutil.copy(tmp_path / "old.sscq", out)
+            print(file=driver.stdin, flush=True)
+            kill, code, said = json.loads(driver.stdout.readline())
+            assert code in ((-9, 0) if kill else (130, 0)), (i, code, said)
+            assert "Traceback" not in said and "ignored" not in said, said
+            assert (there := holds(out)) in (old, new), f"kill {i}: neither the old index nor the new one"
+            seen.append((kill, code, there == new, len(list(out.parent.iterdir())) - 1))
+        print(file=driver.stdin, flush=True)
+    print(f"of {n} kills: " + ", ".join(f"{kind} {what}: {sum(s[0] == (kind == 'SIGKILL') and bool(s[i]) for s in seen)}" for kind in ("SIGKILL", "Ctrl-C")
+                                        for i, what in ((1, "hit"), (2, "new index"), (3, "left something"))))
+    assert run("encode", trained, folder, "--out", out) == 0
+    assert [p.name for p in out.parent.iterdir()] == ["i.sscq"] and holds(out) == new
+
+
+@pytest.mark.parametrize("length", [250, 252, 255, 256])
+def test_a_long_name_works_or_fails_at_once(length, trained, indexed, photos, tmp_path, capsys, monkeypatch):
+    from sscq.core import SSCQ
+    for kind, argv in ((".sscq", ("encode", trained, photos, "--out")), (".json", ("info", indexed, "--json")),
+                       (".html", ("search", indexed, photos / "red" / "03.png", "--html"))):
+        if length > 255:
+            monkeypatch.setattr(SSCQ, "index", lambda *_, **__: pytest.fail("worked before it looked"))
+            assert run(*argv, tmp_path / f"{'n' * (length - 5)}{kind}") == 1 and "255 bytes" in capsys.readouterr().err
+            assert not list(tmp_path.iterdir())
+        else:
+            assert run(*argv, tmp_path / f"{'n' * (length - 5)}{kind}") == 0 and len(list(tmp_path.iterdir())) == 1
+            next(tmp_path.iterdir()).unlink()
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from sscq import cli
+gap = float(sys.argv[1])
+def info(args):
+    threading.Timer(.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(.1 + gap, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try: time.sleep(20)
+    finally:
+        time.sleep(3 if gap > 1 else .3)  # cleaning up, while the second Ctrl-C comes
+        print("cleaned up", flush=True)
+cli.info = info
+sys.argv = ["sscq", "info", "x"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("gap, out", [(.1, "cleaned up\n"), (1.3, "")])
+def test_a_second_ctrl_c_waits_or_ends_it_at_once(gap, out):
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(gap)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (done.returncode, done.stdout) == (130, out) and "Traceback" not in done.stderr, done
+    assert out or time.perf_counter() - began < 18
+
+
+def test_ctrl_c_while_it_loads():
+    for wait in (.5, .8):
+        with subprocess.Popen([sys.executable, "-m", "sscq", "info", "x"], stderr=subprocess.PIPE, text=True) as child:
+            time.sleep(wait)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(60) in (130, 1, -signal.SIGINT) and "Traceback" not in (said := child.stderr.read()), said
+
+
+def test_main_gives_python_its_handler_back(indexed):
+    before = signal.getsignal(signal.SIGINT)
+    assert run("info", indexed) == 0 and signal.getsignal(signal.SIGINT) is before
+    got = []
+    thread = threading.Thread(target=lambda: got.append(run("info", indexed)))
+    thread.start(); thread.join()
+    assert got == [0]

@@ -32,7 +32,7 @@ from sscq.codebook import (
 )
 
 hard_assign_loop, soft_assign_loop, pack_loop, kmeans_books = from_notebook(
-    "04_codebook", "hard_assign_loop", "soft_assign_loop", "pack_loop", "kmeans_books", "kmeans", "to_parts", "n_bits", "check_counts")[:4]
+    "04_codebook", "hard_assign_loop", "soft_assign_loop", "pack_loop", "kmeans_books", "kmeans", "same_type", "to_parts", "n_bits")[:4]
 few = settings(deadline=None, max_examples=15)
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 5), st.sampled_from([2, 4, 8, 16]), st.integers(1, 5), st.integers(0, 9999))
 WORDS = [2, 4, 8, 16, 32, 64, 128, 256]
@@ -332,7 +332,7 @@ def test_words_must_be_a_power_of_two_up_to_256(n_words):
 def test_tau_must_be_positive(tau):
     f, codebooks = random_case(2, 2, 4, 3, 0)
     for call in (soft_assign, soft_quantize):
-        with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive; for the limit at 0 use hard_assign"): call(f, codebooks, tau)
+        with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive"): call(f, codebooks, tau)
     with pytest.raises(ValueError, match=f"tau_sq={tau} must be positive"): ProductQuantizer(4, tau=tau)
 
 
@@ -353,7 +353,7 @@ def test_wrong_widths_are_told():
                  lambda x: soft_quantize(x, codebooks), quantizer, quantizer.encode):
         with pytest.raises(ValueError, match="f has 5 dimensions; 2 codebooks of 3 dimensions need 6"): call(f[:, :5])
     for call in (lambda x: to_parts(x, codebooks), quantizer, quantizer.encode):
-        with pytest.raises(ValueError, match=r"f of shape \(6,\) must be \(B, D\): one row a vector"): call(f[0])
+        with pytest.raises(ValueError, match=r"f of shape \(6,\) must be \(B, D\)"): call(f[0])
 
 
 def test_wrong_codes_are_told():
@@ -362,14 +362,14 @@ def test_wrong_codes_are_told():
     with pytest.raises(ValueError, match="codes have 1 parts; 3 codebooks need 3"): decode(one, codebooks)
     for call in (lambda c: decode(c, codebooks), lambda c: pack(c, 4), lambda c: usage(c, 4)):
         with pytest.raises(ValueError, match="codes name codeword 9; n_words=4 are numbered 0 to 3"): call(random_codes(5, 3, 1) + 9)
-        with pytest.raises(ValueError, match=r"must be \(N, M\) and torch.uint8"): call(torch.zeros(5, 3))
-        with pytest.raises(ValueError, match=r"must be \(N, M\) and torch.uint8"): call(torch.zeros(5, dtype=torch.uint8))
+        with pytest.raises(TypeError, match="codes of torch.float32 must be torch.uint8"): call(torch.zeros(5, 3))
+        with pytest.raises(ValueError, match=r"codes of shape \(5,\) must be \(N, M\)"): call(torch.zeros(5, dtype=torch.uint8))
 
 
 def test_wrong_packed_width_is_told():
     packed = pack(random_codes(3, 5, 8), 8)  # 15 bits: 2 bytes
-    with pytest.raises(ValueError, match=r"must be \(N, 3\) and torch.uint8: n_books=8 of 3 bits fill 3 bytes"): unpack(packed, 8, 8)
-    with pytest.raises(ValueError, match="must be"): unpack(packed.int(), 5, 8)
+    with pytest.raises(ValueError, match=r"must be \(N, 3\): n_books=8 of 3 bits fill 3 bytes"): unpack(packed, 8, 8)
+    with pytest.raises(TypeError, match="must be torch.uint8"): unpack(packed.int(), 5, 8)
 
 
 @pytest.mark.parametrize("bits, words, books", [(32, 16, 8), (32, 256, 4), (3, 2, 3)])
@@ -395,3 +395,103 @@ def test_cuda_equals_cpu():
     assert torch.equal(pack(codes), pack(codes.cpu()))
     quantizer = ProductQuantizer(8).cuda()
     with torch.autocast("cuda", dtype=torch.bfloat16): assert torch.equal(quantizer(f.cuda()).z, quantizer(f.cuda()).z.float())
+
+
+# --- tiny and huge numbers ---
+
+def nearest_words(f, codebooks):
+    "In float64, which holds all squares of float32; ‖f‖² left out, as it would drown a tiny word"
+    parts, words = f.double().unflatten(1, (len(codebooks), -1))[:, :, None], codebooks.double()
+    return (words.square() - 2 * parts * words).sum(-1).argmin(-1)
+
+
+@pytest.mark.parametrize("looking", [True, False])
+@pytest.mark.parametrize("size", [1e-35, 1e-25, 1e-15, 1., 1e10, 1e20, 1e37])
+def test_codes_do_not_depend_on_the_unit(size, looking, monkeypatch):
+    monkeypatch.setattr("sscq.codebook._may_look", lambda f: looking)
+    f, codebooks = random_case(40, 3, 8, 4, 0)
+    f[3] = 0
+    assert torch.equal(hard_assign(size * f, size * codebooks).long(), nearest_words(size * f, size * codebooks))
+    if size < 1e30: assert torch.equal(hard_assign(f, size * codebooks).long(), nearest_words(f, size * codebooks))
+
+
+def test_an_odd_row_or_word_leaves_the_others_alone():
+    f, codebooks = random_case(40, 3, 8, 4, 1)
+    alone = hard_assign(f, codebooks)
+    for size in (1e-40, 1e-25, 1e20, 1e37):
+        odd = f.clone()
+        odd[5] *= size
+        assert torch.equal(hard_assign(odd, codebooks).long(), nearest_words(odd, codebooks))
+        shares = soft_assign(odd, codebooks)
+        torch.testing.assert_close(shares[:5], soft_assign(f, codebooks)[:5], rtol=1e-6, atol=1e-7)
+        far = codebooks.clone()
+        far[:, 7] = size * codebooks[:, 7]
+        assert torch.equal(hard_assign(f, far).long(), nearest_words(f, far))
+    far[:, 7] = 1e30  # as a word that nobody uses
+    assert torch.equal(hard_assign(f, far), hard_assign(f, codebooks[:, :7])) and alone.max() == 7
+
+
+def test_a_word_of_which_only_the_square_overflows_can_be_nearest():
+    f, codebooks = torch.tensor([[1e19]]), torch.tensor([[[1.9e19], [-1e18]]])  # 2 f c - c² is 1.9e37 with c² = 3.6e38, and -2.1e37
+    assert hard_assign(f, codebooks).item() == 0
+
+
+@pytest.mark.parametrize("looking", [True, False])
+@pytest.mark.parametrize("size, tau", [(1e-25, .2), (1e-3, 1e-6), (1., .2), (1e10, 1e12), (1e18, 1e-3), (1e20, .2), (1e37, 1e12), (1., 1e-12)])
+def test_shares_and_gradients_are_those_of_float64(size, tau, looking, monkeypatch):
+    monkeypatch.setattr("sscq.codebook._may_look", lambda f: looking)
+    f, codebooks = ((size * x).requires_grad_() for x in random_case(20, 3, 8, 4, 2))
+    f64, codebooks64 = (x.detach().double().requires_grad_() for x in (f, codebooks))
+    parts = f64.unflatten(1, (3, 4))
+    wanted = (-(parts[:, :, None] - codebooks64).square().sum(-1) / tau).softmax(-1)
+    got = soft_assign(f, codebooks, tau)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=1e-5)
+    grads = torch.autograd.grad((got * got).sum(), (f, codebooks))
+    for a, b in zip(grads, torch.autograd.grad((wanted * wanted).sum(), (f64, codebooks64))):
+        torch.testing.assert_close(a.double() * size, b * size, rtol=1e-2, atol=1e-4 * max(1., float((b * size).abs().max())))
+
+
+@pytest.mark.parametrize("kinds", [(torch.float16, torch.float32), (torch.float32, torch.bfloat16), (torch.float64, torch.float32), (torch.float16,) * 2])
+def test_mixed_types_are_computed_in_the_finer(kinds):
+    f, codebooks = (x.to(kind) for x, kind in zip(random_case(20, 3, 8, 4, 3), kinds))
+    assert torch.equal(hard_assign(f, codebooks).long(), nearest_words(f, codebooks))
+    z = soft_quantize(f, codebooks)
+    assert z.dtype == torch.promote_types(torch.promote_types(*kinds), torch.float32)
+    torch.testing.assert_close(z.double(), soft_quantize(f.double(), codebooks.double()), rtol=1e-5, atol=1e-6)
+
+
+def test_distortion_of_tiny_and_huge_vectors():
+    f, codebooks = random_case(20, 3, 8, 4, 4)
+    once = distortion(f, codebooks).item()
+    for size in (1e-18, 1e-10, 1e10, 1e18): assert distortion(size * f, size * codebooks).item() == pytest.approx(once * size ** 2, rel=1e-5)
+    with pytest.raises(ValueError, match="a distortion of .* is no number that torch.float32 can hold"): distortion(1e25 * f, 1e25 * codebooks)
+    with pytest.raises(ValueError, match="has no rows"): distortion(f[:0], codebooks)
+
+
+@pytest.mark.parametrize("K", [257, 512])
+def test_a_codewords_number_is_a_byte(K):
+    f, codebooks = random_case(5, 2, K, 3, 0)
+    codes = random_codes(5, 2, 256)
+    for call in (lambda: hard_assign(f, codebooks), lambda: distortion(f, codebooks), lambda: decode(codes, codebooks), lambda: usage(codes, K),
+                 lambda: ProductQuantizer.encode(nn_with(codebooks), f)):
+        with pytest.raises(ValueError, match=f"n_words={K} must be at most 256"): call()
+
+
+def nn_with(codebooks):
+    quantizer = ProductQuantizer(2, 4, 3)
+    quantizer.codebooks = torch.nn.Parameter(codebooks)
+    return quantizer
+
+
+@pytest.mark.parametrize("K", [1, 3, 100, 255, 256])
+def test_any_number_of_words_up_to_256_is_assigned(K):
+    f, codebooks = random_case(30, 2, K, 3, 0)
+    codes = hard_assign(f, codebooks)
+    assert torch.equal(codes.long(), nearest_words(f, codebooks)) and usage(codes, K).sum() == 60
+    assert torch.equal(hard_assign(decode(codes, codebooks), codebooks), codes)
+
+
+def test_perplexity_of_shares_does_not_depend_on_their_sum():
+    shares = torch.tensor([[.5, .25, .25], [1., 0., 0.]])
+    torch.testing.assert_close(perplexity(shares * .01), perplexity(shares))
+    assert perplexity(torch.zeros(1, 3)).tolist() == [1.]

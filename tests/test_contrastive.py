@@ -224,7 +224,7 @@ def test_unknown_fusion_names_the_choices():
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("shape", [(4, 4), (6, 1), (6,)])
+@pytest.mark.parametrize("shape", [(4, 4), (6, 1)])
 def test_z_of_another_shape_is_not_broadcast(fusion, shape):
     with pytest.raises(ValueError, match=r"f of shape \(6, 4\) and z of shape .* differ: z must be f, softly quantized"):
         fused_consistency(inputs(3, 4), torch.ones(shape), fusion)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from train_runs import OBJECTIVE, TOGETHER, Mirror, disagree, free_port, settings, small_model, start_ranks, train_together, train_until_stopped
+from train_runs import (OBJECTIVE, TOGETHER, Mirror, disagree, free_port, linger, settings, small_model, start_ranks, train_together,
+                        train_until_stopped)
 
 from sscq.data import digits
 from sscq.train import CHECKPOINT, HISTORY, fit, gather_rows, gather_views, last_checkpoint, ranks, same_start, synced_batch_norm, together
@@ -99,6 +100,26 @@ def test_a_lost_rank(images, tmp_path, how):
     processes = start_ranks(train_until_stopped, tmp_path, images[:64], dict(epochs=reached + 2), "changed")
     assert ended(processes) == [0, 0]
     assert len((tmp_path / "run" / HISTORY).read_text().splitlines()) == reached + 2
+
+
+def test_a_slow_hook_is_no_lost_rank(images, tmp_path):
+    "Three times the timeout, after the first epoch and after the last"
+    assert ended(start_ranks(linger, tmp_path, images, 0, 9., timeout=3.)) == [0, 0], "\n".join(p.read_text() for p in tmp_path.glob("error.*"))
+    assert (tmp_path / "done.0").exists() and (tmp_path / "done.1").exists()
+
+
+@pytest.mark.parametrize("how, who", [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1), (signal.SIGINT, 0)])
+def test_a_rank_that_is_lost_in_its_hook(images, tmp_path, how, who):
+    "Killed, stopped or interrupted where it may be slow: the other one, which waits, notices soon"
+    processes = start_ranks(linger, tmp_path, images, who, 500., timeout=3.)
+    until = time.monotonic() + 60
+    while not (tmp_path / f"epoch 1 of {who}").exists() and time.monotonic() < until: time.sleep(.05)
+    time.sleep(1)
+    os.kill(processes[who].pid, how)
+    begin, other = time.monotonic(), processes[1 - who]
+    assert ended([other], 60) == [1] and time.monotonic() - begin < 30
+    if processes[who].is_alive(): processes[who].kill()
+    assert "another rank is gone or hangs" in (tmp_path / f"error.{1 - who}").read_text()
 
 
 def test_torchrun(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from notebook_functions import from_notebook
 
-from sscq.diversity import codeword_cosines, codeword_diversity
+from sscq.diversity import codeword_cosines, codeword_diversity, unit
 
 DATA = Path(__file__).parent / "data"
 (diversity_loop,) = from_notebook("05_diversity", "diversity_loop")
@@ -128,3 +128,50 @@ def test_zero_vectors_and_extreme_temperatures_stay_finite():
 ])
 def test_bad_input_is_named(shape, tau, message):
     with pytest.raises(ValueError, match=message): codeword_diversity(torch.zeros(shape), torch.zeros(2, 4, 3), tau)
+
+
+# tiny and huge numbers
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e-20, 1e20, 1e30, 3e37])
+def test_directions_do_not_depend_on_length(size):
+    x = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(unit(size * x), F.normalize(x, dim=-1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(unit(size * x).norm(dim=-1), torch.ones(6, 4))
+    mixed = x.clone()
+    mixed[2] *= size
+    assert torch.equal(unit(mixed)[:2], unit(x)[:2])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1., 1e10, 1e30])
+def test_the_gradient_of_a_direction(size):
+    x = (size * torch.randn(7, 5, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    step = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+    x64 = x.detach().double().requires_grad_()
+    got, wanted = (torch.autograd.grad(y, z, step.to(y.dtype))[0] for y, z in ((unit(x), x), (x64 / x64.norm(dim=-1, keepdim=True), x64)))
+    torch.testing.assert_close(got.double() * size, wanted * size, rtol=1e-4, atol=1e-6)
+
+
+def test_directions_can_be_derived_twice():
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(unit, (x,)) and torch.autograd.gradgradcheck(unit, (x,))
+
+
+def test_a_row_of_zeros_has_no_direction_and_small_types_are_computed_in_float32():
+    x = torch.zeros(2, 3)
+    x[1] = 1e-44
+    assert unit(x)[0].tolist() == [0., 0., 0.] and unit(x)[1].norm().item() == pytest.approx(1)
+    for kind in (torch.float16, torch.bfloat16):
+        y = torch.tensor([[6e4, 6e4], [6e-8, 0]]).to(kind)
+        torch.testing.assert_close(unit(y), torch.tensor([[.5 ** .5, .5 ** .5], [1., 0.]]), rtol=1e-2, atol=0)
+    with pytest.raises(ValueError, match="have no dimensions"): unit(torch.zeros(3, 0))
+
+
+@pytest.mark.parametrize("f_size, size", [(1e-30, 1.), (1e30, 1e-30), (1., 1e37), (1e37, 1e37)])
+def test_diversity_does_not_depend_on_lengths(f_size, size):
+    f, codebooks = (x.requires_grad_() for x in case(6, 2, 4, 3, 0, torch.float32))
+    once = codeword_diversity(f, codebooks)
+    big_f, big = (f_size * f).detach().requires_grad_(), (size * codebooks).detach().requires_grad_()
+    loss = codeword_diversity(big_f, big)
+    torch.testing.assert_close(loss, once)
+    for a, b, s in zip(torch.autograd.grad(loss, (big_f, big)), torch.autograd.grad(once, (f, codebooks)), (f_size, size)):
+        torch.testing.assert_close(a.double() * s, b.double(), rtol=1e-3, atol=1e-7)

@@ -50,10 +50,69 @@ def test_relevance_of_classes_and_of_label_sets():
 
 
 @pytest.mark.parametrize("q, db, message", [
-    (torch.zeros(3), torch.zeros(4, 2), "give classes"), (torch.zeros(3, 2, 1), torch.zeros(4, 2, 1), "give classes"),
+    (torch.zeros(3), torch.zeros(4, 2), "give classes"), (torch.zeros(3, 2, 1), torch.zeros(4, 2, 1), r"must be classes \(N,\)"),
     (torch.zeros(3, 5), torch.zeros(4, 6), "numbers of labels differ")])
 def test_relevance_refuses_labels_that_do_not_match(q, db, message):
     with pytest.raises(ValueError, match=message): relevance(q, db)
+
+
+NO_LABELS = [  # labels, what is said of them
+    (torch.tensor([[0], [1], [1]]), r"of shape \(3, 1\).*labels.flatten\(\)"), (torch.zeros(3, 0), r"\(N, L\)"), (torch.tensor(3), r"\(N, L\)"),
+    (torch.tensor([0, -1, 2]), "hold -1.*leave such items out"), (torch.tensor([0., .5, 1.]), "hold 0.5"), (torch.tensor([0., float("nan"), 1.]), "hold nan"),
+    (torch.tensor([0., float("inf"), 1.]), "hold inf.*below"), (torch.tensor([True, False, True]), r"mask.*labels.long\(\)"),
+    (torch.tensor([[0, 2], [1, 0], [0, 1]]), "hold 2.*zeros and ones"), (torch.tensor([[0., float("nan")]] * 3), "hold nan.*zeros and ones"),
+    (torch.zeros(3, dtype=torch.complex64), "whole numbers"), (["cat", "dog", "cat"], "number the classes"), (None, "number the classes"),
+    ([[0, 1], [1]], "number the classes"), (np.array(["a", "b", "c"]), "number the classes")]
+
+
+@pytest.mark.parametrize("labels, message", NO_LABELS, ids=range(len(NO_LABELS)))
+def test_what_labels_cannot_be_is_named_by_every_scorer(labels, message):
+    f, codes, books = torch.rand(3, 4), torch.zeros(3, 2, dtype=torch.uint8), torch.rand(2, 4, 2)
+    good = torch.ones(3, 2) if getattr(labels, "ndim", 1) == 2 else torch.tensor([0, 1, 1])
+    for score in (score_each, score_codes, pr_codes):
+        for query, database, name in ((labels, good, "queries"), (good, labels, "database items")):
+            with pytest.raises((TypeError, ValueError), match=f"labels of {name}.*{message}") as error: score(f, query, codes, database, books)
+            assert "\n" not in str(error.value)
+    if isinstance(labels, torch.Tensor):
+        with pytest.raises((TypeError, ValueError), match=message): relevance(labels, good)
+
+
+def test_labels_may_be_arrays_and_lists():
+    query_f, query_labels, codes, db_labels, codebooks = planted()
+    score = score_codes(query_f, query_labels, codes, db_labels, codebooks, 50)
+    for kind in (lambda x: x.numpy(), lambda x: x.tolist(), lambda x: x.double(), lambda x: x.to(torch.uint8), lambda x: x.to(torch.int32)):
+        assert score_codes(query_f, kind(query_labels), codes, kind(db_labels), codebooks, 50) == score
+    hot = [torch.nn.functional.one_hot(x, int(db_labels.max()) + 1) for x in (query_labels, db_labels)]
+    for kind in (lambda x: x.numpy(), lambda x: x.bool(), lambda x: x.half()):
+        assert score_codes(query_f, kind(hot[0]), codes, kind(hot[1]), codebooks, 50) == score
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: average_precision(torch.ones(2, 3)), "True and False"),
+    (lambda: average_precision(torch.ones(3, dtype=torch.bool)), r"must be \(Q, k\)"),
+    (lambda: precision_at(torch.ones(2, 0, dtype=torch.bool)), "k at least 1"),
+    (lambda: tie_averaged_precision(torch.tensor([[2., 1.]]), torch.ones(1, 2, dtype=torch.bool), 1), "nearest first"),
+    (lambda: tie_averaged_precision(torch.tensor([[1., 2.]]), torch.ones(1, 2, dtype=torch.bool), 0), "topk=0"),
+    (lambda: tie_averaged_precision(torch.tensor([[1.]]), torch.ones(1, 2, dtype=torch.bool), 1), "one shape"),
+    (lambda: shortlist(torch.zeros(2, 0), 1), "nothing to rank"), (lambda: shortlist(torch.zeros(3), 1), "N"),
+    (lambda: shortlist(torch.zeros(1, 3), 0), "topk=0"),
+    (lambda: shortlist(torch.zeros(1, 3), True), "must be an int"),
+    (lambda: score_queries(torch.zeros(1, 3), torch.ones(1, 2, dtype=torch.bool), 1), "one shape"),
+    (lambda: bootstrap(torch.rand(3), level=1), "level"),
+    (lambda: bootstrap(torch.rand(3), resamples=0), "resamples"), (lambda: bootstrap(torch.rand(3), seed=-1), "seed"),
+    (lambda: bootstrap(torch.tensor([float("nan")])), "NaN"), (lambda: recall(torch.rand(1, 2), torch.ones(1, 2)), "whole numbers"),
+    (lambda: recall(torch.zeros(1, 2).long(), torch.zeros(2, 2).long()), "1 lists found and 2"),
+    (lambda: pca(Vectors(*[torch.rand(5, 3)] * 3), 0), "dim=0"), (lambda: score_figure([]), "no scores"), (lambda: pr_figure({}), "no curves"),
+    (lambda: pr_figure({"a": Curve(torch.ones(3), torch.ones(3))}, points=1), "points=1")])
+def test_odd_arguments_are_named(call, message):
+    with pytest.raises((TypeError, ValueError), match=message): call()
+
+
+def test_the_axes_of_pca_are_those_of_all_vectors_at_once():
+    x = torch.randn(9000, 5, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.tensor([5., 3., 2., 1., .5]))
+    got = pca(Vectors(x, x, x), 3).train
+    expected = (x - x.mean(0)) @ torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:3].T
+    assert torch.allclose(got.abs(), expected.abs(), atol=1e-3)
 
 
 # Average precision
@@ -365,6 +424,7 @@ def test_figures():
     assert [line.name for line in fig.data] == ["PQ, not stated", "other, not stated"] and list(fig.data[0].x) == [8, 16]
     assert score_figure([score, score._replace(distance="squared")]).data[1].name.endswith("squared")
     fig = pr_figure({"a": Curve(torch.linspace(1, .1, 5000), torch.linspace(0, 1, 5000)), "b": Curve(torch.ones(1), torch.ones(1))})
+    for axis in (fig.layout.xaxis, fig.layout.yaxis): assert axis.range[0] == 0 and 1 < axis.range[1] < 1.1  # all of both curves is seen
     assert len(fig.data[0].x) <= 60 and fig.data[0].x[-1] == 1 and len(fig.data[1].x) == 1
 
 
@@ -375,13 +435,13 @@ def test_figures():
     (dict(query_labels=torch.full((40, 3), -1), db_labels=torch.ones(300, 3)), ValueError, "labels of queries hold -1.*zeros and ones"),
     (dict(query_labels=torch.ones(40, 3), db_labels=torch.full((300, 3), .5)), ValueError, "labels of database items hold 0.5.*zeros and ones"),
     (dict(query_f=torch.zeros(40, 9)), ValueError, r"must be \(Q, 8\)"),
-    (dict(query_f=torch.zeros(40)), ValueError, r"must be \(Q, 8\)"),
+    (dict(query_f=torch.zeros(40)), ValueError, r"must be \(Q, D\)"),
     (dict(query_f=torch.full((40, 8), float("nan"))), ValueError, "query_f: NaN"),
     (dict(query_f=torch.zeros(0, 8), query_labels=torch.zeros(0)), ValueError, "no queries"),
     (dict(query_labels=torch.zeros(39)), ValueError, "40 queries have 39 labels"),
     (dict(db_labels=torch.zeros(301)), ValueError, "300 database items have 301 labels"),
     (dict(db_labels=torch.zeros(300, 3)), ValueError, "give classes"),
-    (dict(db_codes=torch.zeros(300, 2)), TypeError, "must be uint8"),
+    (dict(db_codes=torch.zeros(300, 2)), TypeError, "must be torch.uint8"),
     (dict(db_codes=torch.zeros(300, 3, dtype=torch.uint8)), ValueError, r"must be \(N, 2\)"),
     (dict(db_codes=torch.full((300, 2), 16, dtype=torch.uint8)), ValueError, "name codeword 16; the codebooks have 16"),
     (dict(db_codes=torch.zeros(0, 2, dtype=torch.uint8), db_labels=torch.zeros(0)), ValueError, "no database items"),

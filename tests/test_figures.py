@@ -82,9 +82,31 @@ def test_figures_are_readable_on_any_theme_and_screen(name, fig):
     assert "http" not in fig.to_json(), "a figure must not point to the network"
 
 
-def test_figures_import_nothing_of_ours():
+def test_figures_import_nothing_of_ours_but_the_ways_to_write_and_to_refuse():
     import sscq.figures
-    assert not re.search(r"^\s*(from|import) +(sscq|\.|torch)", Path(sscq.figures.__file__).read_text(encoding="utf-8"), re.M)
+    found = re.findall(r"^\s*(?:from|import) +(sscq\S*|\.\S*|torch\S*)", Path(sscq.figures.__file__).read_text(encoding="utf-8"), re.M)
+    assert found == [".files", ".validation"]
+
+
+NAN, IMAGES, CORNERS = float("nan"), np.zeros((3, 1, 4, 4), np.uint8), np.array([[0., 0.], [1., 1.]])
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: curves("x"), "dict"), (lambda: curves({"a": 5}), "pair"), (lambda: curves({"a": ([1], [1], [1])}), "pair"),
+    (lambda: bars([1, 2]), "dict"), (lambda: bars({"a": (1, 2, 3)}), "pair"), (lambda: number(1, 0), "digits=0"),
+    (lambda: image_grid(IMAGES, 0), "columns=0"), (lambda: image_grid(IMAGES, size=0), "size=0"),
+    (lambda: image_grid(IMAGES, titles=["a"]), "1 titles and 3 images"), (lambda: image_grid(IMAGES, marks=[True]), "1 marks and 3 images"),
+    (lambda: image_grid(np.full((1, 1, 2, 2), NAN)), "NaN"), (lambda: image_grid(np.zeros((1, 3, 0, 0))), "show nothing"),
+    (lambda: image_rows([IMAGES]), "dict"), (lambda: image_rows({"a": IMAGES}, titles="abcd"), "4 titles and 3 images"),
+    (lambda: cells(CORNERS * NAN, CORNERS), "NaN"), (lambda: cells(CORNERS, CORNERS[:0]), "no codewords"),
+    (lambda: soft_cells(CORNERS, CORNERS, []), "positive, one or more"), (lambda: soft_cells(CORNERS, CORNERS, NAN), "positive"),
+    (lambda: usage_bars([]), "how many codes"), (lambda: usage_bars([[-1, 2]]), "how many codes"), (lambda: usage_bars(np.zeros((1, 2, 3))), "how many codes"),
+    (lambda: matrix([[1]], digits=-1), "digits=-1"), (lambda: matrix(np.zeros((1, 2, 3))), "rows, columns"),
+    (lambda: distance_table([[1, 2]], [5]), "0 to 1"), (lambda: distance_table([[1, 2]], [0, 0]), "one codeword of each part"),
+    (lambda: slideshow([1]), "dict"), (lambda: save_page("", "t", []), "is no path"), (lambda: save_page("/tmp", "t", []), "is a folder"),
+    (lambda: page("t", "abc"), "list")])
+def test_odd_arguments_are_named(call, message):
+    with pytest.raises((TypeError, ValueError), match=message): call()
 
 
 @pytest.mark.parametrize("convert", [
@@ -335,11 +357,14 @@ def test_save_page_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path == tmp_path / "report.html" and "<p>old</p>" in old
     with pytest.raises(TypeError): save_page(path, "t", [None])
     with monkeypatch.context() as m:
-        def full(self, text, encoding): self.write_bytes(text[:100].encode()); raise OSError("No space left on device")
-        m.setattr(type(path), "write_text", full)
-        with pytest.raises(OSError, match="No space left"): save_page(path, "t", ["<p>new</p>"])
+        def full(self, content): self.write_text(content[:100].decode()); raise OSError(28, "No space left on device")
+        m.setattr(type(path), "write_bytes", full)
+        with pytest.raises(OSError, match="report.html cannot be written .No space left on device.: make room"): save_page(path, "t", ["<p>new</p>"])
     assert path.read_text(encoding="utf-8") == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    with pytest.raises(FileNotFoundError): save_page(tmp_path / "absent" / "report.html", "t", [])
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    save_page(link, "t", ["<p>caf\udce9</p>"])
+    assert link.is_symlink() and r"<p>caf\udce9</p>" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.browser

@@ -240,7 +240,7 @@ def test_input_is_not_changed():
 @pytest.mark.parametrize("shape, n_books, n_neighbors, tau, message", [
     ((16, 8), 2, 20, .5, "n_neighbors=20, but a batch of 8 images has 14 negatives: use more images a batch or fewer neighbours"),
     ((16, 8), 2, 15, .5, "n_neighbors=15, but a batch of 8 images has 14 negatives"),
-    ((16, 8), 2, 0, .5, "n_neighbors=0, but"),
+    ((16, 8), 2, 0, .5, "n_neighbors=0 must be at least 1"),
     ((2, 8), 2, 1, .5, "2 inputs: two views of at least two images are needed"),
     ((0, 8), 2, 1, .5, "0 inputs: two views"),
     ((15, 8), 2, 5, .5, r"15 inputs: two views of at least two images are needed, stacked as \[a; b\]"),
@@ -248,7 +248,7 @@ def test_input_is_not_changed():
     ((16, 8), 2, 5, -.5, "tau_pn=-0.5 must be positive"),
     ((16, 8), 2, 5, math.nan, "tau_pn=nan must be positive"),
     ((16, 8), 3, 5, .5, "z has 8 dimensions, not a multiple of n_books=3"),
-    ((16, 8), 0, 5, .5, "not a multiple of n_books=0"),
+    ((16, 8), 0, 5, .5, "n_books=0 must be at least 1"),
     ((16,), 2, 5, .5, r"z of shape \(16,\) must be \(2B, D\)"),
     ((16, 2, 4), 2, 5, .5, r"z of shape \(16, 2, 4\) must be \(2B, D\)"),
 ])

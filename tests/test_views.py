@@ -1,6 +1,11 @@
 "Views against torchvision, one image at a time: the same pixels for the same numbers, the same distribution of numbers."
 import colorsys
 import math
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -419,20 +424,68 @@ def test_to_float():
     (lambda: photo_view(images(2, 8, 8), size=1), ValueError, "at least 2×2"),
     (lambda: to_float(torch.zeros(2, dtype=torch.int64)), TypeError, "torch.int64 must be uint8 in 0…255, or floating point in 0…1"),
     (lambda: two_views(torch.zeros(2, 3, 8, 8, dtype=torch.bool)), TypeError, "torch.bool"),
-    (lambda: draw_boxes(images(2, 8, 8), scale=(0., 1.)), ValueError, r"scale=\(0.0, 1.0\)"),
-    (lambda: draw_boxes(images(2, 8, 8), ratio=(2., 1.)), ValueError, "the lower end first"),
+    (lambda: draw_boxes(images(2, 8, 8), scale=(0., 1.)), ValueError, "scale=0.0 must be positive"),
+    (lambda: draw_boxes(images(2, 8, 8), ratio=(2., 1.)), ValueError, r"ratio=\(2.0, 1.0\) must have its lower end first"),
     (lambda: color_jitter(images(2, 8, 8), strength=1.5), ValueError, "strength=1.5"),
-    (lambda: color_jitter(images(2, 8, 8), hue=.6), ValueError, "hue=0.6 in 0…0.5"),
-    (lambda: random_flip(images(2, 8, 8), p=50), ValueError, "p=50 must lie in 0…1"),
+    (lambda: color_jitter(images(2, 8, 8), hue=.6), ValueError, "hue=0.6 must be at most 0.5"),
+    (lambda: random_flip(images(2, 8, 8), p=50), ValueError, "p=50 must be at most 1"),
     (lambda: random_gray(images(2, 8, 8), p=-.1), ValueError, "p=-0.1"),
     (lambda: color_jitter(images(2, 8, 8), p=math.nan), ValueError, "p=nan"),
     (lambda: random_gray(images(2, 8, 8, 1)), ValueError, "need 3 channels, not 1"),
     (lambda: color_jitter(images(2, 8, 8, 4)), ValueError, "need 3 channels, not 4"),
     (lambda: color_jitter(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), TypeError, "torch.uint8 must be floating point"),
-    (lambda: photo_view(images(2, 8, 8), size=0), ValueError, "views of 0×0 pixels"),
+    (lambda: photo_view(images(2, 8, 8), size=0), ValueError, "size=0 must be at least 1"),
     (lambda: random_resized_crop(images(2, 8, 8), size=0), ValueError, "size=0 must be at least 1"),
     (lambda: digit_view(images(0, 8, 8)), ValueError, r"no images: there is a 0 in their shape \(0, 3, 8, 8\)"),
     (lambda: photo_view(images(0, 8, 8)), ValueError, "no images"),
 ])
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message): call()
+
+
+def odd_calls():
+    "Each call with a setting or images that make no sense, and the name that its error must have"
+    x, grey = images(2, 8, 8), images(2, 8, 8, 1)
+    numbers = ("5", None, True, math.nan, math.inf, -1, [1], torch.tensor([.1, .2]), 1j)
+    counts = ("5", 5., True, 0, -1, 2 ** 40, [8])
+    spans = (5, None, "ab", (1,), (1, 2, 3), (2, 1), ("a", "b"), (True, 2), (math.nan, 1), (0, 1), (-1, 1), (.1, math.inf))
+    def named(name, call, values): return [(name, value, partial(call, value)) for value in values]
+    no_images = (None, 5, "a", [1], torch.zeros(3, 8, 8), torch.zeros(0, 3, 8, 8), torch.zeros(2, 3, 8, 8).int(),
+                 torch.zeros(2, 3, 8, 8, dtype=torch.complex64))
+    views = (photo_view, digit_view, VIEWS["gentle"], random_flip, random_gray, color_jitter, random_resized_crop, gaussian_blur, random_affine, random_ink)
+    return [
+        *named("p", lambda v: random_flip(x, v), numbers), *named("p", lambda v: random_gray(x, v), numbers),
+        *named("p", lambda v: color_jitter(x, p=v), numbers),
+        *named("strength", lambda v: color_jitter(x, v), numbers), *named("hue", lambda v: color_jitter(x, hue=v), numbers),
+        *named("scale", lambda v: random_resized_crop(x, v), spans), *named("ratio", lambda v: random_resized_crop(x, ratio=v), spans),
+        *named("tries", lambda v: draw_boxes(x, tries=v), counts), *named("sigma", lambda v: gaussian_blur(x, v), spans),
+        *named("size", lambda v: random_resized_crop(x, size=v), counts), *named("size", lambda v: photo_view(x, v), counts),
+        *named("size", lambda v: crop_resize(x, draw_boxes(x), v), counts),
+        *[one for name in ("degrees", "scale", "shear", "shift") for one in named(name, lambda v, name=name: random_affine(grey, **{name: v}), numbers)],
+        *[one for name in ("contrast", "noise") for one in named(name, lambda v, name=name: random_ink(grey, **{name: v}), numbers)],
+        *named("padding", lambda v: sample_affine(grey, torch.zeros(2, 2, 3), v), (None, 5, "white")),
+        *named("view", lambda v: two_views(x, v), (None, 5, "photo")),
+        *named("images", two_views, (None, 5, "a", [1])), *[one for view in views for one in named("images", view, no_images)],
+        *named("images", gaussian_blur, (torch.zeros(2, 3, 1, 8), torch.zeros(2, 3, 8, 1))),
+    ]
+
+
+def tell_unclear():
+    "Prints each call that passes or fails with an error that does not name the setting, and how many calls there were"
+    calls = odd_calls()
+    for name, value, call in calls:
+        try: call()
+        except (TypeError, ValueError) as error:
+            if name not in str(error) or not str(error).isprintable(): print(f"{name}={value!r}: {error}")
+        except BaseException as error: print(f"{name}={value!r}: {error!r}")
+        else: print(f"{name}={value!r} passed")
+    print(len(calls))
+
+
+def test_odd_settings_are_named():
+    "Without the type checks that other tests have; errors of Python and PyTorch name neither the setting nor the way out"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    code, env = "import test_views; test_views.tell_unclear()", {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    *unclear, n = done.stdout.splitlines() or [done.stderr]
+    assert not unclear and int(n) > 250, "\n".join(unclear) or n

@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import time
+from copy import deepcopy
 from datetime import datetime
 
 import ipywidgets
@@ -162,6 +163,16 @@ def test_identical_views_agree(model, data):
         assert "KL 0.0000 · batch mean 0.0000" in explorer.readout.value
 
 
+def test_looking_changes_nothing_in_a_model(model, data):
+    mine = deepcopy(model).train()
+    before, modes = deepcopy(mine.state_dict()), []
+    hook = mine.register_forward_pre_hook(lambda m, _: modes.append(m is mine))
+    explorer = contrast_explorer(mine, data.query.images[:12])
+    hook.remove()
+    assert explorer.figures and mine.training and not any(modes), "the model itself was used"
+    assert all(torch.equal(x, before[name]) for name, x in mine.state_dict().items())
+
+
 # ---- training
 
 def test_every_position_of_the_training_controls_is_valid(data):
@@ -305,7 +316,9 @@ def other_model(): return SSCQ(bits=16, **(PRESETS["digits"].model | dict(image_
     (lambda d, m: neighbor_explorer(m, d.query.images.repeat(1, 3, 1, 1)), "have 3 channels"),
     (lambda d, m: neighbor_explorer(m, d.query.images[:2]), "at least 3"),
     (lambda d, m: contrast_explorer(m, d.query.images[:2]), "at least 6"), (lambda d, m: contrast_explorer(m, d.query.images, view="cat"), "'cat' is unknown"),
-    (lambda d, m: training_explorer(d._replace(query=ImageSet(d.query.images))), "has no labels")])
+    (lambda d, m: training_explorer(d._replace(query=ImageSet(d.query.images))), "has no labels"),
+    (lambda d, m: training_explorer(d, epochs=0), "epochs=0 must be at least 1"), (lambda d, m: retrieval_explorer({"a": m}, d, k=0), "k=0 must be"),
+    (lambda d, m: codebook_explorer(tau=0), "tau=0 must be positive")])
 def test_models_and_data_that_do_not_fit_give_a_message(data, model, make, says):
     explorer = make(data, model)
     assert says in html.unescape(explorer.message.value) and 'role="status"' in explorer.message.value

@@ -1,8 +1,10 @@
 "What test_train and test_distributed run in processes of their own: small trainings on digits, and someone to kill them."
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from torch import nn
 from sscq.backbone import projection_head
 from sscq.codebook import ProductQuantizer
 from sscq.objective import SSCQObjective
-from sscq.train import (SyncedBatchNorm, TrainConfig, encode_over_ranks, fit, gather_rows, gather_views, rank_and_world, ranks,
-                        synced_batch_norm)
+from sscq.train import (SyncedBatchNorm, TrainConfig, encode_over_ranks, fit, gather_rows, gather_views, last_checkpoint,
+                        rank_and_world, ranks, synced_batch_norm)
 from sscq.views import digit_view
 
 OBJECTIVE = SSCQObjective(n_neighbors=5)
@@ -54,11 +56,18 @@ def settings(**kw) -> TrainConfig: return TrainConfig(**{**CONFIG, **kw})
 
 
 def run_alone(images: np.ndarray, out: Path, kw: dict):
-    "A training that another process may kill; it takes up what it finds"
+    "A training that another process may kill or interrupt; it takes up what it finds, and in the end compares memory with disk"
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = any(out.glob("checkpoint*.safetensors"))
-    model = small_model(seed=os.getpid() if begun else 0)
-    fit(model, torch.from_numpy(images), digit_view, OBJECTIVE, settings(**kw), out=out, resume=True)
+    model, history = small_model(seed=os.getpid() if begun else 0), []
+    try:
+        try: fit(model, torch.from_numpy(images), digit_view, OBJECTIVE, settings(**kw), out=out, resume=True, history=history)
+        finally: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt: pass  # the second one
+    saved = last_checkpoint(out)
+    assert saved.meta["history"] == history
+    assert all(torch.equal(saved.tensors["model." + name], x) for name, x in model.state_dict().items())
 
 
 def start(target, *args):
@@ -154,3 +163,12 @@ def train_until_stopped(rank: int, folder: Path, images: np.ndarray, kw: dict, r
 def disagree(rank: int, folder: Path, images: np.ndarray):
     "Each rank believes in its own learning rate"
     fit(small_model(), torch.from_numpy(images), Mirror(), OBJECTIVE, settings(lr=1e-3 * (1 + rank)))
+
+
+def linger(rank: int, folder: Path, images: np.ndarray, who: int, seconds: float):
+    "One rank looks at its record for long, twice; the others wait"
+    def on_epoch(record):
+        (folder / f"epoch {record['epoch']} of {rank}").touch()
+        if rank == who and record["epoch"] != 2: time.sleep(seconds)
+    history = fit(small_model(seed=rank), torch.from_numpy(images[:64]), Mirror(), OBJECTIVE, settings(epochs=3), on_epoch, out=folder / "run")
+    if len(history) == 3: (folder / f"done.{rank}").touch()
