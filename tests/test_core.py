@@ -281,8 +281,8 @@ def test_devices_that_are_not(device, message, images):
 
 def test_views_and_objective_are_checked(images):
     with pytest.raises(ValueError, match="choose one of"): small().fit(images, view="poster")
-    with pytest.raises(ValueError, match="use more images a batch or fewer neighbours"):
-        small().fit(images[:8], objective=SSCQObjective(n_neighbors=20), batch_size=8, progress=False)
+    with pytest.warns(UserWarning, match="n_neighbors=20 shrinks to 14"):
+        small().fit(images[:8], objective=SSCQObjective(n_neighbors=20), batch_size=8, epochs=1, progress=False)
     with pytest.raises(ValueError, match="batch_size=1"): small().fit(images, batch_size=1)
 
 
