@@ -1138,3 +1138,17 @@ def test_no_warnings_for_few_vectors():
         warnings.simplefilter("error")
         assert train_pq(torch.randn(16, 4), 2).shape == (2, 16, 2)
         assert n_bits(16) == 4
+
+
+@pytest.mark.parametrize("query", [torch.rand(3, 8, 8), torch.rand(2, 3, 8, 8), torch.zeros(2, 5, dtype=torch.uint8),
+                                   np.zeros((3, 8, 8), np.float32)], ids=lambda x: f"{type(x).__name__} {x.ndim}")
+def test_what_is_no_vector_is_looked_at(query):
+    "Floating point of three dimensions is an image, and so is anything of bytes; vectors are taken as they are"
+    f, codebooks, codes = random_search(Q=1)
+    asked = []
+    def embed(images):
+        asked.append(images)
+        return f
+    index = Index(codebooks, embed=embed).add(codes)
+    assert torch.equal(index.search(query).ids, index.search(f).ids)
+    assert len(asked) == 1

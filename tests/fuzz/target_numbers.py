@@ -211,7 +211,7 @@ def ask_codebook(r, M, K, d, B):
         return q.encode(f)
 
     def over_tau():
-        return float(np.max(scale(), initial=0)) / tau + 1
+        return float(np.max(scale(), initial=0)) / float(tau) + 1
 
     asks = {
         "affinity": ((f, c), lambda: codebook.affinity(f, c), lambda out: judged(out, [affinities(F, C)], scale(), (f, c))),
