@@ -410,8 +410,9 @@ def test_ctrl_c_waits(python_s_ctrl_c):
     with hold_interrupts() as held:
         with pytest.raises(KeyboardInterrupt): held.hear(ctrl_c)
         ctrl_c()
-        with pytest.raises(KeyboardInterrupt): held.hear(done.append, 2)  # one that waits is heard before
         assert held.hear(lambda x: x + 1, 2) == 3
+        with pytest.raises(KeyboardInterrupt): held.hear_waiting()
+        held.hear_waiting()
     assert done == [1]
     with pytest.raises(KeyboardInterrupt): ctrl_c()  # as ever
     calls = []
@@ -435,7 +436,7 @@ def by_epoch(images):
 
 def interrupted(images, by_epoch, out, monkeypatch, times=2, **kw):
     "Train, with `times` Ctrl-C in the middle of the second epoch; how it ended, after a look at memory and disk"
-    model, calls, history = small_model(), [], []
+    model, calls, history, seen = small_model(), [], [], []
     def view(x):
         calls.append(1)
         if len(calls) == 9: ctrl_c(times)
@@ -443,11 +444,12 @@ def interrupted(images, by_epoch, out, monkeypatch, times=2, **kw):
     view.__name__ = "digit_view"
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        try: fit(model, images, view, OBJECTIVE, settings(**kw), out=out, history=history)
+        try: fit(model, images, view, OBJECTIVE, settings(**kw), seen.append, out=out, history=history)
         except KeyboardInterrupt: ended = "raised"
         else: ended = "returned"
     monkeypatch.undo()
     n = len(history)
+    assert seen == history, "on_epoch hears of every epoch that is complete"
     assert all(torch.equal(v, by_epoch[n][k]) for k, v in model.state_dict().items()), "weights of no epoch, or of another one"
     if n:
         saved = last_checkpoint(out)
