@@ -460,6 +460,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'sscq.train.Held.__call__': ('train.html#held.__call__', 'sscq/train.py'),
                             'sscq.train.Held.__init__': ('train.html#held.__init__', 'sscq/train.py'),
                             'sscq.train.Held.hear': ('train.html#held.hear', 'sscq/train.py'),
+                            'sscq.train.Held.hear_waiting': ('train.html#held.hear_waiting', 'sscq/train.py'),
                             'sscq.train.Keeper': ('train.html#keeper', 'sscq/train.py'),
                             'sscq.train.Keeper.__init__': ('train.html#keeper.__init__', 'sscq/train.py'),
                             'sscq.train.Keeper.keep': ('train.html#keeper.keep', 'sscq/train.py'),

@@ -157,14 +157,16 @@ class Held:
         self.open = True
 
     def hear(self, function: Callable, *args):
-        "Call a function that Ctrl-C may cut off; one that waits cuts it off at once"
+        "Call a function that Ctrl-C may cut off; one that came before goes on waiting"
         self.open = True
-        try:
-            if self.waiting:
-                self.waiting = False
-                self(signal.SIGINT, None)
-            return function(*args)
+        try: return function(*args)
         finally: self.open = False
+
+    def hear_waiting(self):
+        "Now is a good moment"
+        if not self.waiting: return
+        self.waiting = False
+        self.hear(self, signal.SIGINT, None)
 
 
 @contextmanager
@@ -1233,6 +1235,7 @@ def fit(
         with sole_writer(out) if out and rank == 0 else nullcontext():
             saved = open_run(out, resume, model, optimizer, settings) if out else None
             history[:] = saved.meta["history"] if saved else []
+            held.hear_waiting()
             held.hear(meet)
             same_start(model, dict(settings, epoch=len(history)))
             if out and rank == 0: begin_run(out, saved)
@@ -1241,10 +1244,11 @@ def fit(
             def after_epoch(history):
                 record, seen = history[-1], deepcopy(history[-1])
                 try:
-                    if on_epoch: held.hear(on_epoch, seen)
+                    if on_epoch: held.hear(on_epoch, seen)  # of every epoch that is complete
                 finally:
                     try: history[-1] = with_added(record, seen)
                     finally: keeper.keep(history)
+                held.hear_waiting()
                 held.hear(meet)
                 bar.set_postfix(epoch=len(history), loss=f"{record['loss']:.3f}")
 
@@ -1252,9 +1256,10 @@ def fit(
                     total=config.epochs * per_epoch, initial=len(history) * per_epoch, desc="training", unit="step",
                     disable=True if rank else None if progress is None else not progress) as bar:
                 try:
+                    held.hear_waiting()
                     try: run_epochs(run, history, bar.update, after_epoch, held.hear)
                     finally: keeper.write(history)
-                    held.hear(lambda: None)
+                    held.hear_waiting()
                 except KeyboardInterrupt: say(stop_message(history, config.epochs, keeper), stacklevel=2)
     return history
 
