@@ -16,7 +16,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RUNNERS = ("pytest", "pytest-xdist", "hypothesis", "beartype")  # of the dev requirements
+RUNNERS = ("pytest", "hypothesis", "beartype", "nbdev")  # what the tests need besides; nbdev brings what the notebooks import
 # reference numbers, the losses, a few steps of training, search, files, the model and its card
 CORE = ["reference", "validation", "files", "codebook", "diversity", "neighbors", "contrastive", "objective", "views", "backbone", "search", "evaluate",
         "core", "data"]
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--tests", nargs="*", help="pytest's arguments instead of the core of the tests")
     args = parser.parse_args()
     chosen = {one.partition("==")[0]: one for one in minima("requirements")}
-    chosen |= {one.partition("==")[0]: one for one in minima("dev_requirements") if one.partition("==")[0] in RUNNERS}
+    chosen |= {one.partition("==")[0]: one for one in minima("lab_requirements", "dev_requirements") if one.partition("==")[0] in RUNNERS}
     chosen |= {one.partition("==")[0]: one for one in args.instead}
     with contextlib.ExitStack() as stack:
         env = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
