@@ -23,7 +23,7 @@ lab: .venv/ready-dev  ## open the notebooks in JupyterLab
 docs: .venv/ready-dev  ## build the documentation site in _docs/ (open _docs/index.html)
 	$(BIN)/python nbs/site/build.py
 
-notebooks: .venv/ready-dev  ## export, execute and clean every notebook, or those in NB="nbs/05_diversity.ipynb"
+notebooks: .venv/ready-dev  ## export, execute and clean every notebook, or those in NB="nbs/06_diversity.ipynb"
 	$(BIN)/nbdev-export
 	SSCQ_STILL=1 $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.store_widget_state=False --inplace $(NB)
 	$(BIN)/nbdev-clean

@@ -18,7 +18,8 @@ from sscq.data import digits
 from sscq.evaluate import average_precision, relevance
 from sscq.objective import SPQObjective, SSCQObjective
 from sscq.search import nearest
-from sscq.train import TrainConfig, find_quantizer, fit
+from sscq.train import TrainConfig, fit
+from sscq.codebook import find_quantizer
 from sscq.views import digit_view, to_float
 
 W = (1., 1., .4, .1, .2)  # icf, icz, cc, pn, cd

@@ -19,9 +19,11 @@ import torch
 from sscq import __version__
 from sscq.core import SSCQ
 from sscq.data import ImageSet, data_in_memory, labelled_folder
-from sscq.evaluate import baseline_scores, pixels, score_codes, score_pq, vectors
+from sscq.baselines import baseline_scores, pixels, score_pq, vectors
+from sscq.evaluate import score_codes
 from sscq.objective import SPQObjective
-from sscq.train import PRESETS, find_device
+from sscq.train import PRESETS
+from sscq.distributed import find_device
 
 METHODS, DISTANCES = {"sscq": "SSCQ", "spq": "SPQ's objective"}, ("unsquared", "squared")
 LAYOUT = dict(

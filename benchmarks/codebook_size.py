@@ -16,8 +16,11 @@ import torch
 from sscq.codebook import distortion, hard_assign, n_bits, perplexity, usage
 from sscq.core import SSCQ
 from sscq.data import digits
-from sscq.evaluate import pixels, recall, relevance, score_codes, score_queries
-from sscq.search import Index, adc, as_faiss_query, distance_table, nearest, train_pq
+from sscq.baselines import pixels
+from sscq.evaluate import recall, relevance, score_codes, score_queries
+from sscq.index import Index
+from sscq.search import adc, distance_table, nearest, train_pq
+from sscq.fastscan import as_faiss_query
 from sscq.train import PRESETS
 from sscq.views import digit_view, to_float
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sscq.data import FORMATS, Pictures, load_image, read, square
+from sscq.images import FORMATS, Pictures, load_image, read, square
 
 SOURCES = ((32, 32, 32), (500, 375, 224), (3000, 2000, 224))  # width and height of the files, side of the square
 

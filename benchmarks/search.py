@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from sscq.codebook import pack
-from sscq.search import Index, nearest
+from sscq.index import Index
+from sscq.search import nearest
 
 N, M, K, d, Q, TOP = 1_000_000, 16, 16, 16, 1000, 10
 

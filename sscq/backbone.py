@@ -57,7 +57,8 @@ class Normalize(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]: return (x - self.mean) / self.std
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return (x - self.mean) / self.std
 
 # %% ../nbs/03_backbone.ipynb #c1c954b2
 def without_classifier(
@@ -68,9 +69,12 @@ def without_classifier(
     import torchvision.models as models
     check_choice("name", name, [n for n in models.list_models(models) if n.startswith(("resnet", "vgg", "vit"))])
     net = models.get_model(name, weights=weights)
-    if name.startswith("resnet"): n, net.fc = net.fc.in_features, nn.Identity()
-    elif name.startswith("vgg"): n, net.classifier[-1] = net.classifier[-1].in_features, nn.Identity()
-    else: n, net.heads = net.hidden_dim, nn.Identity()
+    if name.startswith("resnet"):
+        n, net.fc = net.fc.in_features, nn.Identity()
+    elif name.startswith("vgg"):
+        n, net.classifier[-1] = net.classifier[-1].in_features, nn.Identity()
+    else:
+        n, net.heads = net.hidden_dim, nn.Identity()
     return nn.Sequential(Normalize(), net), n
 
 # %% ../nbs/03_backbone.ipynb #1c98c4bd
@@ -108,8 +112,11 @@ def check_image_size(
     instead = f", or take {', '.join(fitting)}" if fitting else ""
     if name == "vit_b_16" and size != 224: raise ValueError(
         f"image_size={size}: vit_b_16 takes images of 224×224 alone, not {size}×{size}: resize them{instead}")
-    if size < (least := MIN_SIZE[name]): raise ValueError(
-        f"image_size={size}: {name} needs images of at least {least}×{least}, these are {size}×{size}: enlarge them{instead}")
+    if size < (least := MIN_SIZE[name]):
+        raise ValueError(
+            f"image_size={size}: {name} needs images of at least {least}×{least}, these are {size}×{size}: enlarge "
+            f"them{instead}"
+        )
     if size > MAX_SIZE: raise ValueError(
         f"image_size={size}: images of {size}×{size} need gigabytes each: shrink them to {MAX_SIZE}×{MAX_SIZE} or less")
     return size
@@ -125,7 +132,8 @@ def projection_head(
     head = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, D))
     nn.init.normal_(head[0].weight, 0, .01)
     nn.init.xavier_uniform_(head[2].weight)
-    for layer in (head[0], head[2]): nn.init.zeros_(layer.bias)
+    for layer in (head[0], head[2]):
+        nn.init.zeros_(layer.bias)
     return head
 
 
@@ -153,11 +161,14 @@ def pretrained_backbone(
         f"weights={shown(weights)} is unknown for {name}; choose one of {', '.join(choices)}")
     chosen = choices[weights]
     place = f"{torch.hub.get_dir()}/checkpoints"
-    try: backbone, n_features = without_classifier(name, chosen)
-    except OSError as error: raise OSError(
+    try:
+        backbone, n_features = without_classifier(name, chosen)
+    except OSError as error:
+        raise OSError(
         f"the weights of {name} could not be read from {chosen.url}: {one_line(error)}. "
         f"Go online, or put the file into {place}") from error
-    except (RuntimeError, EOFError, UnpicklingError) as error: raise ValueError(
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(
         f"the weights of {name} in {place} are damaged ({one_line(str(error).partition(chr(10))[0])}): "
         f"delete {chosen.url.rpartition('/')[2]} there, and they are downloaded again") from error
     backbone.origin = f"pre-trained with labels: {chosen}, torchvision"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['n_bits', 'same_type', 'to_parts', 'books_for', 'affinity', 'hard_assign', 'decode', 'distortion', 'soft_assign',
-           'soft_quantize', 'usage', 'perplexity', 'pack', 'unpack', 'Encoded', 'ProductQuantizer']
+           'soft_quantize', 'usage', 'perplexity', 'pack', 'unpack', 'Encoded', 'ProductQuantizer', 'find_quantizer']
 
 # %% ../nbs/04_codebook.ipynb #1b639904
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
-from .validation import check_count, check_counts, check_tensor, check_temperature
+from .validation import check_count, check_counts, check_temperature, check_tensor
 
 # %% ../nbs/04_codebook.ipynb #d75e8d49
 def n_bits(
@@ -72,7 +72,9 @@ def affinity(
 def _may_look(f: Tensor) -> bool:  # at numbers: a GPU would have to wait for the answer, a compiled graph would break
     return f.device.type == "cpu" and not torch.compiler.is_compiling()
 
-def _fine_affinity(f, codebooks) -> Tensor:  # in float64, where the device has it: no float32 is too large to be squared in it
+def _fine_affinity(
+    f, codebooks
+) -> Tensor:  # in float64, where the device has it: no float32 is too large to be squared in it
     if f.device.type == "mps": return affinity(f, codebooks)
     return affinity(f.double(), codebooks.double())
 
@@ -90,8 +92,10 @@ def hard_assign(
     near = affinity(f, codebooks)
     best, codes = near.max(-1)
     doubtful = (best.abs() < 1e-25).any(1)  # products too small for float32, or a word that is 0
-    if not near.sum().isfinite(): doubtful |= ~near.isfinite().flatten(1).all(1)  # squares too large for it
-    if doubtful.any(): codes[doubtful] = _fine_affinity(f[doubtful], codebooks).argmax(-1)
+    if not near.sum().isfinite():
+        doubtful |= ~near.isfinite().flatten(1).all(1)  # squares too large for it
+    if doubtful.any():
+        codes[doubtful] = _fine_affinity(f[doubtful], codebooks).argmax(-1)
     return codes.to(torch.uint8)
 
 # %% ../nbs/04_codebook.ipynb #0edcba98
@@ -124,8 +128,11 @@ def distortion(
     if not len(f): raise ValueError(f"f of shape {tuple(f.shape)} has no rows: a mean needs at least one vector")
     lost = f - decode(hard_assign(f, codebooks), codebooks)
     mean = (lost if f.device.type == "mps" else lost.double()).square().sum(1).mean()
-    if not (small := mean.to(f.dtype)).isfinite(): raise ValueError(
-        f"a distortion of {mean:.2g} is no number that {f.dtype} can hold: scale f and codebooks down, and look for NaN")
+    if not (small := mean.to(f.dtype)).isfinite():
+        raise ValueError(
+            f"a distortion of {mean:.2g} is no number that {f.dtype} can hold: scale f and codebooks down, and "
+            "look for NaN"
+        )
     return small
 
 # %% ../nbs/04_codebook.ipynb #5201a502
@@ -137,7 +144,8 @@ def soft_assign(
     "Weights of the codewords: softmax of negative squared distances (SSCQ, soft quantization)"
     tau, (f, codebooks) = check_temperature("tau_sq", tau), same_type(f, codebooks)
     logits = affinity(f, codebooks) / tau if _may_look(f) else None
-    if logits is None or not logits.sum().isfinite(): logits = _fine_affinity(f, codebooks) / tau  # too large for float32
+    if logits is None or not logits.sum().isfinite():
+        logits = _fine_affinity(f, codebooks) / tau  # too large for float32
     return logits.softmax(-1).to(f.dtype)
 
 # %% ../nbs/04_codebook.ipynb #6e4323bf
@@ -188,11 +196,17 @@ def unpack(
     n_words: int = 16,  # K
 ) -> UInt8[Tensor, "N M"]:
     "The inverse of `pack`"
-    b, n_books, packed = n_bits(n_words), check_count("n_books", n_books), check_tensor("packed codes", packed, "N bytes", "codes")
+    b, n_books, packed = (
+        n_bits(n_words),
+        check_count("n_books", n_books),
+        check_tensor("packed codes", packed, "N bytes", "codes"),
+    )
     width = -(-n_books * b // 8)
     if packed.shape[1] != width: raise ValueError(f"packed codes of shape {tuple(packed.shape)} must be (N, {width}): "
                                                   f"n_books={n_books} of {b} bits fill {width} bytes")
-    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=n_books * b, bitorder="little").reshape(len(packed), n_books, b)
+    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=n_books * b, bitorder="little").reshape(
+        len(packed), n_books, b
+    )
     return torch.from_numpy((bits << np.arange(b, dtype=np.uint8)).sum(-1, dtype=np.uint8))
 
 # %% ../nbs/04_codebook.ipynb #28f098ef
@@ -228,7 +242,17 @@ class ProductQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, f: Tensor) -> Tensor:
-        with torch.autocast(f.device.type, enabled=False): return hard_assign(self._exact(f), self.codebooks)
+        with torch.autocast(f.device.type, enabled=False):
+            return hard_assign(self._exact(f), self.codebooks)
 
-    def decode(self, codes: Tensor) -> Tensor: return decode(codes, self.codebooks)
-    def extra_repr(self): return "M={}, K={}, d={}, tau={}".format(*self.codebooks.shape, self.tau)
+    def decode(self, codes: Tensor) -> Tensor:
+        return decode(codes, self.codebooks)
+    def extra_repr(self):
+        return "M={}, K={}, d={}, tau={}".format(*self.codebooks.shape, self.tau)
+
+# %% ../nbs/04_codebook.ipynb #cea65ec1
+def find_quantizer(model: nn.Module) -> ProductQuantizer:
+    "The one ProductQuantizer of a model"
+    found = [m for m in model.modules() if isinstance(m, ProductQuantizer)]
+    if len(found) != 1: raise ValueError(f"the model has {len(found)} ProductQuantizers; training needs exactly one")
+    return found[0]

@@ -6,15 +6,11 @@
 __all__ = ['DISTANCES', 'check_labels', 'check_label_pair', 'relevance', 'check_hits', 'precision_at', 'average_precision',
            'average_precision_min', 'Curve', 'pr_curve', 'tie_groups', 'hypergeometric', 'tie_averaged_precision',
            'Shortlist', 'shortlist', 'QueryScores', 'score_queries', 'check_retrieval', 'over_queries', 'bootstrap',
-           'Score', 'score_each', 'score_codes', 'pr_codes', 'Table', 'score_table', 'recall', 'Vectors', 'vectors',
-           'pixels', 'pca', 'Coded', 'code_pq', 'score_coded', 'score_pq', 'untrained', 'weights_at_hand', 'pretrained',
-           'baselines', 'baseline_scores', 'score_figure', 'pr_figure']
+           'Score', 'score_each', 'score_codes', 'pr_codes', 'Table', 'score_table', 'recall']
 
 # %% ../nbs/11_evaluate.ipynb #b9ac8944
-import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +19,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .backbone import BACKBONES, make_backbone, pretrained_backbone
-from .codebook import books_for, hard_assign, n_bits
-from .data import WORKERS, RetrievalData, batches
-from .search import adc, check_distance, check_table, distance_table, from_keys, to_keys, train_opq, train_pq
+from .codebook import n_bits
+from .index import check_distance
+from .kernels import from_keys, to_keys
+from .search import adc, check_table, distance_table
 from .validation import check_count, check_number, check_seed, check_tensor, one_line, shown
-from .views import to_float
 
 # %% ../nbs/11_evaluate.ipynb #621def5a
 def check_labels(
@@ -36,7 +31,8 @@ def check_labels(
     labels: object,  # a tensor, an array or nested lists
 ) -> Tensor:  # int64 (N,), or bool (N, L)
     "Classes (N,), or rows (N, L) of zeros and ones with L at least 2; a TypeError or ValueError otherwise"
-    try: y = labels if isinstance(labels, Tensor) else torch.as_tensor(labels)
+    try:
+        y = labels if isinstance(labels, Tensor) else torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}={shown(labels)} must be a tensor of numbers: number the classes from 0") from None
     if y.ndim == 2 and y.shape[1] == 1: raise ValueError(
@@ -157,7 +153,8 @@ def hypergeometric(
 ) -> tuple[Float[Tensor, "X"], Float[Tensor, "Q X"]]:  # the numbers of hits 0, 1, …; and the probability of each
     "How many right ones are among s items drawn from t of which r are right"
     x = torch.arange(int(torch.minimum(r, s).max()) + 1, device=t.device, dtype=t.dtype)
-    def log_choose(n, m): return torch.lgamma(n + 1) - torch.lgamma(m + 1) - torch.lgamma(n - m + 1)
+    def log_choose(n, m):
+        return torch.lgamma(n + 1) - torch.lgamma(m + 1) - torch.lgamma(n - m + 1)
     possible = (x <= r) & (x <= s) & (s - x <= t - r)
     p = (log_choose(r, x) + log_choose(t - r, s - x) - log_choose(t, s)).exp()
     return x, torch.where(possible, p, 0)
@@ -231,8 +228,11 @@ def score_queries(
 ) -> QueryScores:
     "Rank each query's items by distance and score the first k"
     near, relevant = shortlist(distances, topk), check_hits(relevant).cpu()
-    if distances.shape != relevant.shape: raise ValueError(
-        f"distances of shape {tuple(distances.shape)} and relevant of shape {tuple(relevant.shape)} must be of one shape")
+    if distances.shape != relevant.shape:
+        raise ValueError(
+            f"distances of shape {tuple(distances.shape)} and relevant of shape {tuple(relevant.shape)} must be of "
+            "one shape"
+        )
     k = min(topk, distances.shape[1])
     hits = relevant.gather(1, near.ids.clamp(min=0)) & (near.ids >= 0)
     top = hits[:, :k]
@@ -259,7 +259,8 @@ def check_retrieval(query_f: Tensor, query_labels, db_codes: Tensor, db_labels, 
         if n == 0: raise ValueError(f"no {name}: there is nothing to score")
         if n != len(labels): raise ValueError(
             f"{n} {name} have {len(labels)} labels: give each its label, or its row of labels")
-    if int(db_codes.max()) >= K: raise ValueError(f"db_codes name codeword {db_codes.max()}; the codebooks have {K}, numbered from 0")
+    if int(db_codes.max()) >= K:
+        raise ValueError(f"db_codes name codeword {db_codes.max()}; the codebooks have {K}, numbered from 0")
     for name, values in (("query_f", query_f), ("codebooks", codebooks)):
         if not torch.isfinite(values).all(): raise ValueError(f"{name}: NaN or infinite values cannot be ranked")
     return query_f, query_labels, db_codes, db_labels, codebooks
@@ -274,18 +275,21 @@ def over_queries(function, query_f: Tensor, query_labels, db_codes: Tensor, db_l
     codebooks, db_codes = codebooks.detach().float().to(device), db_codes.to(device)
     query_labels, db_labels = query_labels.cpu(), db_labels.cpu()
     # once, not for every chunk
-    if db_labels.ndim == 2: query_labels, db_labels = query_labels.float(), db_labels.float()
+    if db_labels.ndim == 2:
+        query_labels, db_labels = query_labels.float(), db_labels.float()
     def some(f, labels):
         table, distances = check_table(distance_table(f, codebooks, distance == "squared")), f.new_empty(len(f), N)
         # blocks stay in the cache while they are turned from items × queries to queries × items
-        for i in range(0, N, 1024): distances[:, i:i + 1024] = adc(table, db_codes[i:i + 1024])
+        for i in range(0, N, 1024):
+            distances[:, i:i + 1024] = adc(table, db_codes[i:i + 1024])
         return function(distances, _relevant(labels, db_labels))
     # a thread takes whole chunks: threads that share each small operation would mostly wait for one another
     threads, n = torch.get_num_threads(), min(max(2 ** 22 // N, 1), 256)
     try:
         with ThreadPoolExecutor(min(threads, 8), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(some, query_f.split(n), query_labels.split(n))
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
 
 # %% ../nbs/11_evaluate.ipynb #e89f0c78
 def bootstrap(
@@ -295,14 +299,22 @@ def bootstrap(
     seed: int = 0,
 ) -> tuple[float, float]:  # low and high
     "Confidence interval of the mean: the middle `level` of the means of resampled queries (percentile bootstrap, Efron 1979)"
-    if not 0 < check_number("level", level) < 1: raise ValueError(f"level={level} must lie between 0 and 1, as 0.95 does")
-    values, resamples, seed = check_tensor("values", values, "Q", finite=True), check_count("resamples", resamples), check_seed("seed", seed)
+    if not 0 < check_number("level", level) < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1, as 0.95 does")
+    values, resamples, seed = (
+        check_tensor("values", values, "Q", finite=True),
+        check_count("resamples", resamples),
+        check_seed("seed", seed),
+    )
     if len(values) == 0: raise ValueError("no values: there is nothing to resample")
     generator, Q, values = torch.Generator().manual_seed(seed), len(values), values.cpu().double()
     at_once = max(2 ** 22 // Q, 1)  # bounds the memory
-    def means(n): return values[torch.randint(Q, (n, Q), generator=generator)].mean(1)
+    def means(n):
+        return values[torch.randint(Q, (n, Q), generator=generator)].mean(1)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)
-    low, high = torch.cat([means(min(at_once, resamples - i)) for i in range(0, resamples, at_once)]).quantile(ends).tolist()
+    low, high = (
+        torch.cat([means(min(at_once, resamples - i)) for i in range(0, resamples, at_once)]).quantile(ends).tolist()
+    )
     return low, high
 
 # %% ../nbs/11_evaluate.ipynb #b5aa591a
@@ -331,7 +343,8 @@ class Score(NamedTuple):
             f"÷min(R,k) {self.map_min:.4f}", f"P@{k} {self.precision_at_k:.4f}", *what,
             f"{self.n_queries:,} queries × {self.n_database:,} items", f"{self.distance} distances", self.ties)))
 
-    def _repr_markdown_(self): return score_table([self])
+    def _repr_markdown_(self):
+        return score_table([self])
 
 # %% ../nbs/11_evaluate.ipynb #a59e4b09
 def score_each(
@@ -344,8 +357,12 @@ def score_each(
     distance: str = "unsquared",  # one of DISTANCES
 ) -> QueryScores:
     "Search the codes with every query, in chunks, and score each query's answers"
-    def score(distances, relevant): return torch.stack(score_queries(distances, relevant, topk))
-    return QueryScores(*torch.cat(list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1))
+    def score(distances, relevant):
+        return torch.stack(score_queries(distances, relevant, topk))
+
+    return QueryScores(
+        *torch.cat(list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1)
+    )
 
 # %% ../nbs/11_evaluate.ipynb #730b0540
 def score_codes(
@@ -363,8 +380,22 @@ def score_codes(
     "The means of `score_each`, with their protocol"
     each, (M, K, _) = score_each(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance), codebooks.shape
     (low, high), (ap, ap_ties, ap_min, precision) = bootstrap(each.ap), (values.mean().item() for values in each)
-    return Score(map=ap, map_ties=ap_ties, map_min=ap_min, low=low, high=high, precision_at_k=precision, topk=topk, distance=distance,
-                 bits=M * n_bits(K), n_queries=len(query_f), n_database=len(db_codes), method=method, backbone=backbone, data=data)
+    return Score(
+        map=ap,
+        map_ties=ap_ties,
+        map_min=ap_min,
+        low=low,
+        high=high,
+        precision_at_k=precision,
+        topk=topk,
+        distance=distance,
+        bits=M * n_bits(K),
+        n_queries=len(query_f),
+        n_database=len(db_codes),
+        method=method,
+        backbone=backbone,
+        data=data,
+    )
 
 # %% ../nbs/11_evaluate.ipynb #e039b859
 def pr_codes(query_f: Tensor, query_labels, db_codes: Tensor, db_labels, codebooks: Tensor,
@@ -373,13 +404,18 @@ def pr_codes(query_f: Tensor, query_labels, db_codes: Tensor, db_labels, codeboo
     def curve(distances, relevant):
         hits = relevant.gather(1, shortlist(distances, distances.shape[1]).ids)
         return torch.stack(pr_curve(hits, relevant.sum(1))) * len(hits)
-    return Curve(*sum(over_queries(curve, query_f, query_labels, db_codes, db_labels, codebooks, 1, distance)) / len(query_f))
+
+    return Curve(
+        *sum(over_queries(curve, query_f, query_labels, db_codes, db_labels, codebooks, 1, distance)) / len(query_f)
+    )
 
 # %% ../nbs/11_evaluate.ipynb #593c0d45
 class Table(str):
     "Markdown, shown as a table in a notebook"
-    def __repr__(self): return str(self)
-    def _repr_markdown_(self): return str(self)
+    def __repr__(self):
+        return str(self)
+    def _repr_markdown_(self):
+        return str(self)
 
 
 def score_table(
@@ -391,10 +427,21 @@ def score_table(
     if len(protocols) != 1: raise ValueError(
         f"scores of {len(protocols)} protocols do not belong in one table; make one for each: {sorted(protocols)}")
     (data, Q, N, k, ties), = protocols
-    def row(*cells): return f"| {' | '.join(one_line(cell).replace('|', '¦') for cell in cells)} |"  # a bar would end the cell
+    def row(*cells):
+        return f"| {' | '.join(one_line(cell).replace('|', '¦') for cell in cells)} |"  # a bar would end the cell
     rows = [row(s.method, s.backbone, s.bits, s.distance, f"{s.map:.4f}", f"{s.low:.4f} – {s.high:.4f}",
                 f"{s.map_ties:.4f}", f"{s.map_min:.4f}", f"{s.precision_at_k:.4f}") for s in scores]
-    head = row("method", "backbone", "bits", "distances", f"mAP@{k}", "95% over queries", "ties averaged", "÷ min(R, k)", f"P@{k}")
+    head = row(
+        "method",
+        "backbone",
+        "bits",
+        "distances",
+        f"mAP@{k}",
+        "95% over queries",
+        "ties averaged",
+        "÷ min(R, k)",
+        f"P@{k}",
+    )
     return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|", *rows, "",
                             f"{one_line(data) or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
 
@@ -410,212 +457,3 @@ def recall(
     both = torch.cat([found, exact], 1).sort(1).values  # what is in both lists now stands beside its twin
     shared = ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)).sum(1)
     return shared.double() / (exact >= 0).sum(1).clamp(min=1)
-
-# %% ../nbs/11_evaluate.ipynb #e35c38da
-class Vectors(NamedTuple):
-    "Real vectors of the images of a data set"
-    train: Tensor  # (T, D)
-    database: Tensor  # (N, D)
-    query: Tensor  # (Q, D)
-
-
-@torch.no_grad()
-def vectors(
-    data: RetrievalData,
-    function,  # from a batch of uint8 images (B, C, H, W) to vectors (B, D)
-) -> Vectors:
-    "Apply a function to all images of a data set, in batches"
-    def apply(images): return torch.cat([function(x) for x in batches(images, torch.arange(len(images)).split(256), WORKERS)])
-    train, database = data.train, data.database.images
-    shared = train is database or (isinstance(train, Tensor) and isinstance(database, Tensor) and torch.equal(train, database))
-    of_train = apply(train)
-    return Vectors(of_train, of_train if shared else apply(database), apply(data.query.images))
-
-# %% ../nbs/11_evaluate.ipynb #ce0d639e
-def pixels(
-    images: Tensor,  # uint8 (B, C, H, W)
-    side: int = 32,  # larger images are averaged down to this many pixels a side
-) -> Tensor:  # (B, D)
-    "Raw pixels, 0 … 1"
-    x, side = to_float(images), check_count("side", side)
-    return (F.adaptive_avg_pool2d(x, side) if min(x.shape[2:]) > side else x).flatten(1)
-
-# %% ../nbs/11_evaluate.ipynb #772eac1a
-def pca(
-    v: Vectors,
-    dim: int,
-) -> Vectors:  # min(dim, D) dimensions
-    "Projections on the directions of largest variance of the training vectors"
-    dim, mean = check_count("dim", dim), v.train.mean(0)
-    # some vectors at a time: a centred copy of all would double the memory
-    _, axes = torch.linalg.eigh(sum((centred := x - mean).T @ centred for x in v.train.split(8192)))  # in ascending order
-    axes = axes[:, -dim:].flip(1)
-    return Vectors(*((x - mean) @ axes for x in v))
-
-# %% ../nbs/11_evaluate.ipynb #8c8f3e74
-class Coded(NamedTuple):
-    "What a method leaves to be searched"
-    query: Tensor  # (Q, D) real vectors
-    codes: Tensor  # (N, M) uint8
-    codebooks: Tensor  # (M, K, d)
-
-
-def code_pq(
-    v: Vectors,
-    bits: int,
-    n_words: int = 16,  # K
-    seed: int = 0,
-    rotate: bool = False,  # OPQ
-) -> Coded:
-    "Product quantization trained on v.train"
-    n_books = books_for(bits, n_words)
-    v = Vectors(*(F.pad(x, (0, -x.shape[1] % n_books)) for x in v))  # zeros: M parts of equal size, no distance changed
-    if rotate:
-        rotation, codebooks = train_opq(v.train, n_books, n_words, seed)
-        v = Vectors(*(x @ rotation.T for x in v))
-    else: codebooks = train_pq(v.train, n_books, n_words, seed)
-    return Coded(v.query, torch.cat([hard_assign(x, codebooks) for x in v.database.split(8192)]), codebooks)
-
-
-def score_coded(
-    coded: Coded,
-    data: RetrievalData,
-    method: str,
-    backbone: str,  # where the vectors come from
-    distance: str = "unsquared",
-) -> Score:
-    "`score_codes` under the data set's protocol"
-    return score_codes(coded.query, data.query.labels, coded.codes, data.database.labels, coded.codebooks, data.topk, distance, method, backbone, data.name)
-
-
-def score_pq(
-    v: Vectors,
-    data: RetrievalData,
-    bits: int,
-    method: str,
-    backbone: str,  # where the vectors come from
-    n_words: int = 16,  # K
-    distance: str = "unsquared",
-    seed: int = 0,
-    rotate: bool = False,  # OPQ
-) -> Score:
-    "Product quantization trained on v.train, scored under the data set's protocol"
-    return score_coded(code_pq(v, bits, n_words, seed, rotate), data, method, backbone, distance)
-
-# %% ../nbs/11_evaluate.ipynb #4e4a871d
-def untrained(
-    data: RetrievalData,
-    backbone: str = "tiny_cnn",  # one of sscq.backbone.BACKBONES
-    seed: int = 0,
-) -> Vectors:
-    "Features of a network with its first, random weights"
-    channels = next(iter(batches(data.query.images, [torch.arange(1)]))).shape[1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network, _ = make_backbone(backbone, channels)
-    network.eval()
-    return vectors(data, lambda x: network(to_float(x)))
-
-# %% ../nbs/11_evaluate.ipynb #3b6f2c02
-def weights_at_hand() -> dict[str, str]:  # backbone -> its weights, the newest
-    "ImageNet weights that lie in torchvision's cache"
-    import torchvision.models as models
-    folder, found = Path(torch.hub.get_dir(), "checkpoints"), {}
-    for name in BACKBONES:
-        if not name.startswith(("resnet", "vgg")) or name not in models.list_models(): continue
-        for key, weights in models.get_model_weights(name).__members__.items():
-            if key.startswith("IMAGENET1K_V") and (folder / Path(weights.url).name).is_file(): found[name] = key
-    return found
-
-
-def pretrained(
-    data: RetrievalData,
-    backbone: str,  # a key of `weights_at_hand()`
-    weights: str = "DEFAULT",  # and its value
-    side: int = 64,  # smaller images are enlarged to this many pixels a side
-    device: str | torch.device = "cpu",
-) -> Vectors:
-    "Features of a network that learned from ImageNet's labels"
-    network, _ = pretrained_backbone(backbone, weights)
-    network.eval().to(device)
-    def features(images):
-        x = to_float(images.to(device)).expand(-1, 3, -1, -1)  # grey: three equal channels
-        return network(F.interpolate(x, (side, side), mode="bilinear", antialias=True) if min(x.shape[2:]) < side else x).cpu()
-    return vectors(data, features)
-
-# %% ../nbs/11_evaluate.ipynb #8eb17a87
-def baselines(
-    data: RetrievalData,
-    bits: Iterable[int],
-    n_words: int = 16,  # K
-    backbone: str = "tiny_cnn",  # of the untrained network
-    seen: RetrievalData | None = None,  # the same images as that network takes them; None: as they are
-    pretrained: dict[str, Vectors] | None = None,  # features by name, as {"pretrained resnet18": …}
-    seed: int = 0,
-) -> Iterator[tuple[str, str, Coded]]:  # method, backbone
-    "What needs no training of ours, at each number of bits"
-    bits, settings = list(bits), dict(n_words=n_words, seed=check_seed("seed", seed))
-    if not bits: raise ValueError("bits=[]: name at least one number of bits")
-    raw, random = vectors(data, pixels), untrained(seen or data, backbone, seed)
-    widths = {b: 16 * (b // n_bits(n_words)) for b in bits}  # of the model's embedding: M·16
-    axes = pca(raw, max(256, *widths.values()))
-    def first(n): return Vectors(*(x[:, :n] for x in axes))
-    # a rotation of all 3,072 dimensions of a small colour photo takes longer to learn than a model, and one of more dimensions
-    # than vectors cannot be learned at all (padding may add as many as there are books)
-    w = min(256, len(raw.train) - max(widths.values()) // 16)
-    turned, opq = (raw, "OPQ") if raw.train.shape[1] <= w else (first(w), f"PCA to {w} + OPQ")
-    for b in bits:
-        yield "PQ", "raw pixels", code_pq(raw, b, **settings)
-        yield opq, "raw pixels", code_pq(turned, b, rotate=True, **settings)
-        yield "PCA + PQ", "raw pixels", code_pq(first(widths[b]), b, **settings)
-        yield "PQ", f"untrained {backbone}", code_pq(random, b, **settings)
-        for name, features in (pretrained or {}).items(): yield "PQ", name, code_pq(features, b, **settings)
-
-
-def baseline_scores(
-    data: RetrievalData,
-    bits: int | Iterable[int],
-    n_words: int = 16,  # K
-    distance: str = "unsquared",  # one of DISTANCES
-    backbone: str = "tiny_cnn",  # of the untrained network
-    pretrained: dict[str, Vectors] | None = None,  # features by name
-    seed: int = 0,
-) -> list[Score]:
-    "`baselines` under the data set's own protocol: a Score for each method and number of bits"
-    tried = baselines(data, [bits] if isinstance(bits, int) else bits, n_words, backbone, None, pretrained, seed)
-    return [score_coded(coded, data, method, origin, distance) for method, origin, coded in tried]
-
-# %% ../nbs/11_evaluate.ipynb #0299236f
-def score_figure(scores: Iterable[Score]):
-    "mAP over bits, a line for each method, with the 95% intervals over queries"
-    import plotly.graph_objects as go
-
-    from sscq.figures import DASHES, PALETTE
-    scores, fig = list(scores), go.Figure()
-    if not scores: raise ValueError("no scores: there is nothing to draw")
-    lines = list(dict.fromkeys((s.method, s.backbone, s.distance) for s in scores))
-    for i, line in enumerate(lines):
-        s = sorted((s for s in scores if (s.method, s.backbone, s.distance) == line), key=lambda s: s.bits)
-        name = f"{line[0]}, {line[1]}" + (f", {line[2]}" if len({distance for *_, distance in lines}) > 1 else "")
-        fig.add_scatter(x=[x.bits for x in s], y=[x.map for x in s], name=name, mode="lines+markers", marker=dict(symbol=i, size=8),
-                        line=dict(color=PALETTE[i % len(PALETTE)], dash=DASHES[i % len(DASHES)]),
-                        error_y=dict(symmetric=False, array=[x.high - x.map for x in s], arrayminus=[x.map - x.low for x in s]))
-    fig.update_layout(template="sscq", height=340, showlegend=True)
-    fig.update_xaxes(title="bits per image", type="log", tickvals=sorted({s.bits for s in scores}))
-    fig.update_yaxes(title=f"mAP@{scores[0].topk}")
-    return fig
-
-# %% ../nbs/11_evaluate.ipynb #4aab1731
-def pr_figure(
-    curves: dict,  # name -> Curve
-    points: int = 60,  # drawn of each curve, evenly spaced in log rank
-):
-    "Precision over recall"
-    from sscq.figures import curves as draw
-    if not curves: raise ValueError("no curves: there is nothing to draw")
-    check_count("points", points, 2)
-    def thin(c):
-        at = torch.logspace(0, math.log10(len(c.recall)), points).round().long().unique() - 1
-        return c.recall[at], c.precision[at]
-    fig = draw({name: thin(c) for name, c in curves.items()}, x="recall", y="precision")
-    return fig.update_xaxes(range=[0, 1.02]).update_yaxes(range=[0, 1.02])

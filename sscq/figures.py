@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'LINES', 'DASHES', 'STAGES', 'TERMS', 'WHOLE', 'notebook_pictures', 'pipeline', 'curves', 'number', 'bars',
-           'image_grid', 'image_rows', 'cells', 'soft_cells', 'usage_bars', 'matrix', 'distance_table', 'slideshow',
+           'image_grid', 'image_rows', 'cells', 'soft_cells', 'usage_bars', 'matrix', 'distance_heatmap', 'slideshow',
            'packed_plotly', 'page', 'save_page']
 
 # %% ../nbs/00_figures.ipynb #da6ecbd2
@@ -34,11 +34,16 @@ def notebook_pictures():
     pio.renderers.default = "plotly_mimetype"
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if os.environ.get("IN_TEST") or os.environ.get("SSCQ_SKIP_PNG") or not chromium: return
-    try: import kaleido
-    except ImportError: return
+    try:
+        import kaleido
+    except ImportError:
+        return
     import atexit
     import warnings
-    warnings.filterwarnings("ignore", "The kopts argument is ignored")  # plotly says so at every figure; there are none to ignore
+
+    warnings.filterwarnings(
+        "ignore", "The kopts argument is ignored"
+    )  # plotly says so at every figure; there are none to ignore
     os.environ.setdefault("BROWSER_PATH", chromium)
     kaleido.start_sync_server(silence_warnings=True)  # one browser for all figures
     atexit.register(kaleido.stop_sync_server, silence_warnings=True)
@@ -52,10 +57,20 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 # %% ../nbs/00_figures.ipynb #59407d9d
 _AXIS = dict(gridcolor="#e5e5e5", linecolor="#999", ticks="outside", zeroline=False, automargin=True)
-pio.templates["sscq"] = go.layout.Template(layout=dict(
-    colorway=PALETTE, font=dict(size=13, color="#222", family="DejaVu Sans, Arial, sans-serif"), margin=dict(t=40, b=45, l=60, r=20),
-    plot_bgcolor="white", paper_bgcolor="white", legend=dict(bgcolor="rgba(255,255,255,.7)"),
-    title=dict(font=dict(size=15), x=.5), xaxis=_AXIS, yaxis=_AXIS, bargap=.35))
+pio.templates["sscq"] = go.layout.Template(
+    layout=dict(
+        colorway=PALETTE,
+        font=dict(size=13, color="#222", family="DejaVu Sans, Arial, sans-serif"),
+        margin=dict(t=40, b=45, l=60, r=20),
+        plot_bgcolor="white",
+        paper_bgcolor="white",
+        legend=dict(bgcolor="rgba(255,255,255,.7)"),
+        title=dict(font=dict(size=15), x=0.5),
+        xaxis=_AXIS,
+        yaxis=_AXIS,
+        bargap=0.35,
+    )
+)
 
 # %% ../nbs/00_figures.ipynb #19d5876a
 def _array(values, dtype=float):
@@ -82,14 +97,34 @@ WHOLE = ("figures", "core", "widgets", "cli")  # not one box: they hold or show 
 
 # %% ../nbs/00_figures.ipynb #720b4a8e
 def _box(fig, name, x, y, width, lit):
-    fig.add_shape(type="rect", x0=x - width / 2, x1=x + width / 2, y0=y - .3, y1=y + .3, fillcolor=PALETTE[0] if lit else "#eef4f9",
-                  line=dict(color=PALETTE[0], width=3 if lit else 1))
+    fig.add_shape(
+        type="rect",
+        x0=x - width / 2,
+        x1=x + width / 2,
+        y0=y - 0.3,
+        y1=y + 0.3,
+        fillcolor=PALETTE[0] if lit else "#eef4f9",
+        line=dict(color=PALETTE[0], width=3 if lit else 1),
+    )
     fig.add_annotation(x=x, y=y, text=f"<b>{name}</b>" if lit else name, showarrow=False,
                        font=dict(size=13, color="white" if lit else "#222"))
 
 def _arrow(fig, x0, y0, x1, y1):
-    fig.add_annotation(x=x1, y=y1, ax=x0, ay=y0, xref="x", yref="y", axref="x", ayref="y", showarrow=True, arrowhead=2, arrowwidth=1.2,
-                       arrowcolor="#666", text="")
+    fig.add_annotation(
+        x=x1,
+        y=y1,
+        ax=x0,
+        ay=y0,
+        xref="x",
+        yref="y",
+        axref="x",
+        ayref="y",
+        showarrow=True,
+        arrowhead=2,
+        arrowwidth=1.2,
+        arrowcolor="#666",
+        text="",
+    )
 
 # %% ../nbs/00_figures.ipynb #66661ed9
 def pipeline(
@@ -98,17 +133,20 @@ def pipeline(
     "The whole method as boxes from images to scores, with the one at hand lit"
     if here not in STAGES + TERMS + WHOLE + ("data",):
         raise ValueError(f"here={here!r} is not a stage; choose from {', '.join(STAGES + TERMS + WHOLE)}")
-    if here == "data": here = "images"
+    if here == "data":
+        here = "images"
     fig = go.Figure()
     for i, (name, made) in enumerate(zip(STAGES, ("x", "a, b", "f", "z, codes", "loss", "model", "ids", "mAP"))):
         _box(fig, name, i * 1.3, 0, 1., here in (name, *WHOLE))
         fig.add_annotation(x=i * 1.3, y=.5, text=f"<i>{made}</i>", showarrow=False, font=dict(size=12, color="#444"))
-        if i: _arrow(fig, i * 1.3 - .8, 0, i * 1.3 - .5, 0)
+        if i:
+            _arrow(fig, i * 1.3 - .8, 0, i * 1.3 - .5, 0)
     for i, name in enumerate(TERMS):
         _box(fig, name, 5.2 + (i - 1) * 1.3, -1.15, 1.14, here in (name, *WHOLE))
         _arrow(fig, 5.2 + (i - 1) * 1.3, -.85, 5.2 + (i - 1) * .25, -.3)
     fig.update_layout(template="sscq", height=150, width=900, margin=dict(t=5, b=5, l=5, r=5))
-    fig.update_xaxes(visible=False, range=[-.6, 9.7]); fig.update_yaxes(visible=False, range=[-1.55, .75])
+    fig.update_xaxes(visible=False, range=[-.6, 9.7])
+    fig.update_yaxes(visible=False, range=[-1.55, .75])
     return fig
 
 # %% ../nbs/00_figures.ipynb #6c7f8816
@@ -132,9 +170,15 @@ def curves(
         if isinstance(values, tuple) and len(values) != 2 or not hasattr(values, "__len__"): raise TypeError(
             f"{name!r} is {shown(values, 40)}; it must be values y, or a pair (x, y)")
         xs, ys = map(_array, values if isinstance(values, tuple) else (range(len(values)), values))
-        if xs.shape != ys.shape: raise ValueError(f"{name!r} has {len(xs)} values of x and {len(ys)} of y; they must be as many")
-        fig.add_scatter(x=xs.tolist(), y=ys.tolist(), name=str(name), mode="lines+markers" if len(xs) <= 20 else "lines",
-                        line=dict(color=LINES[i % len(LINES)], dash=DASHES[i % len(DASHES)], width=2))
+        if xs.shape != ys.shape:
+            raise ValueError(f"{name!r} has {len(xs)} values of x and {len(ys)} of y; they must be as many")
+        fig.add_scatter(
+            x=xs.tolist(),
+            y=ys.tolist(),
+            name=str(name),
+            mode="lines+markers" if len(xs) <= 20 else "lines",
+            line=dict(color=LINES[i % len(LINES)], dash=DASHES[i % len(DASHES)], width=2),
+        )
     fig.update_layout(template="sscq", title_text=title, showlegend=len(series) > 1, width=760, height=300,
                       margin_t=40 if title else 15)
     fig.update_xaxes(title_text=x, **_scale(log_x, [v for line in fig.data for v in line.x]))
@@ -163,41 +207,72 @@ def bars(
     pairs = [v if isinstance(v, tuple) else (v, 0) for v in values.values()]
     mean, spread = [float(m) for m, _ in pairs], [float(s or 0) for _, s in pairs]
     names = [str(name) for name in values]
-    whiskers = dict(array=np.array([s or np.nan for s in spread]), visible=any(spread))  # a spread of 0 would still draw its cap
+    whiskers = dict(
+        array=np.array([s or np.nan for s in spread]), visible=any(spread)
+    )  # a spread of 0 would still draw its cap
     fig = go.Figure(go.Bar(x=names, y=mean, marker_color=PALETTE[0], error_y=whiskers, hoverinfo="x+y"))
     for name, m, s in zip(names, mean, spread):
         up = -1 if m < 0 else 1
-        fig.add_annotation(x=name, y=m + up * s, yshift=12 * up, text=number(m) + (f" ± {number(s, 1)}" if s else ""), showarrow=False,
-                           bgcolor="rgba(255,255,255,.8)")
-    fig.update_layout(template="sscq", title_text=title, showlegend=False, width=760, height=300, margin_t=40 if title else 15)
-    fig.update_xaxes(type="category"); fig.update_yaxes(title_text=y, zeroline=True, zerolinecolor="#999")
+        fig.add_annotation(
+            x=name,
+            y=m + up * s,
+            yshift=12 * up,
+            text=number(m) + (f" ± {number(s, 1)}" if s else ""),
+            showarrow=False,
+            bgcolor="rgba(255,255,255,.8)",
+        )
+    fig.update_layout(
+        template="sscq", title_text=title, showlegend=False, width=760, height=300, margin_t=40 if title else 15
+    )
+    fig.update_xaxes(type="category")
+    fig.update_yaxes(title_text=y, zeroline=True, zerolinecolor="#999")
     return fig
 
 # %% ../nbs/00_figures.ipynb #fe6783d8
 def _as_uint8(images):
     images = _array(images, dtype=None)
-    if images.ndim == 3: images = images[:, None]
+    if images.ndim == 3:
+        images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"images of shape {images.shape} must be (N, channels, height, width) with 1 or 3 channels, or (N, height, width)")
+        raise ValueError(
+            f"images of shape {images.shape} must be (N, channels, height, width) with 1 or 3 channels, or (N, "
+            "height, width)"
+        )
     if not images.shape[2] * images.shape[3]: raise ValueError(f"images of shape {images.shape} show nothing")
     if images.dtype.kind == "f" and np.isnan(images).any(): raise ValueError(
         "images contain NaN: mend them or leave them out")
-    if images.dtype != np.uint8: images = (images.clip(0, 1) * 255).round().astype(np.uint8)
+    if images.dtype != np.uint8:
+        images = (images.clip(0, 1) * 255).round().astype(np.uint8)
     return np.repeat(images, 3, 1) if images.shape[1] == 1 else images
 
 def _uri(image, size):  # one (3, H, W) image as text that a page can hold
     picture = Image.fromarray(image.transpose(1, 2, 0))
     kind, side = "PNG", max(picture.size)
-    if side > 2 * size: picture.thumbnail((2 * size, 2 * size))
-    if side > 64: kind = "JPEG"  # a photograph: a tenth of the bytes
+    if side > 2 * size:
+        picture.thumbnail((2 * size, 2 * size))
+    if side > 64:
+        kind = "JPEG"  # a photograph: a tenth of the bytes
     scale = max(1, size // side)
-    if scale > 1: picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)  # keep pixels square
+    if scale > 1:
+        picture = picture.resize(
+            (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+        )  # keep pixels square
     buffer = io.BytesIO()
     picture.save(buffer, kind, optimize=True)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 def _place(image, row, column, size):
-    return dict(source=_uri(image, size), x=column + .08, y=row + .16, sizex=.84, sizey=.76, xref="x", yref="y", sizing="contain", layer="below")
+    return dict(
+        source=_uri(image, size),
+        x=column + 0.08,
+        y=row + 0.16,
+        sizex=0.84,
+        sizey=0.76,
+        xref="x",
+        yref="y",
+        sizing="contain",
+        layer="below",
+    )
 
 # %% ../nbs/00_figures.ipynb #dcafd869
 def image_grid(
@@ -218,17 +293,46 @@ def image_grid(
     rows, pictures, frames, notes = -(-N // columns), [], [], []
     for i, (r, c) in enumerate(divmod(i, columns) for i in range(N)):
         pictures.append(_place(images[i], r, c, size))
-        if titles is not None: notes.append(dict(x=c + .5, y=r + .07, text=str(titles[i]), showarrow=False, font=dict(size=11)))
+        if titles is not None:
+            notes.append(dict(x=c + .5, y=r + .07, text=str(titles[i]), showarrow=False, font=dict(size=11)))
         if marks is None or marks[i] is None: continue
         colour, dash, sign = (PALETTE[2], "solid", "✓") if marks[i] else (PALETTE[1], "dash", "✗")
-        frames.append(dict(type="rect", x0=c + .05, x1=c + .95, y0=r + .14, y1=r + .95, line=dict(color=colour, width=3, dash=dash)))
-        notes.append(dict(x=c + .93, y=r + .93, text=f"<b>{sign}</b>", showarrow=False, xanchor="right", yanchor="bottom",
-                          font=dict(color="white", size=12), bgcolor=colour, borderpad=1))
-    fig = go.Figure(layout=dict(images=pictures, shapes=frames, annotations=notes))  # at once: plotly's add_… copies all that is there
-    fig.update_xaxes(visible=False, range=[0, columns]); fig.update_yaxes(visible=False, range=[rows, 0])
+        frames.append(
+            dict(
+                type="rect",
+                x0=c + 0.05,
+                x1=c + 0.95,
+                y0=r + 0.14,
+                y1=r + 0.95,
+                line=dict(color=colour, width=3, dash=dash),
+            )
+        )
+        notes.append(
+            dict(
+                x=c + 0.93,
+                y=r + 0.93,
+                text=f"<b>{sign}</b>",
+                showarrow=False,
+                xanchor="right",
+                yanchor="bottom",
+                font=dict(color="white", size=12),
+                bgcolor=colour,
+                borderpad=1,
+            )
+        )
+    fig = go.Figure(
+        layout=dict(images=pictures, shapes=frames, annotations=notes)
+    )  # at once: plotly's add_… copies all that is there
+    fig.update_xaxes(visible=False, range=[0, columns])
+    fig.update_yaxes(visible=False, range=[rows, 0])
     top = 40 if title else 5
-    fig.update_layout(template="sscq", title_text=title, width=columns * (size + 16) + 20, height=rows * (size + 26) + top + 5,
-                      margin=dict(t=top, b=5, l=10, r=10))
+    fig.update_layout(
+        template="sscq",
+        title_text=title,
+        width=columns * (size + 16) + 20,
+        height=rows * (size + 26) + top + 5,
+        margin=dict(t=top, b=5, l=10, r=10),
+    )
     return fig
 
 # %% ../nbs/00_figures.ipynb #b83bf898
@@ -241,26 +345,36 @@ def image_rows(
     "Versions of the same images under each other, one named row a version"
     images, size = {name: _as_uint8(x) for name, x in _named("rows", rows).items()}, check_count("size", size)
     counts = [len(x) for x in images.values()]
-    if len(set(counts)) != 1 or 0 in counts: raise ValueError(f"rows of {counts} images must be equally long, and not empty")
+    if len(set(counts)) != 1 or 0 in counts:
+        raise ValueError(f"rows of {counts} images must be equally long, and not empty")
     _as_many("titles", titles, counts[0])
     fig, N, left = go.Figure(), counts[0], 10 + 8 * max(len(str(name)) for name in images)
     for r, (name, x) in enumerate(images.items()):
         fig.add_annotation(x=0, y=r + .54, text=str(name), showarrow=False, xanchor="right", font_size=12)
-        for c in range(N): fig.add_layout_image(_place(x[c], r, c, size))
+        for c in range(N):
+            fig.add_layout_image(_place(x[c], r, c, size))
     for c, text in enumerate([] if titles is None else titles):
         fig.add_annotation(x=c + .5, y=.07, text=str(text), showarrow=False, font_size=11)
-    fig.update_xaxes(visible=False, range=[0, N]); fig.update_yaxes(visible=False, range=[len(images), 0])
+    fig.update_xaxes(visible=False, range=[0, N])
+    fig.update_yaxes(visible=False, range=[len(images), 0])
     top = 40 if title else 5
-    fig.update_layout(template="sscq", title_text=title, width=N * (size + 16) + left + 10, height=len(images) * (size + 26) + top + 5,
-                      margin=dict(t=top, b=5, l=left, r=10))
+    fig.update_layout(
+        template="sscq",
+        title_text=title,
+        width=N * (size + 16) + left + 10,
+        height=len(images) * (size + 26) + top + 5,
+        margin=dict(t=top, b=5, l=left, r=10),
+    )
     return fig
 
 # %% ../nbs/00_figures.ipynb #ab52dee3
-def _fill(k): return (PALETTE[:7] + ("#888888",))[(k + k // 8) % 8]
+def _fill(k):
+    return (PALETTE[:7] + ("#888888",))[(k + k // 8) % 8]
 
 def _window(points, codebook):  # the part of the plane to show
     for name, x in dict(points=points, codebook=codebook).items():
-        if x.ndim != 2 or x.shape[1] != 2: raise ValueError(f"{name} of shape {x.shape} must be (N, 2): only the plane can be drawn")
+        if x.ndim != 2 or x.shape[1] != 2:
+            raise ValueError(f"{name} of shape {x.shape} must be (N, 2): only the plane can be drawn")
         if not np.isfinite(x).all(): raise ValueError(
             f"{name} contain NaN or infinite values, which have no place in the plane")
     if not len(codebook): raise ValueError("codebook has no codewords: give one or more")
@@ -275,27 +389,44 @@ def _cell(k, codebook, lo, hi):
         side = (corners - (rival + codebook[k]) / 2) @ (rival - codebook[k])  # > 0: nearer to the rival
         cut = []
         for p, q, s, t in zip(corners, np.roll(corners, -1, 0), side, np.roll(side, -1)):
-            if s <= 0: cut.append(p)
-            if s * t < 0: cut.append(p + (q - p) * s / (s - t))
+            if s <= 0:
+                cut.append(p)
+            if s * t < 0:
+                cut.append(p + (q - p) * s / (s - t))
         corners = np.array(cut).reshape(-1, 2)
     return corners
 
 # %% ../nbs/00_figures.ipynb #2483bc76
 def _codewords(codebook, numbered):
-    return go.Scatter(x=codebook[:, 0], y=codebook[:, 1], name="codewords", mode="markers+text" if numbered else "markers",
-                      text=[str(k) for k in range(len(codebook))], textfont=dict(color="white", size=10),
-                      marker=dict(size=15 if numbered else 9, symbol="square", color="black"))
+    return go.Scatter(
+        x=codebook[:, 0],
+        y=codebook[:, 1],
+        name="codewords",
+        mode="markers+text" if numbered else "markers",
+        text=[str(k) for k in range(len(codebook))],
+        textfont=dict(color="white", size=10),
+        marker=dict(size=15 if numbered else 9, symbol="square", color="black"),
+    )
 
 def _plane(fig, lo, hi, panels=1, title=""):  # one unit as long in x as in y, and no paper wasted
     width = min(420, 790 // panels)
     height = float(np.clip(width * (hi - lo)[1] / (hi - lo)[0], 130, 420))
-    fig.update_xaxes(range=[lo[0], hi[0]], constrain="domain", showgrid=False, title=dict(text="first dimension", standoff=8))
+    fig.update_xaxes(
+        range=[lo[0], hi[0]], constrain="domain", showgrid=False, title=dict(text="first dimension", standoff=8)
+    )
     fig.update_yaxes(range=[lo[1], hi[1]], constrain="domain", showgrid=False)
     fig.update_yaxes(title=dict(text="second dimension", standoff=8), col=1 if panels > 1 else None)
-    for i in range(1, panels + 1): fig.layout[f"yaxis{i if i > 1 else ''}"].scaleanchor = f"x{i if i > 1 else ''}"
+    for i in range(1, panels + 1):
+        fig.layout[f"yaxis{i if i > 1 else ''}"].scaleanchor = f"x{i if i > 1 else ''}"
     margin = dict(t=30 * bool(title) + 30 * (panels > 1) + 10, l=65, r=15, b=80)
-    return fig.update_layout(template="sscq", title_text=title, width=80 + (width + 10) * panels, height=height + margin["t"] + margin["b"],
-                             margin=margin, legend=dict(orientation="h", y=-50 / height, yanchor="top"))
+    return fig.update_layout(
+        template="sscq",
+        title_text=title,
+        width=80 + (width + 10) * panels,
+        height=height + margin["t"] + margin["b"],
+        margin=margin,
+        legend=dict(orientation="h", y=-50 / height, yanchor="top"),
+    )
 
 # %% ../nbs/00_figures.ipynb #b2d057b8
 def cells(
@@ -315,7 +446,9 @@ def cells(
         corners = _cell(k, codebook, lo, hi)
         if not len(corners): continue
         path = "M" + " L".join(f"{x:.4g},{y:.4g}" for x, y in corners) + " Z"
-        fig.add_shape(type="path", path=path, fillcolor=_fill(k), opacity=.3, layer="below", line=dict(color="black", width=1.5))
+        fig.add_shape(
+            type="path", path=path, fillcolor=_fill(k), opacity=0.3, layer="below", line=dict(color="black", width=1.5)
+        )
     return _plane(fig, lo, hi, title=title)
 
 # %% ../nbs/00_figures.ipynb #e20eb6b1
@@ -338,17 +471,36 @@ def soft_cells(
     wide, high = hi - lo
     paint = .45 * np.array([[int(_fill(k)[i:i + 2], 16) for i in (1, 3, 5)] for k in range(len(codebook))]) + .55 * 255
     grid = np.stack(np.meshgrid(np.linspace(lo[0], hi[0], 90), np.linspace(hi[1], lo[1], 90)), -1)
-    fig = make_subplots(1, len(taus), horizontal_spacing=.02, subplot_titles=[f"τ = {t:g}" for t in taus] if len(taus) > 1 else None)
+    fig = make_subplots(
+        1, len(taus), horizontal_spacing=0.02, subplot_titles=[f"τ = {t:g}" for t in taus] if len(taus) > 1 else None
+    )
     for i, tau in enumerate(taus, 1):
         z, at = _shares(points, codebook, tau) @ codebook, dict(row=1, col=i)
         colours = Image.fromarray((_shares(grid, codebook, tau) @ paint).round().astype(np.uint8))
-        fig.add_layout_image(source=colours, x=lo[0], y=hi[1], sizex=wide, sizey=high, sizing="stretch", layer="below", **at)
+        fig.add_layout_image(
+            source=colours, x=lo[0], y=hi[1], sizex=wide, sizey=high, sizing="stretch", layer="below", **at
+        )
         way = np.stack([points, z, np.full_like(z, np.nan)], 1).reshape(-1, 2)
         fig.add_trace(_codewords(codebook, numbered=False), **at)
         fig.add_scatter(x=way[:, 0], y=way[:, 1], mode="lines", line=dict(color="#333", width=.8), name="f to z", **at)
-        fig.add_scatter(x=z[:, 0], y=z[:, 1], mode="markers", marker=dict(size=8, color="#111", line=dict(width=1, color="white")), name="z", **at)
-        fig.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=dict(size=5, symbol="circle-open", color="#333"), name="f", **at)
-        if i > 1: fig.update_traces(showlegend=False, **at)
+        fig.add_scatter(
+            x=z[:, 0],
+            y=z[:, 1],
+            mode="markers",
+            marker=dict(size=8, color="#111", line=dict(width=1, color="white")),
+            name="z",
+            **at,
+        )
+        fig.add_scatter(
+            x=points[:, 0],
+            y=points[:, 1],
+            mode="markers",
+            marker=dict(size=5, symbol="circle-open", color="#333"),
+            name="f",
+            **at,
+        )
+        if i > 1:
+            fig.update_traces(showlegend=False, **at)
         fig.update_yaxes(showticklabels=i == 1, **at)
     return _plane(fig, lo, hi, len(taus), title)
 
@@ -364,16 +516,34 @@ def usage_bars(
     M, K = counts.shape
     p = counts / counts.sum(1, keepdims=True).clip(1)
     perplexity = np.exp(-(p * np.log(p.clip(1e-12))).sum(1))
-    columns = min(M, 4); rows = -(-M // columns)
+    columns = min(M, 4)
+    rows = -(-M // columns)
     height = 150 * rows + 110
-    fig = make_subplots(rows, columns, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=.03, vertical_spacing=45 / height,
-                        subplot_titles=[f"book {m}: perplexity {v:.1f} of {K}" for m, v in enumerate(perplexity)],
-                        y_title="share of the codes", x_title="codeword, most used first")
+    fig = make_subplots(
+        rows,
+        columns,
+        shared_yaxes=True,
+        shared_xaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=45 / height,
+        subplot_titles=[f"book {m}: perplexity {v:.1f} of {K}" for m, v in enumerate(perplexity)],
+        y_title="share of the codes",
+        x_title="codeword, most used first",
+    )
     for m, share in enumerate(p):
-        fig.add_bar(x=np.arange(K), y=np.sort(share)[::-1], row=m // columns + 1, col=m % columns + 1, marker_color=PALETTE[0])
+        fig.add_bar(
+            x=np.arange(K), y=np.sort(share)[::-1], row=m // columns + 1, col=m % columns + 1, marker_color=PALETTE[0]
+        )
     fig.add_hline(1 / K, line_dash="dot", line_color=PALETTE[1], line_width=2)
-    fig.update_layout(template="sscq", title_text=title, height=height, width=max(420, 30 + 220 * columns), bargap=.15, showlegend=False,
-                      margin=dict(t=65 if title else 40, b=60, l=75))
+    fig.update_layout(
+        template="sscq",
+        title_text=title,
+        height=height,
+        width=max(420, 30 + 220 * columns),
+        bargap=0.15,
+        showlegend=False,
+        margin=dict(t=65 if title else 40, b=60, l=75),
+    )
     fig.update_annotations(font_size=12)
     return fig
 
@@ -393,25 +563,44 @@ def matrix(
     digits = check_count("digits", digits, 0, 17)
     if values.ndim != 2: raise ValueError(f"values of shape {values.shape} must be (rows, columns)")
     written = values.size <= 400
-    fig = go.Figure(go.Heatmap(z=values, x=columns, y=rows, colorbar=dict(thickness=10), xgap=int(written), ygap=int(written),
-                               text=[[f"{v:.{digits}f}" for v in row] for row in values.round(digits) + 0.] if written else None,
-                               texttemplate="%{text}" if written else None, textfont=dict(color="black") if written else None,
-                               # never darker than black ink can be read on
-                               colorscale=[[0, "#f7fbff"], [1, PALETTE[5]]] if written else "Blues"))
+    fig = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=columns,
+            y=rows,
+            colorbar=dict(thickness=10),
+            xgap=int(written),
+            ygap=int(written),
+            text=[[f"{v:.{digits}f}" for v in row] for row in values.round(digits) + 0.0] if written else None,
+            texttemplate="%{text}" if written else None,
+            textfont=dict(color="black") if written else None,
+            # never darker than black ink can be read on
+            colorscale=[[0, "#f7fbff"], [1, PALETTE[5]]] if written else "Blues",
+        )
+    )
     for r, c in marks or ():
         fig.add_shape(type="rect", x0=c - .5, x1=c + .5, y0=r - .5, y1=r + .5, line=dict(color=PALETTE[1], width=3))
     high, wide = (28, 44) if written else (9, 11)  # of a cell, in pixels
     tall, broad = values.shape
     margin = dict(t=40 if title else 15, b=60)
-    fig.update_layout(template="sscq", title_text=title, margin=margin, height=sum(margin.values()) + max(high * tall, 90),
-                      width=min(900, max(420, 170 + wide * broad)))
-    fig.update_xaxes(title_text=x, showgrid=False, **(dict(dtick=max(1, broad // 16)) if columns is None else dict(type="category")))
-    fig.update_yaxes(title_text=y, showgrid=False, **(dict(dtick=max(1, tall // 16)) if rows is None else dict(type="category")))
+    fig.update_layout(
+        template="sscq",
+        title_text=title,
+        margin=margin,
+        height=sum(margin.values()) + max(high * tall, 90),
+        width=min(900, max(420, 170 + wide * broad)),
+    )
+    fig.update_xaxes(
+        title_text=x, showgrid=False, **(dict(dtick=max(1, broad // 16)) if columns is None else dict(type="category"))
+    )
+    fig.update_yaxes(
+        title_text=y, showgrid=False, **(dict(dtick=max(1, tall // 16)) if rows is None else dict(type="category"))
+    )
     fig.update_yaxes(autorange="reversed")
     return fig
 
 # %% ../nbs/00_figures.ipynb #9de99c5d
-def distance_table(
+def distance_heatmap(
     table,  # (M, K) distance from each part of the query to each codeword
     code=None,  # (M,) one item's codewords, outlined: their sum is its distance
     title: str = "",
@@ -419,8 +608,11 @@ def distance_table(
     "A query's lookup table; with a code, the cells that add up to its distance"
     table = np.atleast_2d(_array(table))
     at = None if code is None else _array(code, int)
-    if at is not None and (at.shape != table.shape[:1] or not ((0 <= at) & (at < table.shape[1])).all()): raise ValueError(
-        f"code={shown(code)} must name one codeword of each part: {table.shape[0]} numbers of 0 to {table.shape[1] - 1}")
+    if at is not None and (at.shape != table.shape[:1] or not ((0 <= at) & (at < table.shape[1])).all()):
+        raise ValueError(
+            f"code={shown(code)} must name one codeword of each part: {table.shape[0]} numbers of 0 to "
+            f"{table.shape[1] - 1}"
+        )
     marks = None if code is None else [(m, int(k)) for m, k in enumerate(_array(code, int))]
     total = "" if code is None else f"distance {sum(table[m, k] for m, k in marks):.2f}"
     return matrix(table, "codeword", "part", marks=marks, title=" · ".join(filter(None, (title, total))))
@@ -435,7 +627,10 @@ def _layouts(figs):  # theirs, on paper of one size, with room for a slider abov
     top, left, right, bottom = (max(m[side] for m in margins) for side in "tlrb")
     width, height = left + max(w for w, _ in inner) + right, _SLIDER + top + max(h for _, h in inner) + bottom
     # what only another figure has is taken away; its axes cannot be, so they shrink out of sight
-    absent = {k: dict(visible=False, domain=[0, 1e-3]) if "axis" in k else None for k in sorted({k for layout in given for k in layout})}
+    absent = {
+        k: dict(visible=False, domain=[0, 1e-3]) if "axis" in k else None
+        for k in sorted({k for layout in given for k in layout})
+    }
     for layout, (w, h) in zip(given, inner):
         title = dict(layout.get("title", {}), x=.5, y=1 - (_SLIDER + top / 2) / height, yanchor="middle")
         margin = dict(t=_SLIDER + top, l=left, r=width - left - w, b=height - _SLIDER - top - h)
@@ -449,16 +644,31 @@ def slideshow(
     "One of several figures, chosen by plotly's own slider: works without any kernel"
     if not _named("figures", figures): raise ValueError("figures is empty; slideshow needs at least one")
     for step, f in figures.items():
-        if not isinstance(f, BaseFigure): raise TypeError(f"step {step!r} is of type {type(f).__name__}; it must be a plotly figure")
-        if not (f.layout.width and f.layout.height): raise ValueError(f"the figure of step {step!r} has no size; give its layout width and height")
+        if not isinstance(f, BaseFigure):
+            raise TypeError(f"step {step!r} is of type {type(f).__name__}; it must be a plotly figure")
+        if not (f.layout.width and f.layout.height):
+            raise ValueError(f"the figure of step {step!r} has no size; give its layout width and height")
     figs, layouts = list(figures.values()), list(_layouts(figures.values()))
     shown = [[f is own and t.visible in (None, True) for f in figs for t in f.data] for own in figs]
-    steps = [dict(label=str(s), method="update", args=[dict(visible=on), layout]) for s, on, layout in zip(figures, shown, layouts)]
+    steps = [
+        dict(label=str(s), method="update", args=[dict(visible=on), layout])
+        for s, on, layout in zip(figures, shown, layouts)
+    ]
     first, margin = {k: v for k, v in layouts[0].items() if v is not None}, layouts[0]["margin"]
     fig = go.Figure([t for f in figs for t in f.data], first)
-    for trace, on in zip(fig.data, shown[0]): trace.visible = on
-    slider = dict(steps=steps, active=0, currentvalue=dict(prefix=f"{label} ", font_size=14), x=0, y=1, yanchor="bottom",
-                  pad=dict(t=0, b=margin["t"] - _SLIDER), lenmode="pixels", len=first["width"] - margin["l"] - 20)
+    for trace, on in zip(fig.data, shown[0]):
+        trace.visible = on
+    slider = dict(
+        steps=steps,
+        active=0,
+        currentvalue=dict(prefix=f"{label} ", font_size=14),
+        x=0,
+        y=1,
+        yanchor="bottom",
+        pad=dict(t=0, b=margin["t"] - _SLIDER),
+        lenmode="pixels",
+        len=first["width"] - margin["l"] - 20,
+    )
     return fig.update_layout(template="sscq", sliders=[slider])
 
 # %% ../nbs/00_figures.ipynb #e978f324
@@ -512,12 +722,18 @@ def page(
     body, figures = [], []
     for block in blocks:
         if isinstance(block, BaseFigure):
-            body.append(f'<div class="figure" id="figure-{len(figures)}" style="height:{block.layout.height or 300}px"></div>')
+            body.append(
+                f'<div class="figure" id="figure-{len(figures)}" style="height:{block.layout.height or 300}px"></div>'
+            )
             figures.append(block.to_json().replace("<", "\\u003c"))  # so that no text in a figure can end the script
-        elif isinstance(block, str): body.append(block)
-        else: raise TypeError(f"a block of type {type(block).__name__} must be a plotly figure or HTML text")
+        elif isinstance(block, str):
+            body.append(block)
+        else:
+            raise TypeError(f"a block of type {type(block).__name__} must be a plotly figure or HTML text")
     packed = base64.b64encode(packed_plotly()).decode()
-    return _PAGE.format(title=html.escape(title), body="\n".join(body), figures="[" + ",\n".join(figures) + "]", plotly=packed)
+    return _PAGE.format(
+        title=html.escape(title), body="\n".join(body), figures="[" + ",\n".join(figures) + "]", plotly=packed
+    )
 
 # %% ../nbs/00_figures.ipynb #86f2e643
 def save_page(

@@ -18,8 +18,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-try: import fcntl
-except ImportError: fcntl = None  # Windows
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +33,9 @@ from .validation import check_path, one_line, shown
 PART = ".sscq-part-"  # how the name of what is being prepared begins
 
 
-def _lock(folder: Path) -> int | None:  # a file descriptor that holds the lock; None if another process does; an OSError where nobody can
+def _lock(
+    folder: Path,
+) -> int | None:  # a file descriptor that holds the lock; None if another process does; an OSError where nobody can
     fd = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,8 +54,10 @@ def remove_abandoned(
     for part in Path(folder).glob(PART + "*"):
         with contextlib.suppress(OSError):
             if part.is_symlink() or not part.is_dir() or (fd := _lock(part)) is None: continue
-            try: shutil.rmtree(part, ignore_errors=True)
-            finally: os.close(fd)
+            try:
+                shutil.rmtree(part, ignore_errors=True)
+            finally:
+                os.close(fd)
 
 
 @contextlib.contextmanager
@@ -67,15 +73,21 @@ def staging(
         fd = None
         if fcntl is None: break
         # between making and locking it, another process may have taken it for abandoned
-        try: fd = _lock(part)
-        except FileNotFoundError: continue
-        except OSError: break  # a file system without locks: nobody removes anything there
+        try:
+            fd = _lock(part)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break  # a file system without locks: nobody removes anything there
         if fd is not None and part.exists(): break
-        if fd is not None: os.close(fd)
-    try: yield part
+        if fd is not None:
+            os.close(fd)
+    try:
+        yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        if fd is not None: os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 # %% ../nbs/21_files.ipynb #21f94494
 MAX_NAME = 255  # bytes of a file's name, on nearly all file systems
@@ -88,7 +100,8 @@ def naming(
     as_what: str = "",  # as "out": a setting's name
 ) -> Iterator[None]:
     "What goes wrong while a file is written, as on a full disk, is said with the file's name"
-    try: yield
+    try:
+        yield
     except (OSError, SafetensorError) as problem:
         why = getattr(problem, "strerror", None) or str(problem).partition("\n")[0]
         raise error(f"{as_what and as_what + '='}{one_line(path)} cannot be written ({one_line(why)}): "
@@ -100,7 +113,10 @@ def check_writable_folder(
 ) -> Path:  # the folder, made if it was not there
     "A folder that can be written to, found out before anything is computed; an OSError otherwise"
     folder = check_path("folder", folder)
-    with naming(folder), staging(folder) as part:  # as it will be done: a path may be too long for what is prepared in it
+    with (
+        naming(folder),
+        staging(folder) as part,
+    ):  # as it will be done: a path may be too long for what is prepared in it
         (part / "part").touch()
     return folder
 
@@ -122,22 +138,27 @@ def check_writable(
 
 
 def _replaceable(path: Path) -> bool:  # a regular file, or nothing yet
-    try: return stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError: return True
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True
 
 # %% ../nbs/21_files.ipynb #36e18837
 def _to_disk(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
+    try:
+        os.fsync(fd)
     except OSError:  # some file systems cannot do this to a folder
         if not path.is_dir(): raise
-    finally: os.close(fd)
+    finally:
+        os.close(fd)
 
 
 def _usual_mode(folder: Path) -> int:  # of a new file: the kernel applies the umask, nobody has to ask for it
     probe = folder / f"{PART}mode"
     fd = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try: return stat.S_IMODE(os.fstat(fd).st_mode)
+    try:
+        return stat.S_IMODE(os.fstat(fd).st_mode)
     finally:
         os.close(fd)
         probe.unlink()
@@ -152,9 +173,11 @@ def put_in_place(
     path = Path(os.path.realpath(path))  # a link stays a link
     os.chmod(part, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else _usual_mode(part.parent))
     _to_disk(part)
-    if previous and path.exists(): os.replace(path, previous)
+    if previous and path.exists():
+        os.replace(path, previous)
     os.replace(part, path)
-    if os.name == "posix": _to_disk(path.parent)
+    if os.name == "posix":
+        _to_disk(path.parent)
 
 
 def atomic_write(
@@ -167,13 +190,19 @@ def atomic_write(
     with contextlib.ExitStack() as stack:
         stack.enter_context(naming(path))
         regular = _replaceable(path)
-        folder = stack.enter_context(staging(os.path.dirname(os.path.realpath(path)) if regular else tempfile.gettempdir()))
+        folder = stack.enter_context(
+            staging(os.path.dirname(os.path.realpath(path)) if regular else tempfile.gettempdir())
+        )
         part = folder / "part"
-        if isinstance(content, bytes): part.write_bytes(content)
-        else: content(part)
-        if regular: put_in_place(part, path, previous)
+        if isinstance(content, bytes):
+            part.write_bytes(content)
         else:
-            with open(part, "rb") as source, open(path, "wb") as target: shutil.copyfileobj(source, target)
+            content(part)
+        if regular:
+            put_in_place(part, path, previous)
+        else:
+            with open(part, "rb") as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
     return path
 
 # %% ../nbs/21_files.ipynb #85f2ef49
@@ -186,10 +215,14 @@ def parse_json(
         found = dict(pairs)
         if len(found) < len(pairs): raise ValueError("a key stands there twice")
         return found
-    try: value = json.loads(text, object_pairs_hook=once)
-    except RecursionError: raise ValueError(f"{one_line(what)} is damaged: its settings are nested too deeply") from None
-    except ValueError as error: raise ValueError(f"{one_line(what)} is damaged: its settings cannot be read ({one_line(error)})") from None
-    if not isinstance(value, dict): raise ValueError(f"{one_line(what)} is damaged: its settings are no object but {shown(value, 40)}")
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError(f"{one_line(what)} is damaged: its settings are nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{one_line(what)} is damaged: its settings cannot be read ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{one_line(what)} is damaged: its settings are no object but {shown(value, 40)}")
     return value
 
 
@@ -209,10 +242,16 @@ def read_tensors(
     path: str | Path,
 ) -> tuple[dict[str, str], dict[str, Tensor]]:  # the header's texts; name -> tensor
     "A safetensors file; a ValueError of one line where it is damaged or something else"
-    if os.path.exists(path) and not os.path.isfile(path): raise ValueError(f"{one_line(path)} is not a file")  # a pipe would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{one_line(path)} is not a file")  # a pipe would be waited for
     try:
-        with safe_open(path, "pt") as file: return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError: raise FileNotFoundError(f"{one_line(path)} is missing") from None
-    except PermissionError: raise PermissionError(f"{one_line(path)} must not be read by this user: ask for permission") from None
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{one_line(path)} is missing") from None
+    except PermissionError:
+        raise PermissionError(f"{one_line(path)} must not be read by this user: ask for permission") from None
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{one_line(path)} is damaged ({one_line(str(error).partition(chr(10))[0])}); take another copy") from error
+        raise ValueError(
+            f"{one_line(path)} is damaged ({one_line(str(error).partition(chr(10))[0])}); take another copy"
+        ) from error

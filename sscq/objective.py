@@ -16,7 +16,7 @@ from torch import Tensor
 from .codebook import Encoded
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity
-from .neighbors import part_neighbor, part_neighbor_with_positive
+from .kernels import fast_part_neighbor, fast_part_neighbor_with_positive
 from .validation import check_count, check_flag, check_number, check_temperature, shown
 
 # %% ../nbs/08_objective.ipynb #e603cd91
@@ -46,15 +46,25 @@ def stack_views(
     b: Encoded,  # the other view, in the same order
 ) -> Encoded:  # f and z of 2B inputs
     "Both views in one: rows of a, then rows of b"
-    if a.f.shape != b.f.shape: raise ValueError(
-        f"view a has embeddings of shape {tuple(a.f.shape)} and view b {tuple(b.f.shape)}: they must be two views of the same images")
+    if a.f.shape != b.f.shape:
+        raise ValueError(
+            f"view a has embeddings of shape {tuple(a.f.shape)} and view b {tuple(b.f.shape)}: they must be two views "
+            "of the same images"
+        )
     return Encoded(torch.cat([a.f, b.f]), torch.cat([a.z, b.z]))
 
 # %% ../nbs/08_objective.ipynb #2672536a
 @dataclass(frozen=True)
 class SSCQObjective:
     "The unified objective: `icf + icz + 0.4 cc + 0.1 pn + 0.2 cd` (SSCQ)"
-    weights: tuple | list = (1., 1., .4, .1, .2)  # of icf, icz, cc, pn, cd; the release's scripts ship (0, 0, .4, .1, .2)
+
+    weights: tuple | list = (
+        1.0,
+        1.0,
+        0.4,
+        0.1,
+        0.2,
+    )  # of icf, icz, cc, pn, cd; the release's scripts ship (0, 0, .4, .1, .2)
     n_neighbors: int = 20
     fusion: str = "sum"  # sum, concatenate, max, embedding, quantized or cross
     use_positive: bool = False  # the release's variant of pn
@@ -67,8 +77,11 @@ class SSCQObjective:
         kept = dict(weights=check_weights(self.weights, Parts._fields),  # a list, as JSON has it, is the same setting
                     n_neighbors=check_count("n_neighbors", self.n_neighbors), fusion=check_fusion(self.fusion),
                     use_positive=check_flag("use_positive", self.use_positive))
-        kept |= {name: check_temperature(name, getattr(self, name)) for name in ("tau_ic", "tau_cc", "tau_pn", "tau_cd")}
-        for name, value in kept.items(): object.__setattr__(self, name, value)
+        kept |= {
+            name: check_temperature(name, getattr(self, name)) for name in ("tau_ic", "tau_cc", "tau_pn", "tau_cd")
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     def __call__(self,
         a: Encoded,  # one view of B images
@@ -76,7 +89,7 @@ class SSCQObjective:
         codebooks: Float[Tensor, "M K d"],
     ) -> tuple[Tensor, Parts]:  # the weighted sum, and its unweighted terms
         f, z = stack_views(a, b)
-        neighbor = part_neighbor_with_positive if self.use_positive else part_neighbor
+        neighbor = fast_part_neighbor_with_positive if self.use_positive else fast_part_neighbor
         parts = Parts(
             info_nce(f, self.tau_ic),
             info_nce(z, self.tau_ic),
@@ -97,7 +110,8 @@ class SPQObjective:
     "The baseline: cross-quantized contrast, NT-Xent between f of one view and z of the other (SPQ, Jang & Cho 2021)"
     tau: float = .5
 
-    def __post_init__(self): object.__setattr__(self, "tau", check_temperature("tau", self.tau))
+    def __post_init__(self):
+        object.__setattr__(self, "tau", check_temperature("tau", self.tau))
 
     def __call__(self,
         a: Encoded,  # one view of B images

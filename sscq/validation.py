@@ -35,7 +35,8 @@ def shown(
     try:
         if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
             text = f"{type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
-        else: text = one_line(repr(value))
+        else:
+            text = one_line(repr(value))
     except Exception:  # whatever somebody's __repr__ does; whole numbers of over 4,300 digits have none
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= most else text[:most - 1] + "…"
@@ -84,8 +85,10 @@ def check_number(
     "A number in a range, as Python's `float`; a TypeError or ValueError otherwise"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be a number")
-    try: x = float(value)
-    except OverflowError: x = math.inf if value > 0 else -math.inf
+    try:
+        x = float(value)
+    except OverflowError:
+        x = math.inf if value > 0 else -math.inf
     if above is not None and not x > above: raise ValueError(
         f"{name}={shown(value)} must be {'positive' if above == 0 else f'above {above:g}'}")
     if least is not None and not x >= least: raise ValueError(
@@ -105,7 +108,8 @@ def check_temperature(
     "A temperature that float32 can divide by"
     if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point(): return value
     tau = check_number(name, value, above=0)
-    if tau < MIN_TEMPERATURE: raise ValueError(f"{name}={shown(value)} must be at least {MIN_TEMPERATURE:g}: float32 cannot divide by less")
+    if tau < MIN_TEMPERATURE:
+        raise ValueError(f"{name}={shown(value)} must be at least {MIN_TEMPERATURE:g}: float32 cannot divide by less")
     if tau > MAX_TEMPERATURE: raise ValueError(f"{name}={shown(value)} must be at most {MAX_TEMPERATURE:g}")
     return tau
 
@@ -115,7 +119,8 @@ def check_flag(
     value: object,
 ) -> bool:
     "True or False; a TypeError otherwise"
-    if not isinstance(value, (bool, np.bool_)): raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be True or False")
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be True or False")
     return bool(value)
 
 
@@ -126,7 +131,11 @@ def check_choice(
 ) -> object:
     "One of a few values; a ValueError that lists them otherwise"
     choices = list(choices)
-    if any(isinstance(value, type(one)) and isinstance(value, bool) == isinstance(one, bool) and value == one for one in choices): return value
+    if any(
+        isinstance(value, type(one)) and isinstance(value, bool) == isinstance(one, bool) and value == one
+        for one in choices
+    ):
+        return value
     raise ValueError(f"{name}={shown(value)} is unknown; choose one of {', '.join(map(str, choices))}")
 
 
@@ -136,7 +145,8 @@ def check_callable(
     takes: str,  # what it is called with, in words
 ) -> Callable:
     "A function; a TypeError otherwise"
-    if not callable(value): raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be a function of {takes}")
+    if not callable(value):
+        raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be a function of {takes}")
     return value
 
 
@@ -148,8 +158,10 @@ def check_path(
     if not isinstance(value, (str, os.PathLike)): raise TypeError(
         f"{name}={shown(value)} is of type {type(value).__name__}; it must be a path (str or Path)")
     text = os.fsdecode(value)
-    try: os.fsencode(text)
-    except UnicodeEncodeError: raise ValueError(f"{name}={shown(text)} holds characters that no file's name can have") from None
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}={shown(text)} holds characters that no file's name can have") from None
     if not text or "\0" in text: raise ValueError(f"{name}={shown(text)} is no path: name a file or folder")
     return Path(text)
 
@@ -171,11 +183,14 @@ def check_tensor(
     "A tensor with these dimensions and this kind of numbers; a TypeError or ValueError otherwise"
     what, right = KINDS[kind]
     wanted = f"({', '.join(dims.split())}{',' * (len(dims.split()) == 1)})"
-    if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0): value = value.copy()  # or torch refuses
-    try: x = value if isinstance(value, Tensor) else torch.as_tensor(value)
+    if isinstance(value, np.ndarray) and (not value.flags.writeable or min(value.strides, default=0) < 0):
+        value = value.copy()  # or torch refuses
+    try:
+        x = value if isinstance(value, Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}={shown(value)} must be a tensor {wanted} of {what}") from None
     if x.ndim != len(dims.split()): raise ValueError(f"{name} of shape {tuple(x.shape)} must be {wanted}")
     if not right(x): raise TypeError(f"{name} of {x.dtype} must be {what}")
-    if finite and not torch.isfinite(x).all(): raise ValueError(f"{name} contain NaN or infinite values: mend them or leave them out")
+    if finite and not torch.isfinite(x).all():
+        raise ValueError(f"{name} contain NaN or infinite values: mend them or leave them out")
     return x

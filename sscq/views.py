@@ -24,16 +24,19 @@ def to_float(x: Tensor) -> Tensor:
     "uint8 images in 0…255 as floats in 0…1; floats stay"
     if not isinstance(x, Tensor): raise TypeError(f"images={shown(x)} must be a tensor (B, C, H, W)")
     if x.dtype == torch.uint8: return x.float() / 255
-    if not x.is_floating_point(): raise TypeError(f"images of {x.dtype} must be uint8 in 0…255, or floating point in 0…1")
+    if not x.is_floating_point():
+        raise TypeError(f"images of {x.dtype} must be uint8 in 0…255, or floating point in 0…1")
     return x
 
 # %% ../nbs/02_views.ipynb #39798dfd
 def check_floats(x: Tensor) -> Float[Tensor, "B C H W"]:
     "A batch of images in float32, or an error that says how to get one"
     if not isinstance(x, Tensor): raise TypeError(f"images={shown(x)} must be a tensor (B, C, H, W)")
-    if x.ndim != 4: raise ValueError(f"images of shape {tuple(x.shape)} must be (B, C, H, W); one image is images[None]")
+    if x.ndim != 4:
+        raise ValueError(f"images of shape {tuple(x.shape)} must be (B, C, H, W); one image is images[None]")
     if 0 in x.shape: raise ValueError(f"no images: there is a 0 in their shape {tuple(x.shape)}")
-    if not x.is_floating_point(): raise TypeError(f"images of {x.dtype} must be floating point in 0…1: to_float(images) makes them so")
+    if not x.is_floating_point():
+        raise TypeError(f"images of {x.dtype} must be floating point in 0…1: to_float(images) makes them so")
     return x.float()
 
 
@@ -81,7 +84,8 @@ def draw_boxes(
     scale, ratio = check_span("scale", scale, above=0, most=1e6), check_span("ratio", ratio, least=1e-6, most=1e6)
     tries = check_count("tries", tries, most=1000)
     B, _, H, W = x.shape
-    def draw(low, high, n=tries): return torch.empty(B, n, device=x.device).uniform_(low, high)
+    def draw(low, high, n=tries):
+        return torch.empty(B, n, device=x.device).uniform_(low, high)
     area, aspect = H * W * draw(*scale), draw(math.log(ratio[0]), math.log(ratio[1])).exp()
     h, w = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
     fits = (h >= 1) & (h <= H) & (w >= 1) & (w <= W)
@@ -200,9 +204,16 @@ def draw_jitter(
     "An order and four amounts for each image"
     strength, hue = check_number("strength", strength, 0, 1), check_number("hue", hue, 0, .5)
     n = -(-len(x) // 4) * 4
-    def draw(*shape, low=0., high=1.): return torch.empty(shape, device=x.device).uniform_(low, high)
-    return Jitter(draw(n).argsort(), draw(3, n, 1, 1, 1).argsort(0), draw(3, n, 1, 1, 1, low=1 - strength, high=1 + strength),
-                  draw(n, 1, 1, 1, low=-hue, high=hue), happens(x, p))
+    def draw(*shape, low=0., high=1.):
+        return torch.empty(shape, device=x.device).uniform_(low, high)
+
+    return Jitter(
+        draw(n).argsort(),
+        draw(3, n, 1, 1, 1).argsort(0),
+        draw(3, n, 1, 1, 1, low=1 - strength, high=1 + strength),
+        draw(n, 1, 1, 1, low=-hue, high=hue),
+        happens(x, p),
+    )
 
 # %% ../nbs/02_views.ipynb #edad6cf0
 def apply_jitter(

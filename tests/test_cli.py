@@ -17,9 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+import sscq.images as sscq_images
 from sscq import train as training
 from sscq import cli
-from sscq.cli import build_parser, demo, load_history, main, summary
+from sscq.cli import build_parser, main
+from sscq.report import demo, load_history, summary
 from sscq.data import digits
 
 
@@ -165,7 +167,7 @@ def test_train_on_a_data_set_by_its_name(tmp_path, capsys, more, channels, size)
 
 
 def test_colour_data_make_a_colour_model():
-    from sscq.cli import for_images
+    from sscq.report import for_images
     from sscq.train import PRESETS
     arguments, view = for_images(PRESETS["digits"], torch.zeros(2, 3, 8, 8, dtype=torch.uint8), image_size=None)
     assert arguments["channels"] == 3 and arguments["image_size"] == 8 and view is None
@@ -213,7 +215,7 @@ def odd(trained, tmp_path_factory) -> Path:
 
 
 def test_an_answer_is_a_line(odd, capsys):
-    from sscq.search import Index
+    from sscq.index import Index
     paths = Index.load(odd).paths
     query = paths[[Path(p).name for p in paths].index("new\nline.png")]
     assert run("search", odd, query, "-k", 5) == 0
@@ -338,15 +340,15 @@ def test_a_model_that_holds_nan_makes_no_index(trained, photos, tmp_path, capsys
 
 def test_files_that_go_and_come_while_they_are_encoded(trained, tmp_path, capsys, monkeypatch):
     from sscq import data
-    from sscq.search import Index
-    folder, load = tmp_path / "moving", data.load_image
+    from sscq.index import Index
+    folder, load = tmp_path / "moving", sscq_images.load_image
     folder.mkdir()
     for i in range(6): Image.new("RGB", (20, 20), (40 * i, 0, 99)).save(folder / f"{i}.png")
     def moving(path, *more):
         (folder / "4.png").unlink(missing_ok=True)
         Image.new("RGB", (9, 9)).save(folder / "new.png")
         return load(path, *more)
-    monkeypatch.setattr(data, "load_image", moving)
+    monkeypatch.setattr(sscq_images, "load_image", moving)
     assert run("encode", trained, folder, "--out", tmp_path / "i.sscq") == 0
     assert "4.png: no such file" in capsys.readouterr().err
     index = Index.load(tmp_path / "i.sscq")
@@ -371,7 +373,7 @@ def test_as_a_process(tmp_path):
 
 
 def test_summary_is_mean_and_sample_deviation(demo_run):
-    from sscq.cli import raw_pq
+    from sscq.report import raw_pq
     results = [raw_pq(digits(), 16, seed) for seed in range(3)]
     row, = summary(results)
     maps = np.array([r.squared.map for r in results])
@@ -439,7 +441,7 @@ def test_a_page_of_a_folder_whose_name_is_no_utf8(trained, tmp_path):
 
 
 def test_a_note_is_said_once_and_says_whose_it_is(capsys):
-    from sscq.data import SkippedFiles
+    from sscq.images import SkippedFiles
     with cli.notes():
         for _ in range(3): warnings.warn("of ours", stacklevel=1)
         warnings.warn_explicit("Metadata Warning,\ntag 282", UserWarning, "/env/lib/python3/site-packages/PIL/TiffImagePlugin.py", 1)
@@ -664,7 +666,7 @@ for i in range(n):
 
 def test_an_encode_that_is_killed_leaves_the_index_whole(trained, tmp_path):
     "As many times as SSCQ_KILLS says: SIGKILL, and Ctrl-C twice, 0 to 5 ms apart, at random moments"
-    from sscq.search import Index
+    from sscq.index import Index
     n, folder, out = int(os.environ.get("SSCQ_KILLS", 4)), tmp_path / "photos", tmp_path / "out" / "i.sscq"
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from notebook_functions import from_notebook
 
 from sscq.contrastive import FUSIONS, check_fusion, consistency, cosines, fused_consistency, info_nce, log_contrast, symmetric_kl
-from sscq.neighbors import same_image
+from sscq.contrastive import same_image
 
 info_nce_loop, consistency_loop, cosines_broadcast = from_notebook(
-    "07_contrastive", "info_nce_loop", "consistency_loop", "cosines_broadcast")
+    "05_contrastive", "info_nce_loop", "consistency_loop", "cosines_broadcast")
 
 FILES = sorted((Path(__file__).parent / "data").glob("sscq_*bit.npz"))
 SHAPES = [(2, 1), (2, 7), (3, 4), (5, 16), (8, 3)]  # B, D

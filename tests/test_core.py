@@ -22,10 +22,12 @@ from torch import nn
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
 from sscq.core import SSCQ, bound_to, eval_copy, load_state
-from sscq.data import SkippedFiles, digits
+from sscq.images import SkippedFiles
+from sscq.data import digits
 from sscq.files import checksum
 from sscq.objective import SSCQObjective
-from sscq.train import TrainConfig, find_device
+from sscq.train import TrainConfig
+from sscq.distributed import find_device
 
 DATA = Path(__file__).parent / "data"
 SMALL = dict(backbone="tiny_cnn", channels=1, image_size=8, hidden=16)
@@ -262,7 +264,7 @@ def test_a_kill_during_save_leaves_a_whole_model(tmp_path):
 
 def test_committed_model_and_index_still_read():
     "Files written by version 0.1.0: what users keep must stay readable"
-    from sscq.search import Index
+    from sscq.index import Index
     folder = DATA / "tiny-model"
     expected = json.loads((folder / "expected.json").read_text())
     model = SSCQ.from_pretrained(folder)
@@ -582,7 +584,7 @@ def test_a_scripted_part_is_copied_too(unsettled):
 FORKS = """if True:
     import multiprocessing, sys, threading, torch, warnings
     from sscq.core import SSCQ
-    from sscq.search import Index
+    from sscq.index import Index
     warnings.simplefilter("ignore")  # Python 3.12: of forks beside threads
     torch.set_num_threads(int(sys.argv[2]))
     model = SSCQ(bits=16, backbone="tiny_cnn", image_size=32, seed=0)

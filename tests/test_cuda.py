@@ -15,13 +15,16 @@ from sscq.backbone import make_backbone
 from sscq.codebook import Encoded, decode, hard_assign, pack, perplexity, soft_assign, soft_quantize, unpack, usage
 from sscq.contrastive import FUSIONS, fused_consistency, info_nce
 from sscq.core import SSCQ
-from sscq.data import batches, digits
+from sscq.images import batches
+from sscq.data import digits
 from sscq.diversity import codeword_diversity
 from sscq.evaluate import score_codes
-from sscq.neighbors import part_neighbor, part_neighbor_with_positive
+from sscq.kernels import fast_part_neighbor as part_neighbor, fast_part_neighbor_with_positive as part_neighbor_with_positive
 from sscq.objective import SPQObjective, SSCQObjective
 from sscq.search import nearest
-from sscq.train import CHECKPOINT, Run, TrainConfig, find_device, fit, last_checkpoint, train_epoch
+from sscq.checkpoint import CHECKPOINT, last_checkpoint
+from sscq.train import Run, TrainConfig, fit, train_epoch
+from sscq.distributed import find_device
 from sscq.views import digit_view, photo_view, two_views
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

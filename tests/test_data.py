@@ -25,38 +25,10 @@ from notebook_functions import from_notebook
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import sscq.images as sscq_images
 from sscq import data as D
-from sscq.data import (
-    ImageSet,
-    ImagesOnly,
-    Pictures,
-    RetrievalData,
-    Skipped,
-    SkippedFiles,
-    Unreadable,
-    as_images,
-    batches,
-    check_images,
-    cifar10,
-    data_in_memory,
-    data_ready,
-    data_resized,
-    dataset,
-    digits,
-    fashion_mnist,
-    find_images,
-    flickr25k,
-    in_memory,
-    labelled_folder,
-    load_image,
-    nuswide,
-    read,
-    ready,
-    resized,
-    scan,
-    skip_report,
-    square,
-)
+from sscq.data import ImageSet, RetrievalData, cifar10, data_in_memory, data_ready, data_resized, dataset, digits, fashion_mnist, flickr25k, labelled_folder, nuswide, resized
+from sscq.images import ImagesOnly, Pictures, Skipped, SkippedFiles, Unreadable, as_images, batches, check_images, find_images, in_memory, load_image, read, ready, scan, skip_report, square
 
 
 def photo(w=48, h=36, seed=0, mode="RGB"):
@@ -141,7 +113,7 @@ def test_square_is_the_protocols_224():
 @settings(deadline=None, max_examples=8)
 @given(side=st.integers(2, 40), size=st.integers(1, 20))
 def test_square_is_the_notebooks_loop(side, size):
-    _, shrink = from_notebook("01_data", "shrink_row", "shrink")
+    _, shrink = from_notebook("22_images", "shrink_row", "shrink")
     size = min(size, side)
     grey = torch.randint(256, (side, side), dtype=torch.uint8)
     near(square(Image.fromarray(grey.numpy()), size, channels=1)[0], shrink(grey, size), 1.01)
@@ -158,7 +130,7 @@ def test_square_names_what_is_wrong():
     with pytest.raises(ValueError, match="channels=4 must be 1"): Pictures(["a.jpg"], 8, 4)
     with pytest.raises(ValueError, match="^size=0 must be at least 1"): load_image("a.jpg", 0)
     for size, resize in ((8.5, None), ("8", None), (True, None), (8, 9.5)):
-        with pytest.raises(TypeError, match="(size|resize)=.* it must be an int"): D._sides(size, 3, resize)
+        with pytest.raises(TypeError, match="(size|resize)=.* it must be an int"): sscq_images._sides(size, 3, resize)
     with pytest.raises(ValueError, match="resize=0 must be at least 1"): square(photo(), 8, resize=0)
     with pytest.raises(ValueError, match="a picture of 0×5 pixels"): square(Image.new("RGB", (0, 5)), 8)
     with pytest.raises(TypeError, match="paths='photos' must be a list of files"): Pictures("photos", 8)  # not its letters
@@ -267,37 +239,37 @@ def test_a_camera_of_12_bits_is_not_black(tmp_path):
     assert len(x.unique()) > 150 and 100 < x.float().mean() < 140  # at face value there are eight levels, 0 to 7
     for name in ("a.tif", "int.tif", "float.tif"): assert torch.equal(load_image(tmp_path / name, 64, 1), x), name
     # two exposures of the same thing come out alike, and so do two frames of which one has a hot pixel
-    near(torch.from_numpy(D.grey_bytes(a // 2)), x, 2)
+    near(torch.from_numpy(sscq_images.grey_bytes(a // 2)), x, 2)
     hot = a.copy(); hot[0, 0] = 65535
-    near(torch.from_numpy(D.grey_bytes(hot))[1:], x[0, 1:], 2)
+    near(torch.from_numpy(sscq_images.grey_bytes(hot))[1:], x[0, 1:], 2)
 
 
 @settings(deadline=None, max_examples=40)
 @given(levels=st.lists(st.integers(0, 255), min_size=1, max_size=40), brightest=st.integers(128, 255))
 def test_deep_grey_looks_like_its_8_bit_twin(levels, brightest):
     a = np.array([*levels, *[brightest] * (len(levels) + 1)], np.uint16)[None]
-    for deep in (a * 257, (a * 257).astype(np.int32), (a / 255).astype(np.float32), a): assert np.array_equal(D.grey_bytes(deep), a)
+    for deep in (a * 257, (a * 257).astype(np.int32), (a / 255).astype(np.float32), a): assert np.array_equal(sscq_images.grey_bytes(deep), a)
 
 
 def test_what_is_empty_stays_empty():
     "Stretched from its least to its greatest level, a fog or a blank field would be pure noise"
     fog = np.random.default_rng(0).integers(300, 306, (64, 64)).astype(np.uint16)
-    assert np.ptp(D.grey_bytes(fog)) <= 6
-    assert D.grey_bytes(np.zeros((4, 4), np.uint16)).max() == 0 and D.grey_bytes(np.full((4, 4), 30, np.uint16)).min() == 255
+    assert np.ptp(sscq_images.grey_bytes(fog)) <= 6
+    assert sscq_images.grey_bytes(np.zeros((4, 4), np.uint16)).max() == 0 and sscq_images.grey_bytes(np.full((4, 4), 30, np.uint16)).min() == 255
     few = np.zeros((100, 100), np.uint16); few[5, 5] = 800
-    assert D.grey_bytes(few).sum() == 255
+    assert sscq_images.grey_bytes(few).sum() == 255
 
 
 def test_white_of_a_large_picture_is_found_in_a_sample():
     large = np.random.default_rng(0).integers(0, 3000, (1500, 1500)).astype(np.uint16)
-    near(torch.from_numpy(D.grey_bytes(large)), torch.from_numpy(large / 2997 * 255), 2)
+    near(torch.from_numpy(sscq_images.grey_bytes(large)), torch.from_numpy(large / 2997 * 255), 2)
     few = np.zeros((1500, 1500), np.uint16); few[701, 333] = 800
-    assert D.grey_bytes(few)[701, 333] == 255 and D.grey_bytes(few).sum() == 255
+    assert sscq_images.grey_bytes(few)[701, 333] == 255 and sscq_images.grey_bytes(few).sum() == 255
 
 
 @pytest.mark.parametrize("array", [np.float32([[3e38, -3e38]]), np.float32([[np.inf, np.nan]]), np.float32([[1e-40, 0]]), np.float32([[-5, -5]]),
                                    np.int32([[2 ** 31 - 1, -2 ** 31]])])
-def test_deep_greys_of_any_size(array): assert D.grey_bytes(array).dtype == np.uint8
+def test_deep_greys_of_any_size(array): assert sscq_images.grey_bytes(array).dtype == np.uint8
 
 
 def png_file(width, height, bits, kind, row, chunks=b""):
@@ -406,7 +378,7 @@ def test_profiles_that_change_nothing(tmp_path, profile):
 def test_profiles_in_many_threads(tmp_path):
     for i in range(60): photo(seed=i).save(tmp_path / f"{i:02}.png", icc_profile=(P3, SWAPPED, SRGB)[i % 3])
     images = as_images(tmp_path, 3, 16)
-    D._to_srgb.cache_clear()
+    sscq_images._to_srgb.cache_clear()
     assert torch.equal(in_memory(images, workers=8, progress=False), torch.stack([load_image(p, 16) for p in images.paths]))
 
 
@@ -433,7 +405,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(tmp_path):
     def spy(image): decoded.append(image.size); return image
     for channels in (1, 3):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(D, "plain", spy)
+            patch.setattr(sscq_images, "plain", spy)
             x = load_image(tmp_path / "a.jpg", 32, channels)
         near(x, square(Image.open(tmp_path / "a.jpg"), 32, channels), 3)
     assert decoded == [(250, 188)] * 2
@@ -442,7 +414,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(tmp_path):
 # ---- pictures that were lost once
 
 
-@pytest.mark.skipif("AVIF" not in D.FORMATS, reason="this Pillow reads no AVIF")
+@pytest.mark.skipif("AVIF" not in sscq_images.FORMATS, reason="this Pillow reads no AVIF")
 def test_avif(tmp_path):
     exif = Image.Exif(); exif[0x0112] = 6
     for name in ("a.avif", "a.jpg"): photo().save(tmp_path / name, "AVIF", quality=95)
@@ -558,11 +530,11 @@ def test_remarks_to_others_are_left_alone(tmp_path, caplog):
     "While one thread decodes for us, another that uses Pillow itself hears what Pillow has to say"
     remarkable(tmp_path)
     inside, go_on, seen = threading.Event(), threading.Event(), []
-    original = D._decoded
+    original = sscq_images._decoded
     def slow(*a): inside.set(); assert go_on.wait(20); return original(*a)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        patch.setattr(D, "_decoded", slow)
+        patch.setattr(sscq_images, "_decoded", slow)
         reader = threading.Thread(target=lambda: seen.append(load_image(tmp_path / "exif.jpg", 8)))
         reader.start()
         assert inside.wait(20)
@@ -661,7 +633,7 @@ def test_no_permission_for_real(tmp_path):
 def test_running_out_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
     photo().save(tmp_path / "a.jpg")
     def full(*a): raise MemoryError
-    monkeypatch.setattr(D, "_square", full)
+    monkeypatch.setattr(sscq_images, "_square", full)
     with pytest.raises(MemoryError): load_image(tmp_path / "a.jpg", 16)
 
 
@@ -851,7 +823,7 @@ def test_read_from_a_tensor():
 def test_memory_is_flat_reading_never_runs_far_ahead(workers):
     images, size = Counted(50_000), 100
     for done, _ in enumerate(read(images, in_tens(50_000, size), workers), 1):
-        assert len(images.asked) <= (done + D.AHEAD) * size
+        assert len(images.asked) <= (done + sscq_images.AHEAD) * size
         if done == 40: break
 
 
@@ -911,7 +883,7 @@ def test_a_file_that_breaks_later(tmp_path):
 def test_a_bad_file_is_tried_once(tmp_path, monkeypatch):
     fill(tmp_path, 4); (tmp_path / "zz.png").touch()
     images, tried = as_images(tmp_path, 3, 8), []
-    monkeypatch.setattr(D, "load_image", lambda path, *a: tried.append(path.name) or load_image(path, *a))
+    monkeypatch.setattr(sscq_images, "load_image", lambda path, *a: tried.append(path.name) or load_image(path, *a))
     with pytest.warns(SkippedFiles): list(read(images, [torch.arange(5)]))
     assert [len(x) for x in batches(images, [torch.arange(3), torch.tensor([4]), torch.tensor([3, 4])])] == [3, 1]
     assert tried.count("zz.png") == 1

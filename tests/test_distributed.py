@@ -13,7 +13,9 @@ from train_runs import (OBJECTIVE, TOGETHER, Mirror, disagree, free_port, linger
                         train_until_stopped)
 
 from sscq.data import digits
-from sscq.train import CHECKPOINT, HISTORY, fit, gather_rows, gather_views, last_checkpoint, ranks, same_start, synced_batch_norm, together
+from sscq.checkpoint import CHECKPOINT, HISTORY, last_checkpoint
+from sscq.train import fit
+from sscq.distributed import gather_rows, gather_views, ranks, same_start, synced_batch_norm, together
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 

@@ -14,7 +14,7 @@ from notebook_functions import from_notebook
 from sscq.diversity import codeword_cosines, codeword_diversity, unit
 
 DATA = Path(__file__).parent / "data"
-(diversity_loop,) = from_notebook("05_diversity", "diversity_loop")
+(diversity_loop,) = from_notebook("06_diversity", "diversity_loop")
 few = settings(deadline=None, max_examples=20, derandomize=True)
 sizes = dict(n=st.integers(1, 9), M=st.integers(1, 4), K=st.sampled_from((2, 4, 16)), d=st.integers(1, 5),
              tau=st.sampled_from((.05, .3, 1., 4.)), seed=st.integers(0, 99))

@@ -14,7 +14,7 @@ from train_runs import settings
 from sscq.codebook import ProductQuantizer, hard_assign
 from sscq.contrastive import FUSIONS
 from sscq.core import SSCQ
-from sscq.neighbors import _ShareOfNearest
+from sscq.kernels import _ShareOfNearest
 from sscq.objective import SPQObjective, SSCQObjective
 from sscq.search import nearest
 from sscq.train import Run, train_epoch

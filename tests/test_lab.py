@@ -23,14 +23,14 @@ MISFITS = {
     "contrast": ("contrast_explorer(model, data.query.images[:3])", "3 images: give at least 6"),
     "training": ("training_explorer(data._replace(query=data.query._replace(labels=None)))", "no labels"),
     "retrieval": ("retrieval_explorer({'photos': SSCQ(bits=16, backbone='tiny_cnn')}, data)", "resize|channels")}
-AGAIN = "from sscq.widgets import codebook_explorer as once_more\nonce_more()"
+AGAIN = "from sscq.explorers import codebook_explorer as once_more\nonce_more()"
 
 
 @pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
     "JupyterLab over a copy of the notebooks; opens one and waits until all its cells ran"
     folder = lay_out(tmp_path_factory.mktemp("lab"))
-    path = folder / "nbs/13_widgets.ipynb"
+    path = folder / "nbs/43_explorers.ipynb"
     nb = json.loads(path.read_text(encoding="utf-8"))
     for i, source in enumerate((KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
@@ -44,7 +44,9 @@ window.letGo = go; window.held = 0;
 Response.prototype.text = async function () { if (!this.url) { window.held++; await gate; } return text.call(this); };"""
 STOPPED = ["""import time
 from sscq.data import digits
-from sscq.widgets import codebook_explorer, raw_pixel_index, retrieval_explorer""", "codebook_explorer()", """data = digits()
+from sscq.explorers import codebook_explorer
+from sscq.playground import raw_pixel_index
+from sscq.playground import retrieval_explorer""", "codebook_explorer()", """data = digits
 index = raw_pixel_index(data)
 embed = index.embed
 index.embed = lambda x: time.sleep(1) or embed(x)
@@ -54,7 +56,7 @@ retrieval_explorer({"fast": index}, data)"""]
 
 @pytest.fixture(scope="module")
 def page(lab):
-    notebook = lab.open("nbs/13_widgets.ipynb")
+    notebook = lab.open("nbs/43_explorers.ipynb")
     try: yield notebook.ran()
     finally: notebook.close()
 
@@ -96,7 +98,7 @@ def press(explorer, control, *keys):
 def codebook_shows(controls):
     "What the codebook explorer shows at the present position of its controls, as a function for `agree`"
     from sscq.search import train_pq
-    from sscq.widgets import bits_figure, distortions, example_points, plane_figure, plane_state
+    from sscq.explorers import bits_figure, distortions, example_points, plane_figure, plane_state
     points = example_points()
     known = {M: distortions(points, [2 ** b for b in range(1, 7)], M) for M in (1, 2)}
     def wanted():
@@ -109,7 +111,7 @@ def codebook_shows(controls):
 
 
 def test_codebook(page, clean):
-    from sscq.widgets import example_points
+    from sscq.explorers import example_points
     explorer, points = page.explorer("codebook"), example_points()
     wanted = codebook_shows(controls := labelled(explorer))
     agree(explorer, wanted)
@@ -125,7 +127,7 @@ def test_codebook(page, clean):
 
 
 def test_usage(page, kept, clean):
-    from sscq.widgets import perplexity_figure, some_images, users, words_figure
+    from sscq.explorers import perplexity_figure, some_images, users, words_figure
     explorer = page.explorer("usage")
     controls = labelled(explorer)
     def wanted():
@@ -151,7 +153,7 @@ def test_usage(page, kept, clean):
 
 def test_neighbors(page, kept, clean):
     from sscq.codebook import soft_quantize
-    from sscq.widgets import clickable, neighbors_figure, part_neighbors
+    from sscq.explorers import clickable, neighbors_figure, part_neighbors
     explorer, x, M = page.explorer("neighbors"), kept.data.query.images, len(kept.model.codebooks)
     controls = labelled(explorer)
     with torch.no_grad(): z = soft_quantize(kept.model.embed(x), kept.model.codebooks.detach(), kept.model.quantizer.tau)
@@ -175,7 +177,7 @@ def test_neighbors(page, kept, clean):
 def test_contrast(page, kept, clean):
     from sscq.contrastive import FUSIONS
     from sscq.views import digit_view, two_views
-    from sscq.widgets import divergences, kl_figure, seen_figure, seen_negatives, views_figure
+    from sscq.explorers import divergences, kl_figure, seen_figure, seen_negatives, views_figure
     explorer, x, taus = page.explorer("contrast"), kept.data.query.images[:64], [.2, *(10 ** (-1.3 + .05 * k) for k in range(41))]
     controls = labelled(explorer)
     def wanted():
@@ -202,7 +204,9 @@ def test_contrast(page, kept, clean):
 
 def test_retrieval(page, kept, clean):
     from sscq.evaluate import relevance
-    from sscq.widgets import answers, answers_figure, as_source, clickable, image_grid, parts_figure, raw_pixel_index, uploaded_picture
+    from sscq.playground import answers, answers_figure, as_source, parts_figure, raw_pixel_index, uploaded_picture
+    from sscq.explorers import clickable
+    from sscq.figures import image_grid
     explorer, data, top = page.explorer("retrieval"), kept.data, 10
     controls = labelled(explorer)
     sources = {name: as_source(name, model, data) for name, model in {"SSCQ": kept.model, "pixels": raw_pixel_index(data)}.items()}
@@ -278,7 +282,7 @@ def settings_of(controls) -> dict:
 def trained_here(data, settings) -> tuple:
     import threading
 
-    from sscq.widgets import setup, train_watched
+    from sscq.playground import setup, train_watched
     run = setup(data, **settings)
     return run.model, train_watched(run, data, threading.Event())
 
@@ -309,7 +313,7 @@ def test_training(page, kept, clean):
 
 
 def compare_figures(explorer, here):
-    from sscq.widgets import gauge_figure, loss_figure, runs_figure, shares_figure
+    from sscq.playground import gauge_figure, loss_figure, runs_figure, shares_figure
     history = here[-1][1]
     explorer.wait_figures(loss_figure(history), runs_figure({f"run {i}": h for i, (_, h) in enumerate(here, 1)}), gauge_figure(history[-1]["map"]),
                           shares_figure(history[-1]["usage"]), atol=.02)

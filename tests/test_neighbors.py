@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from notebook_functions import from_notebook
 
+import sscq.kernels as sscq_kernels
 from sscq import neighbors
-from sscq.neighbors import nearest_negatives, part_cosines, part_neighbor, part_neighbor_with_positive, same_image
+from sscq.kernels import fast_part_neighbor as part_neighbor, fast_part_neighbor_with_positive as part_neighbor_with_positive
+from sscq.neighbors import nearest_negatives, part_cosines
+from sscq.contrastive import same_image
 
 DATA = Path(__file__).parent / "data"
-part_neighbor_loop, part_neighbor_broadcast, losses_and_pulls, *_ = from_notebook(
-    "06_neighbors", "part_neighbor_loop", "part_neighbor_broadcast", "losses_and_pulls", "_largest", "same_image")
+part_neighbor_loop, part_neighbor_broadcast = from_notebook("07_neighbors", "part_neighbor_loop", "part_neighbor_broadcast")
+losses_and_pulls, _ = from_notebook("23_kernels", "losses_and_pulls", "_largest")
 few = settings(deadline=None, max_examples=15, derandomize=True)
 sizes = dict(B=st.integers(2, 6), M=st.integers(1, 4), d=st.integers(1, 5), tau=st.sampled_from((.1, .5, 3.)), seed=st.integers(0, 99),
              data=st.data())
@@ -152,7 +155,7 @@ def test_ties_share_the_last_place():
     torch.testing.assert_close(grad[1:4], grad[1:2].expand(3, 2))
     # rows of G sum to 0 also then
     sim = (part_cosines(z.detach(), 1) / .5).masked_fill(same_image(10), -torch.inf)
-    _, G = neighbors._losses_and_pulls(sim, 4)
+    _, G = sscq_kernels._losses_and_pulls(sim, 4)
     assert G.sum(-1).abs().max() < 1e-12
 
 
@@ -162,17 +165,17 @@ def test_written_over_or_in_new_tables_is_the_same(B, M, d, tau, seed, data):
     z, n = some(B, M, d, seed).round(), data.draw(st.integers(1, 2 * B - 2))  # whole numbers: many cosines are tied
     sim = (part_cosines(z, M) / tau).masked_fill(same_image(2 * B), -torch.inf)
     expected = losses_and_pulls(sim, n)
-    for ours, plain in zip(neighbors._losses_and_pulls(sim.clone(), n), expected): torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+    for ours, plain in zip(sscq_kernels._losses_and_pulls(sim.clone(), n), expected): torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
 
 
 def test_positives_feel_nothing_and_in_the_variant_are_pulled():
     sim = part_cosines(some(6, 1, 4, 0), 1) / .5
     masked = sim.masked_fill(same_image(12), -torch.inf)
-    _, G = neighbors._losses_and_pulls(masked, 5)
+    _, G = sscq_kernels._losses_and_pulls(masked, 5)
     assert (G[0][same_image(12)] == 0).all()
     a = some(6, 1, 4, 0)[:6]
     sim = part_cosines(torch.cat([a, a + .05 * a.roll(1, 0)]), 1) / .5
-    _, G = neighbors._losses_and_pulls(sim, 5)
+    _, G = sscq_kernels._losses_and_pulls(sim, 5)
     assert (G[0].diagonal(6) < 0).all()
 
 
@@ -181,7 +184,7 @@ def test_largest_is_topk():
     for dtype in (torch.float32, torch.float64):
         table = torch.randn(4, 30, 50, generator=g, dtype=dtype)
         for k in (1, 7, 50):
-            assert torch.equal(neighbors._largest(table, k).sort(-1, descending=True).values, table.topk(k).values)
+            assert torch.equal(sscq_kernels._largest(table, k).sort(-1, descending=True).values, table.topk(k).values)
 
 
 def test_same_image():

@@ -19,29 +19,17 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from sscq.codebook import decode, hard_assign, n_bits, pack
-from sscq.data import digits, load_image
-from sscq.search import (
-    Index,
-    PackedCodes,
-    adc,
-    distance_table,
-    from_keys,
-    model_fingerprint,
-    nearest,
-    nearest_by_table,
-    ranked,
-    rerank,
-    rounding,
-    search_codes,
-    smallest,
-    to_keys,
-    train_opq,
-    train_pq,
-)
+from sscq.data import digits
+from sscq.images import load_image
+from sscq.index import Index, model_fingerprint
+from sscq.fastscan import PackedCodes, rerank, rounding, search_codes
+from sscq.search import adc, distance_table, nearest, nearest_by_table, ranked, train_opq, train_pq
+from sscq.kernels import from_keys, smallest, to_keys
 from sscq.validation import one_line
 
 DATA = Path(__file__).parent / "data"
-distance_table_loop, adc_loop, faiss_by_hand = from_notebook("10_search", "distance_table_loop", "adc_loop", "faiss_by_hand")
+distance_table_loop, adc_loop = from_notebook("10_search", "distance_table_loop", "adc_loop")
+faiss_by_hand, = from_notebook("26_fastscan", "faiss_by_hand")
 
 
 def random_search(M=4, K=16, d=3, N=50, Q=5, seed=0):
@@ -283,7 +271,7 @@ def test_tables_that_round_badly(spoil):
 def test_fastscan_is_no_rougher_than_its_bound(M):
     f, codebooks, codes = random_search(M, N=1000, Q=30)
     packed, table = PackedCodes(pack(codes).numpy(), M, 16), distance_table(f, codebooks)
-    from sscq.search import as_faiss_query
+    from sscq.fastscan import as_faiss_query
     rough, rows = packed.scan().search(as_faiss_query(table), 500)
     exact = rerank(table, packed[rows])
     assert torch.equal(exact, adc(table, codes).gather(1, torch.from_numpy(rows)))
@@ -329,7 +317,8 @@ def test_opq_is_the_best_of_its_starts():
 
 HUGE = """
 import sys, torch
-from sscq.search import Index, train_opq, train_pq
+from sscq.index import Index
+from sscq.search import train_opq, train_pq
 torch.set_num_threads(1)
 x, codes = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), torch.randint(16, (300, 4), dtype=torch.uint8)
 books, (turn, turned) = train_pq(x, 2, 16), train_opq(x, 2, 16)
@@ -814,7 +803,7 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from sscq.search import Index
+from sscq.index import Index
 torch.set_num_threads(1)
 path = Path(sys.argv[1])
 indexes = [Index(torch.zeros(8, 256, 1)).add(torch.full((200_000, 8), i, dtype=torch.uint8)) for i in range(2)]
@@ -919,7 +908,7 @@ def test_a_file_of_an_earlier_version_answers_as_it_did():
 def test_a_full_disk_leaves_the_old_index_and_says_so(tmp_path):
     code = f"""if True:
         import resource, torch
-        from sscq.search import Index
+        from sscq.index import Index
         index = Index(torch.zeros(8, 256, 1))
         path = index.add(torch.zeros(10, 8, dtype=torch.uint8)).save({str(tmp_path / "i.sscq")!r})
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -992,7 +981,9 @@ def test_nothing_is_added_while_items_are_removed(monkeypatch):
 
 ODD = r"""
 import numpy as np, torch
-from sscq.search import Index, distance_table, nearest, nearest_by_table, ranked, to_keys, train_opq, train_pq
+from sscq.index import Index
+from sscq.search import distance_table, nearest, nearest_by_table, ranked, train_opq, train_pq
+from sscq.kernels import to_keys
 g = torch.Generator().manual_seed(0)
 f, books, codes = torch.randn(3, 4, generator=g), torch.randn(2, 4, 2, generator=g), torch.randint(4, (9, 2), generator=g, dtype=torch.uint8)
 x, new = torch.randn(99, 4, generator=g), lambda **k: Index(books, **k).add(codes)

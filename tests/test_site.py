@@ -241,7 +241,7 @@ def test_search_finds_perplexity(tab, address):
     tab.wait_for_function("() => /found \\d+ page/.test(document.querySelector('#search-results')?.textContent)")
     hits = tab.locator("#search-results li > a")
     found = [hits.nth(i).get_attribute("href").partition("?")[0].partition("#")[0] for i in range(hits.count())]
-    assert {"api/codebook.html", "04_codebook.html", "05_diversity.html"} <= set(found)
+    assert {"api/codebook.html", "04_codebook.html", "06_diversity.html"} <= set(found)
     hits.first.click()
     tab.wait_for_url("**/api/codebook.html#sscq.codebook.perplexity")
     assert tab.locator("[id='sscq.codebook.perplexity']").is_visible()
@@ -283,7 +283,7 @@ def test_slider_moves_without_a_kernel(tab, address, nb, cell, spec):
 def test_pictures_stand_in_where_no_script_runs(browser, address):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{address}/05_diversity.html")
+    page.goto(f"{address}/06_diversity.html")
     pictures = page.locator("figure img")
     assert pictures.count() >= 5
     for i in range(pictures.count()): assert pictures.nth(i).is_visible() and pictures.nth(i).bounding_box()["height"] > 50
@@ -293,7 +293,7 @@ def test_pictures_stand_in_where_no_script_runs(browser, address):
 @pytest.mark.browser
 def test_works_as_a_file(browser, site):
     page = browser.new_page()
-    page.goto((site / "05_diversity.html").as_uri())
+    page.goto((site / "06_diversity.html").as_uri())
     formulas, drawn, wrong, _ = page.evaluate(MATH)
     assert formulas == drawn > 20 and not wrong
     assert all(f["drawn"] for f in page.evaluate(DRAW))
@@ -323,7 +323,7 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_can_be_read(browser, address, scheme):
     page = browser.new_page(color_scheme=scheme)
-    for name in ("api/codebook", "05_diversity"):
+    for name in ("api/codebook", "06_diversity"):
         page.goto(f"{address}/{name}.html")
         assert not page.evaluate(CONTRAST)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 20, 22)"}[scheme]
@@ -333,7 +333,7 @@ def test_both_themes_can_be_read(browser, address, scheme):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["index", "05_diversity", "api/search"])
+@pytest.mark.parametrize("name", ["index", "06_diversity", "api/search"])
 def test_phone_scrolls_one_way(browser, address, name):
     page = browser.new_page(viewport=dict(width=390, height=800))
     page.goto(f"{address}/{name}.html")

@@ -24,6 +24,9 @@ from safetensors.torch import load, save_file
 from torch import nn
 from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
 
+import sscq.kernels as sscq_kernels
+import sscq.distributed as sscq_distributed
+import sscq.checkpoint as sscq_checkpoint
 from sscq import train
 from sscq.codebook import Encoded, ProductQuantizer
 from sscq.contrastive import info_nce
@@ -31,9 +34,10 @@ from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import read_tensors
 from sscq.objective import SPQObjective, SSCQObjective
-from sscq.train import (CHECKPOINT, HISTORY, PRESETS, PREVIOUS, Run, TrainConfig, clear_run, embed, embed_chunks, epoch_batches,
-                        find_device, find_quantizer, fit, hold_interrupts, largest_fitting, last_checkpoint, learning_rate,
-                        read_checkpoint, seed_for, tensorboard, train_epoch, train_step, write_tensors)
+from sscq.checkpoint import CHECKPOINT, HISTORY, PREVIOUS, clear_run, last_checkpoint, read_checkpoint, write_tensors
+from sscq.train import PRESETS, Run, TrainConfig, epoch_batches, fit, largest_fitting, learning_rate, seed_for, tensorboard, train_epoch, train_step
+from sscq.distributed import embed, embed_chunks, find_device, hold_interrupts
+from sscq.codebook import find_quantizer
 from sscq.views import VIEWS, digit_view
 
 DATA = Path(__file__).parent / "data"
@@ -468,9 +472,9 @@ def test_any_number_of_ctrl_c(images, by_epoch, tmp_path, python_s_ctrl_c, monke
     assert same(trained(images, seed=9, out=tmp_path, resume=True, save_every=save_every)[0], trained(images)[0])
 
 
-PLACES = [(nn.Module, "load_state_dict"), (train, "synced_batch_norm"), (warnings, "warn"), (nn.Module, "eval"), (train, "keep_epoch"), (os, "fsync"),
+PLACES = [(nn.Module, "load_state_dict"), (sscq_distributed, "synced_batch_norm"), (warnings, "warn"), (nn.Module, "eval"), (sscq_checkpoint, "keep_epoch"), (os, "fsync"),
           (os, "replace"), (train, "check_weights_finite"), (train, "epoch_record"), (train, "with_added"), (train, "deepcopy"),
-          (nn.Module, "train"), (train, "open_run"), (train, "begin_run"), (torch.optim.Adam, "__init__")]
+          (nn.Module, "train"), (sscq_checkpoint, "open_run"), (sscq_checkpoint, "begin_run"), (torch.optim.Adam, "__init__")]
 
 
 @pytest.mark.parametrize("owner, name", PLACES, ids=lambda x: getattr(x, "__name__", x))
@@ -491,11 +495,11 @@ def test_ctrl_c_where_state_is_put_back(images, by_epoch, tmp_path, python_s_ctr
 
 def test_ctrl_c_in_a_chunk_leaves_no_layer_frozen(images, python_s_ctrl_c, monkeypatch):
     "Whether training is in it, or a step is used by itself"
-    real, model = train.embed, small_model()
+    real, model = sscq_distributed.embed, small_model()
     def embed(*args):
         if torch.is_grad_enabled(): ctrl_c(2)
         return real(*args)
-    monkeypatch.setattr(train, "embed", embed)
+    monkeypatch.setattr(sscq_distributed, "embed", embed)
     x, before = images[:16] / 255, torch.get_rng_state()
     f, finish = embed_chunks(model, x, "fp32", 4)
     info_nce(f).backward()
@@ -509,7 +513,7 @@ def test_ctrl_c_in_a_chunk_leaves_no_layer_frozen(images, python_s_ctrl_c, monke
 
 def test_an_error_in_a_chunk_leaves_all_as_it_was(images, monkeypatch):
     "The generator too, in the middle of what was drawn again"
-    real, model = train.embed, nn.Sequential(nn.Dropout(.5), small_model())
+    real, model = sscq_distributed.embed, nn.Sequential(nn.Dropout(.5), small_model())
     def embed(*args):
         if torch.is_grad_enabled():
             real(*args)
@@ -517,18 +521,18 @@ def test_an_error_in_a_chunk_leaves_all_as_it_was(images, monkeypatch):
         return real(*args)
     f, finish = embed_chunks(model, images[:16] / 255, "fp32", 4)
     info_nce(f).backward()
-    monkeypatch.setattr(train, "embed", embed)
+    monkeypatch.setattr(sscq_distributed, "embed", embed)
     before = torch.get_rng_state()
     with pytest.raises(LookupError): finish()
     assert model[1][1].track_running_stats and torch.equal(torch.get_rng_state(), before)
 
 
 def test_ctrl_c_after_the_last_epoch(images, tmp_path, python_s_ctrl_c, monkeypatch):
-    real = train.keep_epoch
+    real = sscq_checkpoint.keep_epoch
     def keep_epoch(*args):
         if len(args[3]) == 4: ctrl_c()
         return real(*args)
-    monkeypatch.setattr(train, "keep_epoch", keep_epoch)
+    monkeypatch.setattr(sscq_checkpoint, "keep_epoch", keep_epoch)
     with pytest.warns(UserWarning, match="stopped after epoch 4, the last: the model keeps the weights of epoch 4; .*has them too"):
         _, history = trained(images, out=tmp_path)
     assert len(history) == 4 and len(last_checkpoint(tmp_path).meta["history"]) == 4
@@ -631,7 +635,7 @@ from sscq.objective import SSCQObjective
 from sscq.views import photo_view
 
 torch.compile = partial(torch.compile, backend="eager", fullgraph=True)  # traced as ever, but run as it is, with the same random numbers
-neighbors._largest = lambda table, k: table.topk(k, sorted=False).values  # CUDA's way
+sscq_kernels._largest = lambda table, k: table.topk(k, sorted=False).values  # CUDA's way
 images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
 losses = []
 for fast in (True, False):
@@ -684,7 +688,9 @@ import re, sys, warnings
 import numpy as np
 import torch
 from torch import nn
-from sscq.train import TrainConfig, clear_run, embed, epoch_batches, find_device, fit, learning_rate, ranks, tensorboard
+from sscq.train import TrainConfig, epoch_batches, fit, learning_rate, tensorboard
+from sscq.checkpoint import clear_run
+from sscq.distributed import embed, find_device, ranks
 sys.path.insert(0, sys.argv[1])
 from train_runs import small_model
 warnings.simplefilter("error")
@@ -905,7 +911,7 @@ def test_moments_lie_in_memory_as_their_weights_do(images, tmp_path):
     assert same(trained(images, model=deep(9), out=tmp_path, resume=True)[0], want)
 
 
-@pytest.mark.parametrize("dtype", train.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", sscq_checkpoint.DTYPES, ids=str)
 def test_what_is_written_is_what_the_library_reads(tmp_path, dtype):
     x = (torch.rand(3, 5, 4, 4) * 9).to(dtype)
     tensors = {"b": x, "a": torch.arange(3, dtype=torch.uint8), "last": x.to(memory_format=torch.channels_last), "one": x[0, 0, 0, 0], "none": x[:0],
@@ -921,8 +927,8 @@ def test_what_is_written_is_what_the_library_reads(tmp_path, dtype):
 
 def test_save_every(images, tmp_path, monkeypatch):
     "One in so many epochs, and the last, and the one before whatever stops the run"
-    written, real = [], train.keep_epoch
-    monkeypatch.setattr(train, "keep_epoch", lambda *args: written.append(len(args[3])) or real(*args))
+    written, real = [], sscq_checkpoint.keep_epoch
+    monkeypatch.setattr(sscq_checkpoint, "keep_epoch", lambda *args: written.append(len(args[3])) or real(*args))
     want, _ = trained(images, epochs=7)
     for every, expected in ((2, [2, 4, 6, 7]), (100, [7])):
         written.clear()

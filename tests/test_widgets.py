@@ -17,16 +17,19 @@ import torch.nn.functional as F
 from PIL import Image
 from traitlets import Bunch
 
-import sscq.widgets as widgets
+import sscq.explorers as sscq_explorers
+import sscq.explorer as sscq_explorer
+import sscq.playground as widgets
 from sscq import train as training
 from sscq.contrastive import FUSIONS, fused_consistency
 from sscq.core import SSCQ
 from sscq.data import ImageSet, digits
-from sscq.search import Index, train_pq
+from sscq.index import Index
+from sscq.search import train_pq
 from sscq.train import PRESETS
-from sscq.widgets import (answers, as_source, codebook_explorer, contrast_explorer, distortions, divergences, embed_all, example_points, neighbor_explorer,
-                          part_neighbors, plane_state, raw_pixel_index, retrieval_explorer, seen_negatives, setup, short, train_watched,
-                          training_explorer, uploaded_picture, usage_explorer, users)
+from sscq.playground import answers, as_source, embed_all, raw_pixel_index, retrieval_explorer, setup, train_watched, training_explorer, uploaded_picture
+from sscq.explorers import codebook_explorer, contrast_explorer, distortions, divergences, example_points, neighbor_explorer, part_neighbors, plane_state, seen_negatives, usage_explorer, users
+from sscq.explorer import short
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +430,7 @@ def test_controls_have_labels_tooltips_and_classes(explorers):
 def test_an_exception_in_a_callback_is_a_message_and_the_controls_live_on(monkeypatch):
     explorer = codebook_explorer()
     with monkeypatch.context() as m:
-        m.setattr(widgets, "plane_figure", lambda *_: 1 / 0)
+        m.setattr(sscq_explorers, "plane_figure", lambda *_: 1 / 0)
         explorer.controls["K"].value = 32
     assert "ZeroDivisionError: division by zero" in explorer.message.value
     explorer.controls["K"].value = 16
@@ -482,18 +485,18 @@ def test_a_page_that_comes_later_gets_the_figure_of_now(explorers):
 
 
 def test_a_redraw_sends_the_figure_and_not_the_script(monkeypatch):
-    live, sent = widgets.LiveFigure(widgets.image_grid(torch.zeros(3, 1, 8, 8))), []
+    live, sent = sscq_explorer.LiveFigure(widgets.image_grid(torch.zeros(3, 1, 8, 8))), []
     for part in (live, live.description, live.script): monkeypatch.setattr(part.comm, "send", lambda data=None, **_: sent.append(data))
     live.show(widgets.image_grid(torch.zeros(2, 1, 8, 8)))
     assert [list(message["state"]) for message in sent] == [["json"]]
 
 
 def test_figures_share_one_script_and_get_another_when_it_was_closed():
-    one, two = (widgets.LiveFigure(go.Figure()) for _ in range(2))
+    one, two = (sscq_explorer.LiveFigure(go.Figure()) for _ in range(2))
     assert one.script is two.script and b"Plotly" in gzip.decompress(one.script.packed)
     assert len(one.script.packed) > 1e6 > 1e5 > len(json.dumps([one.get_state(), one.description.get_state()]))
     one.script.close()
-    assert widgets.LiveFigure(go.Figure()).script is not one.script
+    assert sscq_explorer.LiveFigure(go.Figure()).script is not one.script
 
 
 @pytest.fixture
@@ -518,14 +521,14 @@ def test_what_is_displayed_where(monkeypatch, fake_png):
 
 def test_a_still_holds_every_figure_and_the_numbers(explorers, fake_png):
     for explorer in explorers.values():
-        sheet = Image.open(io.BytesIO(widgets.still(explorer)))
+        sheet = Image.open(io.BytesIO(sscq_explorer.still(explorer)))
         rows = [[explorer.figures[name].figure.layout for name in row] for row in explorer.rows]
         assert sheet.width == max([600, *(sum(f.width for f in row) for row in rows)])
         assert sheet.height > sum(max(f.height for f in row) for row in rows)
 
 
 def test_a_still_of_an_explorer_that_could_not_be_made(fake_png):
-    assert widgets.still(codebook_explorer(torch.rand(3, 3)))
+    assert sscq_explorer.still(codebook_explorer(torch.rand(3, 3)))
 
 
 def test_a_still_of_training_shows_a_run(data, monkeypatch, fake_png):

@@ -15,8 +15,9 @@ from torch import nn
 from sscq.backbone import projection_head
 from sscq.codebook import ProductQuantizer
 from sscq.objective import SSCQObjective
-from sscq.train import (SyncedBatchNorm, TrainConfig, encode_over_ranks, fit, gather_rows, gather_views, last_checkpoint,
-                        rank_and_world, ranks, synced_batch_norm)
+from sscq.distributed import SyncedBatchNorm, encode_over_ranks, gather_rows, gather_views, rank_and_world, ranks, synced_batch_norm
+from sscq.train import TrainConfig, fit
+from sscq.checkpoint import last_checkpoint
 from sscq.views import digit_view
 
 OBJECTIVE = SSCQObjective(n_neighbors=5)

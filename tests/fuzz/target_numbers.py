@@ -32,6 +32,9 @@ from equations import (
     word_cosines,
 )
 from harness import Case, Target, refusal
+import sscq.kernels as sscq_kernels
+import sscq.index as sscq_index
+import sscq.baselines as sscq_baselines
 from sscq import codebook, contrastive, diversity, evaluate, neighbors, search
 from sscq.codebook import Encoded, ProductQuantizer
 from sscq.objective import SPQObjective, SSCQObjective
@@ -418,7 +421,7 @@ def ask_search(r, M, K, d, B):
 
     def through_index(make):
         return lambda: (lambda hits: (hits.distances, hits.ids))(
-            make(search.Index(c).add(asked)).search(f, k, distance="squared" if squared else "unsquared")
+            make(sscq_index.Index(c).add(asked)).search(f, k, distance="squared" if squared else "unsquared")
         )
 
     def ivf(index):
@@ -438,7 +441,7 @@ def ask_search(r, M, K, d, B):
         "nearest": (lambda: search.nearest(f, c, asked, k, squared), judge),
         "Index.search": (through_index(lambda index: index), judge),
         "IVFIndex.search": (through_index(ivf), lambda answer: judge(answer, exact=False)),
-        "Index.add": (lambda: search.Index(c).add(f), added),
+        "Index.add": (lambda: sscq_index.Index(c).add(f), added),
     }
     name = r.choice(list(asks))
     return f"f {kf}, codebooks {kc}, {N} codes {codes_kind}, k={k!r}, squared={squared}", Ask(name, *asks[name], (f, c))
@@ -536,7 +539,7 @@ def ask_codes(r, M, K, d, B):
             lambda out: "" if torch.equal(out, codes) else "not what was packed",
         ),
         "perplexity": (lambda: codebook.perplexity(counts), even),
-        "to_keys": (lambda: search.from_keys(search.to_keys(far, rows)), round_trip),
+        "to_keys": (lambda: sscq_kernels.from_keys(sscq_kernels.to_keys(far, rows)), round_trip),
         "adc": (
             lambda: search.adc(C.square().sum(-1)[None], x),
             lambda out: judged(out, [sum(np.square(wide(C)).sum(-1)[m][X[:, m].astype(int)] for m in range(M))[None]], 1, ()),
@@ -715,7 +718,7 @@ def ask_pca(r, M, K, d, B):
         want = np.pad(want, (0, max(0, n - len(want))))[:n]
         return judged(v.train.square().sum(0), [want], float(np.square(X).sum()) * 10, (x,))
 
-    return f"vectors {kind}, dim={dim!r}", Ask("pca", lambda: evaluate.pca(evaluate.Vectors(x, x, x), dim), judge, (x,))
+    return f"vectors {kind}, dim={dim!r}", Ask("pca", lambda: sscq_baselines.pca(sscq_baselines.Vectors(x, x, x), dim), judge, (x,))
 
 
 KINDS = [ask_codebook] * 4 + [ask_losses] * 5 + [ask_search] * 5 + [ask_training, ask_codes, ask_codes, ask_scores, ask_scores, ask_pca]

@@ -21,6 +21,9 @@ import torch
 from PIL import Image
 
 from harness import Case, Target, clear, refusal, said
+import sscq.images as sscq_images
+import sscq.distributed as sscq_distributed
+import sscq.baselines as sscq_baselines
 from sscq import codebook, contrastive, data, diversity, evaluate, neighbors, search, train, views
 from sscq.codebook import Encoded, ProductQuantizer
 from sscq.core import SSCQ
@@ -143,7 +146,7 @@ def subjects(folder: Path) -> list[Subject]:
     g = torch.Generator().manual_seed(0)
     f, c, x = torch.randn(40, 8, generator=g), torch.randn(2, 4, 4, generator=g), torch.rand(2, 3, 8, 8, generator=g)
     codes, y = torch.randint(0, 4, (40, 2), dtype=torch.uint8, generator=g), torch.randint(0, 3, (40,), generator=g)
-    hits, v = torch.rand(4, 10, generator=g) < 0.3, evaluate.Vectors(f, f, f)
+    hits, v = torch.rand(4, 10, generator=g) < 0.3, sscq_baselines.Vectors(f, f, f)
     (folder / "pictures" / "a").mkdir(parents=True)
     for i in range(3):
         Image.new("RGB", (9, 12), (i * 80, 10, 20)).save(folder / "pictures" / "a" / f"{i}.png")
@@ -191,20 +194,20 @@ def subjects(folder: Path) -> list[Subject]:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     def pictures(**settings):
-        return data.Pictures(**dict(paths=[file], size=8) | settings)
+        return sscq_images.Pictures(**dict(paths=[file], size=8) | settings)
 
     def opened(pictures):
         if len(pictures):
             pictures[0]
 
     def listed(value):
-        return list(data.read(data.Pictures([file], 8), [torch.arange(1)], workers=value))
+        return list(sscq_images.read(sscq_images.Pictures([file], 8), [torch.arange(1)], workers=value))
 
     def scored(**settings):
         return evaluate.score_codes(f[:5], y[:5], codes, y, c, **settings)
 
     def waited(timeout):
-        with train.ranks(timeout=timeout):
+        with sscq_distributed.ranks(timeout=timeout):
             pass
 
     def schedule(**settings):
@@ -260,7 +263,7 @@ def subjects(folder: Path) -> list[Subject]:
         of(lambda path: index().save(path), {}, name="Index.save"),
         of(loaded, {}, *(n for n in inspect.signature(Index.load).parameters if n != "cls"), use=searched, name="Index.load"),
         of(lambda **s: index().to_ivf(**s), {}, "n_lists", "n_probe", "seed", use=searched, name="Index.to_ivf"),
-        of(train.find_device, {}, name="find_device"),
+        of(sscq_distributed.find_device, {}, name="find_device"),
         of(waited, {}, name="ranks"),
         of(schedule, {}, "step", "steps_per_epoch", name="learning_rate"),
         *(of(function, dict(vectors=f, n_books=2, n_words=4), "n_books", "n_words", "seed") for function in (search.train_pq, search.train_opq)),
@@ -281,32 +284,32 @@ def subjects(folder: Path) -> list[Subject]:
         of(neighbors.part_neighbor_with_positive, dict(z=f, n_books=2), "n_books", "n_neighbors", "tau"),
         of(scored, {}, "topk", "distance", "method", "backbone", "data", use=lambda s: (str(s), evaluate.score_table([s])), name="score_codes"),
         of(evaluate.bootstrap, dict(values=hits.double().mean(1), resamples=20), "resamples", "level", "seed"),
-        of(evaluate.code_pq, dict(v=v, bits=4, n_words=4), "bits", "n_words", "seed", "rotate"),
+        of(sscq_baselines.code_pq, dict(v=v, bits=4, n_words=4), "bits", "n_words", "seed", "rotate"),
         of(
-            evaluate.score_pq,
-            dict(v=evaluate.vectors(few, evaluate.pixels), data=few, bits=4, method="a", backbone="b"),
+            sscq_baselines.score_pq,
+            dict(v=sscq_baselines.vectors(few, sscq_baselines.pixels), data=few, bits=4, method="a", backbone="b"),
             "bits",
             "n_words",
             "distance",
             "seed",
             "rotate",
         ),
-        of(evaluate.pca, dict(v=v, dim=2), "dim"),
-        of(evaluate.pixels, dict(images=PICTURES), "side"),
-        of(evaluate.untrained, dict(data=few), "backbone", "seed"),
+        of(sscq_baselines.pca, dict(v=v, dim=2), "dim"),
+        of(sscq_baselines.pixels, dict(images=PICTURES), "side"),
+        of(sscq_baselines.untrained, dict(data=few), "backbone", "seed"),
         of(evaluate.tie_averaged_precision, dict(distances=torch.arange(10.0).expand(4, 10), hits=hits), "topk"),
         of(evaluate.shortlist, dict(distances=torch.rand(4, 10)), "topk"),
         of(evaluate.score_queries, dict(distances=torch.rand(4, 10), relevant=hits), "topk"),
-        of(data.as_images, dict(source=str(folder / "pictures"), channels=3, size=8), name="as_images"),
-        of(data.load_image, dict(path=str(file), size=8)),
-        of(data.square, dict(image=Image.new("RGB", (9, 12)), size=8), "size", "channels", "resize"),
+        of(sscq_images.as_images, dict(source=str(folder / "pictures"), channels=3, size=8), name="as_images"),
+        of(sscq_images.load_image, dict(path=str(file), size=8)),
+        of(sscq_images.square, dict(image=Image.new("RGB", (9, 12)), size=8), "size", "channels", "resize"),
         of(pictures, {}, "paths", "size", "channels", "resize", use=opened, name="Pictures"),
         of(listed, {}, name="read(workers)"),
-        of(data.ready, dict(images=data.Pictures([file], 8), progress=False), "limit", "workers"),
-        of(data.in_memory, dict(images=data.Pictures([file], 8), progress=False), "workers"),
+        of(sscq_images.ready, dict(images=sscq_images.Pictures([file], 8), progress=False), "limit", "workers"),
+        of(sscq_images.in_memory, dict(images=sscq_images.Pictures([file], 8), progress=False), "workers"),
         of(data.resized, dict(images=PICTURES, channels=1, size=4), "channels", "size"),
-        of(data.check_images, dict(images=PICTURES, channels=1, size=8), "channels", "size"),
-        of(data.find_images, dict(folder=str(folder / "pictures"))),
+        of(sscq_images.check_images, dict(images=PICTURES, channels=1, size=8), "channels", "size"),
+        of(sscq_images.find_images, dict(folder=str(folder / "pictures"))),
         of(data.labelled_folder, dict(root=str(folder / "labelled"), size=8), use=lambda d: len(d.train)),
         of(data.dataset, dict(name=str(folder / "labelled")), use=lambda d: len(d.train)),
         of(data.digits, {}),
