@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .diversity import unit
+from .numerics import unit
 from .validation import check_choice, check_temperature, check_tensor
 
 # %% ../nbs/05_contrastive.ipynb #b4fde3de

@@ -140,7 +140,7 @@ def thumbnail(
     side: int = 96,
 ) -> Tensor:  # uint8 (3, side, side)
     "A picture for a grid of answers; grey if the file is gone"
-    from sscq.data import load_image
+    from sscq.images import load_image
     try:
         return load_image(path, side)
     except (OSError, ValueError):
@@ -211,7 +211,7 @@ def as_pictures(
         if folders and len(several) > 1:
             raise ValueError(f"{one_line(folders[0])} is a folder: ask with it alone, or with its files")
         if not folders: return several
-        from sscq.data import find_images
+        from sscq.images import find_images
         return find_images(folders[0])
     return several if all(hasattr(one, "convert") and hasattr(one, "getbands") for one in several) else None
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .contrastive import same_image
-from .diversity import unit
+from .numerics import unit
 from .validation import check_count, check_temperature, check_tensor
 
 # %% ../nbs/07_neighbors.ipynb #b1a5aace

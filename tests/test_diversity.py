@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from notebook_functions import from_notebook
 
-from sscq.diversity import codeword_cosines, codeword_diversity, unit
+from sscq.diversity import codeword_cosines, codeword_diversity
+from sscq.numerics import unit
 
 DATA = Path(__file__).parent / "data"
 (diversity_loop,) = from_notebook("06_diversity", "diversity_loop")

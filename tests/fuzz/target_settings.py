@@ -28,7 +28,7 @@ from sscq import codebook, contrastive, data, diversity, evaluate, neighbors, se
 from sscq.codebook import Encoded, ProductQuantizer
 from sscq.core import SSCQ
 from sscq.objective import SPQObjective, SSCQObjective
-from sscq.search import Index
+from sscq.index import Index
 from sscq.train import TrainConfig
 
 ODD = [
