@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sscq.images import FORMATS, Pictures, load_image, read, square
+from sscq.images import FORMATS, Pictures, load_image, read, resize_center_crop
 
 SOURCES = ((32, 32, 32), (500, 375, 224), (3000, 2000, 224))  # width and height of the files, side of the square
 
@@ -34,7 +34,7 @@ def photographs(folder: Path, width: int, height: int, n: int) -> list[Path]:
 
 
 def pillow_whole(path: Path, size: int):
-    with Image.open(path, formats=FORMATS) as image: return square(image, size)
+    with Image.open(path, formats=FORMATS) as image: return resize_center_crop(image, size)
 
 
 def through_torchvision(path: Path, size: int):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_FORMAT', 'CHECKPOINT', 'PREVIOUS', 'HISTORY', 'DTYPES', 'MOMENTS', 'LAST_STEP', 'to_json', 'snapshot',
-           'write_tensors', 'lines_of', 'save_checkpoint', 'read_checkpoint', 'Saved', 'misfit', 'misfit_of_history',
-           'misfit_of_tensors', 'last_checkpoint', 'check_model', 'load_checkpoint', 'run_settings', 'check_unchanged',
-           'sole_writer', 'remove_unfinished', 'open_run', 'clear_run', 'write_history', 'begin_run', 'keep_epoch',
-           'Keeper', 'steps_before']
+           'write_tensors', 'lines_of', 'save_checkpoint', 'read_checkpoint', 'Checkpoint', 'misfit',
+           'misfit_of_history', 'misfit_of_tensors', 'last_checkpoint', 'check_model', 'load_checkpoint',
+           'run_settings', 'check_unchanged', 'sole_writer', 'remove_unfinished', 'open_run', 'clear_run',
+           'write_history', 'begin_run', 'keep_epoch', 'Keeper', 'steps_before']
 
 # %% ../nbs/25_checkpoint.ipynb #b58b9e68
 import hashlib
@@ -133,7 +133,7 @@ def read_checkpoint(path: Path) -> tuple[dict, dict]:  # tensors; format, versio
     return tensors, parse_json(texts["sscq"], str(path))
 
 # %% ../nbs/25_checkpoint.ipynb #7c150b6d
-class Saved(NamedTuple):
+class Checkpoint(NamedTuple):
     "A checkpoint that was read back"
     path: Path
     tensors: dict
@@ -153,7 +153,7 @@ def _is(check: Callable, value: object, *args) -> bool:
 
 
 def misfit(
-    saved: Saved,
+    saved: Checkpoint,
 ) -> str:  # empty if all is well
     "What in a checkpoint does not fit the rest of it, in words"
     meta = saved.meta
@@ -245,13 +245,13 @@ def misfit_of_tensors(
 # %% ../nbs/25_checkpoint.ipynb #50ca0452
 def last_checkpoint(
     out: Path,
-) -> Saved | None:
+) -> Checkpoint | None:
     "The newest checkpoint that is whole and fits together; None where there is none"
     damage = []
     for path in (Path(out) / CHECKPOINT, Path(out) / PREVIOUS):
         if not path.exists(): continue
         try:
-            saved = Saved(path, *read_checkpoint(path))
+            saved = Checkpoint(path, *read_checkpoint(path))
             format, version = saved.meta.get("format"), saved.meta.get("sscq")
             later = _is(check_count, format, CHECKPOINT_FORMAT + 1)
             if not later and (why := misfit(saved)):
@@ -273,7 +273,7 @@ def last_checkpoint(
 
 # %% ../nbs/25_checkpoint.ipynb #9e21d808
 def check_model(
-    saved: Saved,
+    saved: Checkpoint,
     model: nn.Module,
 ):
     "Raise a ValueError unless weights, batch norm and history are those of such a model"
@@ -314,7 +314,7 @@ def check_model(
 
 
 def load_checkpoint(
-    saved: Saved,
+    saved: Checkpoint,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ):
@@ -398,7 +398,7 @@ def open_run(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: dict,
-) -> Saved | None:  # what was taken up
+) -> Checkpoint | None:  # what was taken up
     "Check that `out` can be written, and take up the run in it if asked to"
     with naming(out, ValueError, "out"):
         for path in (out / name for name in (CHECKPOINT, PREVIOUS, HISTORY)):
@@ -450,7 +450,7 @@ def write_history(
 # %% ../nbs/25_checkpoint.ipynb #19698d41
 def begin_run(
     out: Path,
-    saved: Saved | None,
+    saved: Checkpoint | None,
 ):
     "Make the files say what a continued run has reached, and no more"
     if saved is None: return  # a finished run stays until the new one has an epoch to show
@@ -484,7 +484,7 @@ class Keeper:
         run,  # with model, optimizer, config and steps an epoch
         settings: dict,
         out: Path | None,  # None: nothing is kept
-        saved: Saved | None,  # what the run goes on from
+        saved: Checkpoint | None,  # what the run goes on from
     ):
         self.run, self.settings, self.out, self.waiting = run, settings, out, None
         self.steps = [] if saved is None else steps_before(saved)
@@ -510,7 +510,7 @@ class Keeper:
 
 
 def steps_before(
-    saved: Saved,
+    saved: Checkpoint,
 ) -> list[int]:  # of each epoch
     "How many steps the epochs of a checkpoint had; a file of format 1 knows their sum alone"
     if "steps" in saved.meta: return list(saved.meta["steps"])

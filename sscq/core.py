@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_WEIGHTS', 'MOST_FEATURES', 'CARD', 'MOST_TEXT', 'FILES', 'n_books_for', 'check_size', 'drawing_from',
-           'pick_view', 'configured', 'eval_copy', 'one_thread', 'why_not', 'model_file', 'not_used', 'SSCQ', 'plan',
-           'misfit', 'plain_state', 'layers', 'exchanged', 'check_about', 'about_text', 'bound_to', 'remove_old_parts',
-           'write_model', 'read_model', 'load_state']
+           'pick_view', 'configured', 'eval_copy', 'one_thread', 'hub_problem', 'model_file', 'not_used', 'SSCQ',
+           'plan', 'misfit', 'plain_state', 'layers', 'exchanged', 'check_about', 'about_text', 'bound_to',
+           'remove_old_parts', 'write_model', 'read_model', 'load_state']
 
 # %% ../nbs/12_core.ipynb #fc8ad5dd
 import copy
@@ -213,7 +213,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_thread)
 
 # %% ../nbs/12_core.ipynb #22077791
-def why_not(
+def hub_problem(
     name: str,  # of a repository
     revision: str | None = None,
     token: str | bool | None = None,
@@ -248,7 +248,7 @@ def model_file(
             f"{one_line(os.path.dirname(name) or '.')}"
         )
     why = (
-        "the Hugging Face hub was not asked (local_files_only)" if local_files_only else why_not(name, revision, token)
+        "the Hugging Face hub was not asked (local_files_only)" if local_files_only else hub_problem(name, revision, token)
     )
     hub = dict(revision=revision, token=token, local_files_only=bool(why), **kwargs)
     try:

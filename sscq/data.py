@@ -26,7 +26,7 @@ try:
 except ImportError:
     _AVIF = False  # Pillow before 11.3
 
-from .images import _listing, _ready, _sides, _tell, check_images, Pictures, ready, Skipped, WORKERS
+from .images import _listing, _ready, _sides, _tell, check_images, Pictures, ready, SkippedFile, WORKERS
 from .validation import check_choice, check_count, check_flag, check_path, one_line, shown
 
 # %% ../nbs/01_data.ipynb #6aeedae5
@@ -200,7 +200,7 @@ def labelled_folder(
     for part in (root / "train", root / "test"):
         found, left_out = _listing(part)
         of = [path.relative_to(part).parts[:-1] for path in found]
-        alone = [Skipped(path, "not in a class's folder") for path, folders in zip(found, of) if not folders]
+        alone = [SkippedFile(path, "not in a class's folder") for path, folders in zip(found, of) if not folders]
         _tell(alone, len(found), stacklevel=2)
         found, of = [path for path, folders in zip(found, of) if folders], [folders[0] for folders in of if folders]
         classes = classes or sorted(set(of))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'embed', 'Held', 'hold_interrupts', 'batch_norms', 'frozen_statistics', 'embed_chunks', 'rank_and_world',
-           'warn_rank0', 'lost_rank', 'together', 'find_device', 'ranks', 'ask_store', 'heartbeat', 'AllRows',
-           'gather_rows', 'gather_views', 'encode_over_ranks', 'SumOverRanks', 'SyncedBatchNorm', 'synced_batch_norm',
-           'average_gradients', 'same_start']
+           'warn_rank0', 'lost_rank', 'run_collective', 'find_device', 'process_group', 'ask_store', 'heartbeat',
+           'GatherLayer', 'gather_rows', 'gather_views', 'encode_over_ranks', 'AllReduceSum', 'SyncedBatchNorm',
+           'synced_batch_norm', 'average_gradients', 'broadcast_initial_state']
 
 # %% ../nbs/24_distributed.ipynb #e399f262
 import itertools
@@ -162,7 +162,7 @@ def lost_rank(
     )
 
 
-def together(
+def run_collective(
     operation: Callable,  # of torch.distributed
     *args,
 ):
@@ -199,7 +199,7 @@ _joined = None  # what `ranks` joined: a store that all can read, the timeout, a
 
 
 @contextmanager
-def ranks(
+def process_group(
     timeout: float = 45.,  # seconds to wait for the others before giving up
 ):
     "Join the processes that `torchrun` started, and yield this process's device; alone, just the device"
@@ -291,7 +291,7 @@ def heartbeat():
         thread.join(1)
 
 # %% ../nbs/24_distributed.ipynb #0aae4a6e
-class AllRows(torch.autograd.Function):
+class GatherLayer(torch.autograd.Function):
     "Rows of all ranks, in rank order. Every rank computes the same loss from them, so no gradient has to travel back"
     @staticmethod
     def forward(ctx, rows: Tensor, sizes: list[int], rank: int) -> Tensor:
@@ -299,7 +299,7 @@ class AllRows(torch.autograd.Function):
         # messages have one size, so short ranks pad
         mine = torch.cat([rows, rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])])
         all_rows = [torch.empty_like(mine) for _ in sizes]
-        together(dist.all_gather, all_rows, mine)
+        run_collective(dist.all_gather, all_rows, mine)
         return torch.cat([rows[:n] for rows, n in zip(all_rows, sizes)])
 
     @staticmethod
@@ -321,7 +321,7 @@ def gather_rows(
             f"rank {rank} has {len(rows)} rows, its share of {total} is {sizes[rank]}: "
             "remove files that cannot be read, a short share has no place in a joined batch"
         )
-    return AllRows.apply(rows.contiguous(), sizes, rank)
+    return GatherLayer.apply(rows.contiguous(), sizes, rank)
 
 def gather_views(
     f: Tensor,  # (2b, D): both views of this rank's b images, stacked
@@ -344,21 +344,21 @@ def encode_over_ranks(
     if dist.get_backend() == "nccl":
         own = own.cuda()
     sizes = [0] * world
-    together(dist.all_gather_object, sizes, len(own))
-    return AllRows.apply(own.contiguous(), sizes, rank).cpu()
+    run_collective(dist.all_gather_object, sizes, len(own))
+    return GatherLayer.apply(own.contiguous(), sizes, rank).cpu()
 
 # %% ../nbs/24_distributed.ipynb #8d1dddb3
-class SumOverRanks(torch.autograd.Function):
+class AllReduceSum(torch.autograd.Function):
     "The sum of a tensor over the ranks; so is its gradient"
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         x = x.clone()
-        together(dist.all_reduce, x)
+        run_collective(dist.all_reduce, x)
         return x
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return SumOverRanks.forward(None, grad)
+        return AllReduceSum.forward(None, grad)
 
 # %% ../nbs/24_distributed.ipynb #5239e9b8
 class SyncedBatchNorm(nn.SyncBatchNorm):
@@ -369,10 +369,10 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         if not self.training: return super().forward(x)
         over, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
         h = x.to(torch.promote_types(x.dtype, torch.float32))
-        sums = SumOverRanks.apply(torch.cat([h.sum(over), h.new_tensor([h.numel() / h.shape[1]])]))
+        sums = AllReduceSum.apply(torch.cat([h.sum(over), h.new_tensor([h.numel() / h.shape[1]])]))
         n, mean = sums[-1].detach(), sums[:-1] / sums[-1]
         h = h - mean.view(shape)
-        var = SumOverRanks.apply(h.square().sum(over)) / n
+        var = AllReduceSum.apply(h.square().sum(over)) / n
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)
             momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
@@ -407,12 +407,12 @@ def average_gradients(model: nn.Module):
     if world == 1: return
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
-    together(dist.all_reduce, flat)
+    run_collective(dist.all_reduce, flat)
     for g, mean in zip(grads, (flat / world).split([g.numel() for g in grads])):
         g.copy_(mean.view(g.shape))
 
 # %% ../nbs/24_distributed.ipynb #31545fac
-def same_start(
+def broadcast_initial_state(
     model: nn.Module,
     settings: dict,  # name -> plain value
 ):
@@ -420,7 +420,7 @@ def same_start(
     _, world = rank_and_world()
     if world == 1: return
     of_ranks = [None] * world
-    together(dist.all_gather_object, of_ranks, settings)
+    run_collective(dist.all_gather_object, of_ranks, settings)
     for rank, theirs in enumerate(of_ranks):
         for name, value in of_ranks[0].items():
             if theirs.get(name) != value:
@@ -429,4 +429,4 @@ def same_start(
                     "with the same settings"
                 )
     for tensor in model.state_dict().values():
-        together(dist.broadcast, tensor, 0)
+        run_collective(dist.broadcast, tensor, 0)

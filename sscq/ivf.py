@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .codebook import decode, n_bits, pack
 from .fastscan import _fast_words, _float_error, as_faiss_query, one_hot_pq, PackedCodes, rerank, rounding
-from .index import check_distance, Hits, Index
+from .index import check_distance, SearchResult, Index
 from .kernels import from_keys, smallest, to_keys
 from .search import _one_seed, nearest_by_table
 from .validation import check_count
@@ -82,7 +82,7 @@ class IVFIndex:
         query,  # as for Index
         k: int = 10,
         distance: str | None = None,
-    ) -> Hits:  # ids are -1 and distances infinite where the visited cells hold fewer than k
+    ) -> SearchResult:  # ids are -1 and distances infinite where the visited cells hold fewer than k
         "The k nearest in the cells nearest to the query, exactly; equal distances are ordered by id"
         distance, k = check_distance(self.index.distance if distance is None else distance), check_count("k", k)
         check_count("n_probe", self.n_probe, 1, self.n_lists)

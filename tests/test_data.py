@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 import sscq.images as sscq_images
 from sscq import data as D
 from sscq.data import ImageSet, RetrievalData, cifar10, data_in_memory, data_ready, data_resized, dataset, digits, fashion_mnist, flickr25k, labelled_folder, nuswide, resized
-from sscq.images import ImagesOnly, Pictures, Skipped, SkippedFiles, Unreadable, as_images, batches, check_images, find_images, in_memory, load_image, read, ready, scan, skip_report, square
+from sscq.images import DatasetImages, Pictures, SkippedFile, SkippedFiles, Unreadable, as_images, batches, check_images, find_images, in_memory, load_image, read, ready, scan, skip_report, resize_center_crop
 
 
 def photo(w=48, h=36, seed=0, mode="RGB"):
@@ -98,14 +98,14 @@ def test_square_is_torchvisions_resize_and_crop(w, h, size, more, seed):
     from torchvision.transforms import CenterCrop, Compose, Resize
     image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8))
     theirs = Compose([Resize(size + more), CenterCrop(size)])(image)
-    near(square(image, size, resize=size + more), torch.from_numpy(np.array(theirs)).permute(2, 0, 1), 2)  # ties of two roundings
+    near(resize_center_crop(image, size, resize=size + more), torch.from_numpy(np.array(theirs)).permute(2, 0, 1), 2)  # ties of two roundings
 
 
 def test_square_is_the_protocols_224():
     from torchvision.transforms import CenterCrop, Compose, Resize
     for w, h in ((500, 375), (333, 500), (240, 320), (256, 256), (500, 257)):
         theirs = torch.from_numpy(np.array(Compose([Resize(256), CenterCrop(224)])(photo(w, h)))).permute(2, 0, 1)
-        ours = square(photo(w, h), 224, resize=256)
+        ours = resize_center_crop(photo(w, h), 224, resize=256)
         near(ours, theirs, 1)
         assert (ours != theirs).float().mean() < .002  # ties of a rounding
 
@@ -116,23 +116,23 @@ def test_square_is_the_notebooks_loop(side, size):
     _, shrink = from_notebook("22_images", "shrink_row", "shrink")
     size = min(size, side)
     grey = torch.randint(256, (side, side), dtype=torch.uint8)
-    near(square(Image.fromarray(grey.numpy()), size, channels=1)[0], shrink(grey, size), 1.01)
+    near(resize_center_crop(Image.fromarray(grey.numpy()), size, channels=1)[0], shrink(grey, size), 1.01)
 
 
 def test_square_of_a_line_stays_small():
-    assert square(Image.new("RGB", (60_000, 1), "red"), 32)[0].unique().tolist() == [255]
+    assert resize_center_crop(Image.new("RGB", (60_000, 1), "red"), 32)[0].unique().tolist() == [255]
 
 
 def test_square_names_what_is_wrong():
-    with pytest.raises(ValueError, match="channels=4 must be 1"): square(photo(), 8, channels=4)
-    with pytest.raises(ValueError, match="size=32 must be at most resize=16"): square(photo(), 32, resize=16)
+    with pytest.raises(ValueError, match="channels=4 must be 1"): resize_center_crop(photo(), 8, channels=4)
+    with pytest.raises(ValueError, match="size=32 must be at most resize=16"): resize_center_crop(photo(), 32, resize=16)
     # a mistake of the caller is not a fault of the files
     with pytest.raises(ValueError, match="channels=4 must be 1"): Pictures(["a.jpg"], 8, 4)
     with pytest.raises(ValueError, match="^size=0 must be at least 1"): load_image("a.jpg", 0)
     for size, resize in ((8.5, None), ("8", None), (True, None), (8, 9.5)):
         with pytest.raises(TypeError, match="(size|resize)=.* it must be an int"): sscq_images._sides(size, 3, resize)
-    with pytest.raises(ValueError, match="resize=0 must be at least 1"): square(photo(), 8, resize=0)
-    with pytest.raises(ValueError, match="a picture of 0×5 pixels"): square(Image.new("RGB", (0, 5)), 8)
+    with pytest.raises(ValueError, match="resize=0 must be at least 1"): resize_center_crop(photo(), 8, resize=0)
+    with pytest.raises(ValueError, match="a picture of 0×5 pixels"): resize_center_crop(Image.new("RGB", (0, 5)), 8)
     with pytest.raises(TypeError, match="paths='photos' must be a list of files"): Pictures("photos", 8)  # not its letters
 
 
@@ -146,7 +146,7 @@ def test_every_format(tmp_path, name, options, levels, channels):
     photo().save(tmp_path / name, **options)
     x = load_image(tmp_path / name, 16, channels)
     assert x.shape == (channels, 16, 16) and x.dtype == torch.uint8 and x.is_contiguous()
-    near(x, square(photo(), 16, channels), levels)
+    near(x, resize_center_crop(photo(), 16, channels), levels)
     assert find_images(tmp_path) == [tmp_path / name]
 
 
@@ -171,8 +171,8 @@ def test_exif_rotation(tmp_path, orientation, suffix):
     exif = Image.Exif(); exif[0x0112] = orientation
     photo().save(tmp_path / f"a{suffix}", exif=exif, **{".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(suffix, {}))
     with Image.open(tmp_path / f"a{suffix}") as image: upright = ImageOps.exif_transpose(image)
-    near(load_image(tmp_path / f"a{suffix}", 16), square(upright, 16), 1)
-    upside = square(photo().rotate(90, expand=True), 16)
+    near(load_image(tmp_path / f"a{suffix}", 16), resize_center_crop(upright, 16), 1)
+    upside = resize_center_crop(photo().rotate(90, expand=True), 16)
     if orientation == 8: near(load_image(tmp_path / f"a{suffix}", 16), upside, 12)
 
 
@@ -350,17 +350,17 @@ def test_profiles_are_honoured(tmp_path, profile, name, options):
     image.save(tmp_path / name, icc_profile=profile, **options)
     wanted = as_the_profile_says(image, profile)
     for channels in (3, 1):
-        off = (load_image(tmp_path / name, 48, channels).float() - square(wanted, 48, channels)).abs()
+        off = (load_image(tmp_path / name, 48, channels).float() - resize_center_crop(wanted, 48, channels)).abs()
         assert off.mean() < 1.5 and (off.max() < 3 or name == "a.jpg"), channels
-    assert (load_image(tmp_path / name, 48).float() - square(image, 48).float()).abs().mean() > 4  # they do matter
+    assert (load_image(tmp_path / name, 48).float() - resize_center_crop(image, 48).float()).abs().mean() > 4  # they do matter
 
 
 def test_profiles_of_grey_palettes_and_transparency(tmp_path):
     photo().convert("L").save(tmp_path / "grey.png", icc_profile=GREY)
-    near(load_image(tmp_path / "grey.png", 36, 1), square(as_the_profile_says(photo().convert("L"), GREY), 36, 1), 3)
+    near(load_image(tmp_path / "grey.png", 36, 1), resize_center_crop(as_the_profile_says(photo().convert("L"), GREY), 36, 1), 3)
     palette = photo().quantize(8)
     palette.save(tmp_path / "palette.png", icc_profile=SWAPPED)
-    near(load_image(tmp_path / "palette.png", 36), square(as_the_profile_says(palette.convert("RGB"), SWAPPED), 36), 3)
+    near(load_image(tmp_path / "palette.png", 36), resize_center_crop(as_the_profile_says(palette.convert("RGB"), SWAPPED), 36), 3)
     clear = photo(); clear.putalpha(0)
     clear.save(tmp_path / "clear.png", icc_profile=SWAPPED)
     assert load_image(tmp_path / "clear.png", 8).min() >= 254
@@ -370,7 +370,7 @@ def test_profiles_of_grey_palettes_and_transparency(tmp_path):
 def test_profiles_that_change_nothing(tmp_path, profile):
     "sRGB by any name, and what is damaged or made for another mode"
     photo().save(tmp_path / "a.png", icc_profile=profile)
-    assert torch.equal(load_image(tmp_path / "a.png", 16), square(photo(), 16))
+    assert torch.equal(load_image(tmp_path / "a.png", 16), resize_center_crop(photo(), 16))
     photo().save(tmp_path / "b.jpg", quality=95); photo().save(tmp_path / "a.jpg", quality=95, icc_profile=profile)
     for channels in (1, 3): assert torch.equal(load_image(tmp_path / "a.jpg", 16, channels), load_image(tmp_path / "b.jpg", 16, channels))
 
@@ -396,7 +396,7 @@ def test_other_colours(tmp_path, mode):
     name = {"1": "a.png", "L": "a.jpg", "P": "a.gif", "CMYK": "a.jpg", "YCbCr": "a.tiff"}[mode]
     image = Image.new("L", (16, 16), 255).convert("1") if mode == "1" else photo().convert(mode)
     image.save(tmp_path / name, **({"quality": 95} if name == "a.jpg" else {}))
-    near(load_image(tmp_path / name, 12), square(image.convert("RGB"), 12), 14)
+    near(load_image(tmp_path / name, 12), resize_center_crop(image.convert("RGB"), 12), 14)
 
 
 def test_large_jpegs_are_decoded_at_a_fraction(tmp_path):
@@ -407,7 +407,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sscq_images, "plain", spy)
             x = load_image(tmp_path / "a.jpg", 32, channels)
-        near(x, square(Image.open(tmp_path / "a.jpg"), 32, channels), 3)
+        near(x, resize_center_crop(Image.open(tmp_path / "a.jpg"), 32, channels), 3)
     assert decoded == [(250, 188)] * 2
 
 
@@ -419,8 +419,8 @@ def test_avif(tmp_path):
     exif = Image.Exif(); exif[0x0112] = 6
     for name in ("a.avif", "a.jpg"): photo().save(tmp_path / name, "AVIF", quality=95)
     photo().save(tmp_path / "turned.avif", exif=exif, quality=95)
-    for name in ("a.avif", "a.jpg"): near(load_image(tmp_path / name, 16), square(photo(), 16), 14)
-    near(load_image(tmp_path / "turned.avif", 16), square(photo().rotate(-90, expand=True), 16), 14)
+    for name in ("a.avif", "a.jpg"): near(load_image(tmp_path / name, 16), resize_center_crop(photo(), 16), 14)
+    near(load_image(tmp_path / "turned.avif", 16), resize_center_crop(photo().rotate(-90, expand=True), 16), 14)
     assert len(find_images(tmp_path)) == 3
 
 
@@ -433,7 +433,7 @@ def test_heic_where_pillow_heif_is_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(HeifImageFile=HeifImageFile))
     for name, brands in (("a.heic", (b"heic", b"mif1", b"heic")), ("b.jpg", (b"mif1", b"heic")), ("c.HIF", (b"msf1", b"hevc"))):
         (tmp_path / name).write_bytes(ftyp(*brands))
-        assert torch.equal(load_image(tmp_path / name, 16), square(photo(), 16)), name
+        assert torch.equal(load_image(tmp_path / name, 16), resize_center_crop(photo(), 16)), name
     assert len(find_images(tmp_path)) == 3
 
 
@@ -445,9 +445,9 @@ def test_heic_for_real(tmp_path):
     pillow_heif.from_pillow(image).save(tmp_path / "turned.heic", quality=95, exif=exif.tobytes())
     image.info["icc_profile"] = SWAPPED
     pillow_heif.from_pillow(image).save(tmp_path / "profile.heic", quality=95)
-    near(load_image(tmp_path / "a.heic", 16), square(photo(64, 48), 16), 14)
-    near(load_image(tmp_path / "turned.heic", 16), square(photo(64, 48).rotate(-90, expand=True), 16), 14)
-    assert (load_image(tmp_path / "profile.heic", 16).float() - square(as_the_profile_says(photo(64, 48), SWAPPED), 16)).abs().mean() < 5
+    near(load_image(tmp_path / "a.heic", 16), resize_center_crop(photo(64, 48), 16), 14)
+    near(load_image(tmp_path / "turned.heic", 16), resize_center_crop(photo(64, 48).rotate(-90, expand=True), 16), 14)
+    assert (load_image(tmp_path / "profile.heic", 16).float() - resize_center_crop(as_the_profile_says(photo(64, 48), SWAPPED), 16)).abs().mean() < 5
 
 
 BULK = zlib.compress(bytes(3_000_000))
@@ -463,7 +463,7 @@ def test_metadata_lose_no_picture(tmp_path, notes):
     for name, text in (("before.png", raw[:33] + notes + raw[33:]), ("after.png", raw[:-12] + notes + raw[-12:])):
         (tmp_path / name).write_bytes(text)
         if notes[4:8] != b"iCCP": assert torch.equal(load_image(tmp_path / name, 16), wanted), name
-        else: assert torch.equal(load_image(tmp_path / name, 16), square(photo(), 16)), name  # of two profiles neither
+        else: assert torch.equal(load_image(tmp_path / name, 16), resize_center_crop(photo(), 16)), name  # of two profiles neither
 
 
 def test_a_damaged_png_is_damaged_with_and_without_its_notes(tmp_path):
@@ -478,7 +478,7 @@ def test_what_counts_are_pixels_that_take_memory(tmp_path, monkeypatch):
     photo(400, 300).save(tmp_path / "progressive.jpg", progressive=True)
     for suffix in ("jpg", "png", "webp", "gif", "tif", "bmp"): photo(400, 300).save(tmp_path / f"a.{suffix}")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300 // 2)
-    near(load_image(tmp_path / "a.jpg", 16), square(photo(400, 300), 16), 12)
+    near(load_image(tmp_path / "a.jpg", 16), resize_center_crop(photo(400, 300), 16), 12)
     with pytest.raises(Unreadable, match="enormous"): load_image(tmp_path / "a.jpg", 300)  # whole
     # the coefficients of a progressive one are kept for the whole picture
     for name in ("progressive.jpg", "a.png", "a.webp", "a.gif", "a.tif", "a.bmp"):
@@ -677,12 +677,12 @@ def test_any_damage_gives_a_picture_or_a_reason(tmp_path, suffix):
 
 
 def test_names_fit_in_one_line():
-    odd = Skipped(Path("a\nb\u202e\ud800/ü 🌵.jpg"), "why")
+    odd = SkippedFile(Path("a\nb\u202e\ud800/ü 🌵.jpg"), "why")
     assert str(odd) == "a\\nb\\u202e\\ud800/ü 🌵.jpg: why"
     str(odd).encode()  # can be printed
     text = skip_report([odd] * 25, 1000)
     assert text.startswith("skipped 25 of 1,000 files\n") and text.count("\n") == 21 and text.endswith("and 5 more, most of them: why (5)")
-    many = [Skipped(Path("a"), reason) for reason in ["no"] * 20 + ["damaged: 1", "damaged: 2", "no", "x\ny", "z"]]
+    many = [SkippedFile(Path("a"), reason) for reason in ["no"] * 20 + ["damaged: 1", "damaged: 2", "no", "x\ny", "z"]]
     assert skip_report(many, 25).endswith("  … and 5 more, most of them: damaged (2), no (1), x\\ny (1)")
 
 
@@ -786,7 +786,7 @@ def test_a_strangers_folder(tmp_path, workers, monkeypatch):
     assert {s.path.name for s in images.skipped} == left_out and len(images.skipped) == n + 3
     rows = torch.cat([b.rows for b in got]).tolist()
     assert [images.paths[i].name for i in rows] == [f"{i:03}.png" for i in range(12)]
-    assert torch.equal(torch.cat([b.images for b in got]), torch.stack([square(photo(16, 16, i), 8) for i in range(12)]))
+    assert torch.equal(torch.cat([b.images for b in got]), torch.stack([resize_center_crop(photo(16, 16, i), 8) for i in range(12)]))
     assert all(len(b.images) == len(b.rows) > 0 for b in got)
 
 
@@ -908,7 +908,7 @@ class Pairs(Dataset):
 
 
 def test_as_images_takes_what_people_have(tmp_path):
-    paths, want = fill(tmp_path, 3), torch.stack([square(photo(16, 16, i), 8) for i in range(3)])
+    paths, want = fill(tmp_path, 3), torch.stack([resize_center_crop(photo(16, 16, i), 8) for i in range(3)])
     assert torch.equal(in_memory(as_images(tmp_path, 3, 8)), want) and torch.equal(in_memory(as_images(str(tmp_path), 3, 8)), want)
     assert torch.equal(in_memory(as_images(paths, 3, 8)), want) and torch.equal(in_memory(as_images(tuple(map(str, paths)), 3, 8)), want)
     assert torch.equal(as_images(paths[0], 3, 8), want[:1]) and torch.equal(as_images(photo(16, 16, 0), 3, 8), want[:1])
@@ -937,7 +937,7 @@ class Endless(IterableDataset):
     (Pairs([torch.zeros(8, 8)]), ValueError, "item 0 of the Dataset"),
     (Pairs([torch.zeros(3, 8, 8).long()]), TypeError, "item 0 of the Dataset: images of torch.int64"),
     (Pictures(["a.jpg"], 16), ValueError, "read as 3×16×16, the model takes 3×8×8"),
-    (ImagesOnly(Pairs([photo()]), 8, 1), ValueError, "read as 1×8×8, the model takes 3×8×8"),
+    (DatasetImages(Pairs([photo()]), 8, 1), ValueError, "read as 1×8×8, the model takes 3×8×8"),
     ("no/such/place", FileNotFoundError, "no/such/place does not exist: give a folder or a picture"),
 ])
 def test_as_images_refuses(source, error, message):
@@ -1055,7 +1055,7 @@ def test_flickr25k(tmp_path):
     query, rest = ([number(p) for p in s.images.paths] for s in (d.query, d.database))
     assert query + rest == np.random.RandomState(2022).permutation(12).tolist()  # the seed of the protocol; disjoint and complete
     assert torch.equal(d.query.labels, rows[query]) and torch.equal(d.database.labels, rows[rest])
-    assert d.train[0].shape == (3, 224, 224) and torch.equal(d.train[0], square(Image.open(d.train.paths[0]), 224, resize=256))
+    assert d.train[0].shape == (3, 224, 224) and torch.equal(d.train[0], resize_center_crop(Image.open(d.train.paths[0]), 224, resize=256))
     other = flickr25k(tmp_path, n_queries=5, seed=1)
     assert [number(p) for p in other.query.images.paths] != query
     moved = tmp_path / "far away"
@@ -1234,7 +1234,7 @@ def test_resized_tensors_are_what_pillow_makes_of_them(channels, size):
     x = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures])
     y = resized(x, channels, size)
     assert y.shape == (5, channels, size, size) and y.dtype == torch.uint8
-    near(y, torch.stack([square(p, size, channels) for p in pictures]), 2)
+    near(y, torch.stack([resize_center_crop(p, size, channels) for p in pictures]), 2)
     grey = resized(x[:, :1], 3, 24)
     assert torch.equal(grey, x[:, :1].expand(-1, 3, -1, -1)) and resized(x, 3, 24) is x
 
@@ -1278,16 +1278,16 @@ def odd_calls(folder):
     counts = (True, "8", 8., None, 0, -1, 2 ** 40, [8], np.float32(8), torch.tensor(1.5), float("nan"))
     def each(name, call, values): return [(name, value, partial(call, value)) for value in values]
     return [
-        *each("size", lambda v: square(photo(), v), counts), *each("channels", lambda v: square(photo(), 8, v), (*counts, 2, 4)),
-        *each("resize", lambda v: square(photo(), 8, 3, v), [v for v in counts if v is not None]),
-        *each("image", lambda v: square(v, 8), (None, 5, "a.jpg", x)), *each("path", lambda v: load_image(v, 8), (None, 5, "", "a\0b", b"a", [])),
+        *each("size", lambda v: resize_center_crop(photo(), v), counts), *each("channels", lambda v: resize_center_crop(photo(), 8, v), (*counts, 2, 4)),
+        *each("resize", lambda v: resize_center_crop(photo(), 8, 3, v), [v for v in counts if v is not None]),
+        *each("image", lambda v: resize_center_crop(v, 8), (None, 5, "a.jpg", x)), *each("path", lambda v: load_image(v, 8), (None, 5, "", "a\0b", b"a", [])),
         *each("size", lambda v: load_image(paths[0], v), counts), *each("size", lambda v: Pictures(paths, v), counts),
         *each("paths", lambda v: Pictures(v, 8), (None, 5, "a", Path("a"), [1], [None], ["a\0"], [paths])),
         *each("channels", lambda v: as_images(x, v, 8), counts), *each("size", lambda v: as_images(x, 3, v), counts),
         *each("images", lambda v: as_images(v, 3, 8), (None, 5, object(), [], [5], {}, {"a"}, "", "a\0")),
         *each("images", lambda v: as_images(v, 3, 8), (np.array("a"), np.array([None]), np.zeros((1, 3, 8, 8), np.uint16))),
         *each("channels", lambda v: check_images(x, v), counts), *each("images", lambda v: check_images(v, 3), (None, 5, "a", [], np.zeros((1, 3, 8, 8)))),
-        *each("size", lambda v: ImagesOnly(TensorDataset(x), v), counts),
+        *each("size", lambda v: DatasetImages(TensorDataset(x), v), counts),
         *each("images", lambda v: list(read(v, row)), (None, 5, "", object())), *each("indices", lambda v: list(read(x, v)), (None, 5)),
         *each("indices", lambda v: list(read(pictures, v)), ("ab", [5], [None], [[0]])),
         *each("rows", lambda v: list(read(pictures, [torch.tensor([v])])), (3, 99, -4)),

@@ -15,7 +15,7 @@ from train_runs import (OBJECTIVE, TOGETHER, Mirror, disagree, free_port, linger
 from sscq.data import digits
 from sscq.checkpoint import CHECKPOINT, HISTORY, last_checkpoint
 from sscq.train import fit
-from sscq.distributed import gather_rows, gather_views, ranks, same_start, synced_batch_norm, together
+from sscq.distributed import gather_rows, gather_views, process_group, broadcast_initial_state, synced_batch_norm, run_collective
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -146,14 +146,14 @@ def test_alone_nothing_is_exchanged():
     x, model = torch.randn(6, 3), torch.nn.BatchNorm1d(3)
     assert gather_rows(x, 6) is x and gather_views(x, 3) is x
     with synced_batch_norm(model): assert type(model) is torch.nn.BatchNorm1d
-    same_start(model, {"lr": 1})
-    with ranks() as device: assert device.type in ("cpu", "cuda")
+    broadcast_initial_state(model, {"lr": 1})
+    with process_group() as device: assert device.type in ("cpu", "cuda")
 
 
 def test_a_group_of_one_is_joined_once(monkeypatch):
     for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port()).items(): monkeypatch.setenv(name, str(value))
-    with ranks() as outer:
-        with ranks() as inner: assert inner.type == outer.type
+    with process_group() as outer:
+        with process_group() as inner: assert inner.type == outer.type
         assert torch.distributed.is_initialized()
     assert not torch.distributed.is_initialized()
 
@@ -161,5 +161,5 @@ def test_a_group_of_one_is_joined_once(monkeypatch):
 def test_what_is_no_lost_rank():
     def full(): raise torch.OutOfMemoryError("CUDA out of memory")
     def silent(): raise RuntimeError
-    with pytest.raises(torch.OutOfMemoryError, match="out of memory"): together(full)
-    with pytest.raises(RuntimeError, match="another rank is gone or hangs"): together(silent)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"): run_collective(full)
+    with pytest.raises(RuntimeError, match="another rank is gone or hangs"): run_collective(silent)

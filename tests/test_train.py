@@ -35,7 +35,7 @@ from sscq.data import digits
 from sscq.files import read_tensors
 from sscq.objective import SPQObjective, SSCQObjective
 from sscq.checkpoint import CHECKPOINT, HISTORY, PREVIOUS, clear_run, last_checkpoint, read_checkpoint, write_tensors
-from sscq.train import PRESETS, Run, TrainConfig, epoch_batches, fit, largest_fitting, learning_rate, seed_for, tensorboard, train_epoch, train_step
+from sscq.train import PRESETS, Run, TrainConfig, epoch_batches, fit, largest_fitting, learning_rate, derive_seed, tensorboard, train_epoch, train_step
 from sscq.distributed import embed, embed_chunks, find_device, hold_interrupts
 from sscq.codebook import find_quantizer
 from sscq.views import VIEWS, digit_view
@@ -132,7 +132,7 @@ def test_numbers_of_numpy_are_python_s(images, number):
     config.__post_init__()
     assert [type(getattr(config, name)) for name in ("epochs", "seed", "micro_batch", "lr", "compile", "lr_end")] == [int, int, int, float, bool, float]
     assert config == TrainConfig(3, 3, .5, lr_end=1., seed=3, workers=3, micro_batch=3, save_every=3)
-    assert seed_for(number, "order") == seed_for(3, "order")
+    assert derive_seed(number, "order") == derive_seed(3, "order")
 
 
 def test_a_seed_of_numpy_draws_what_its_twin_draws(images, tmp_path):
@@ -156,8 +156,8 @@ def test_batches_hold_every_image_once(n, batches):
 
 def test_seeds_never_change():
     "Or runs that were stopped by an older version would go on differently"
-    assert [seed_for(0, 3, "order"), seed_for(0, 4, "order")] == [173478412, 3705374799]
-    assert len({seed_for(s, e, what) for s in range(5) for e in range(100) for what in ("order", "views")}) == 1000
+    assert [derive_seed(0, 3, "order"), derive_seed(0, 4, "order")] == [173478412, 3705374799]
+    assert len({derive_seed(s, e, what) for s in range(5) for e in range(100) for what in ("order", "views")}) == 1000
 
 
 def test_devices():

@@ -15,7 +15,7 @@ from torch import nn
 from sscq.backbone import projection_head
 from sscq.codebook import ProductQuantizer
 from sscq.objective import SSCQObjective
-from sscq.distributed import SyncedBatchNorm, encode_over_ranks, gather_rows, gather_views, rank_and_world, ranks, synced_batch_norm
+from sscq.distributed import SyncedBatchNorm, encode_over_ranks, gather_rows, gather_views, rank_and_world, process_group, synced_batch_norm
 from sscq.train import TrainConfig, fit
 from sscq.checkpoint import last_checkpoint
 from sscq.views import digit_view
@@ -88,7 +88,7 @@ def rank_main(target, rank: int, world: int, port: int, folder: Path, timeout: f
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     try:
-        with ranks(timeout=timeout): target(rank, folder, *args)
+        with process_group(timeout=timeout): target(rank, folder, *args)
     except BaseException:
         (folder / f"error.{rank}").write_text(traceback.format_exc())
         sys.exit(1)

@@ -327,7 +327,7 @@ def subjects(folder: Path) -> list[Subject]:
         of(views.random_affine, dict(x=x), "degrees", "scale", "shear", "shift"),
         of(views.random_ink, dict(x=x), "contrast", "noise"),
         of(views.two_views, dict(images=x), "view"),
-        of(views.happens, dict(x=x, p=0.5), "p"),
+        of(views.bernoulli_mask, dict(x=x, p=0.5), "p"),
     ]
     return out
 
