@@ -113,7 +113,7 @@ class IVFIndex:
             distances[q], rows[q] = found[0], held[place[0]]
         return self.now.hits(asked.spread(distances, torch.inf), asked.spread(rows, -1), asked.files)
 
-
+# %% ../nbs/28_cells.ipynb #c812bd71
 @patch
 def to_ivf(self: Index, n_lists: int | None = None, n_probe: int | None = None, seed: int = 0) -> IVFIndex:
     "For more than a few million items; make it again after the index changed"
