@@ -117,7 +117,8 @@ def check_image_size(
             f"them{instead}"
         )
     if size > MAX_SIZE: raise ValueError(
-        f"image_size={size}: images of {size}×{size} need gigabytes each: shrink them to {MAX_SIZE}×{MAX_SIZE} or less")
+        f"image_size={size}: images of {size}×{size} need gigabytes each: "
+        f"shrink them to {MAX_SIZE}×{MAX_SIZE} or less")
     return size
 
 # %% ../nbs/03_backbone.ipynb #766819b0

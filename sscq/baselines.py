@@ -194,8 +194,8 @@ def baselines(
     axes = pca(raw, max(256, *widths.values()))
     def first(n):
         return Vectors(*(x[:, :n] for x in axes))
-    # a rotation of all 3,072 dimensions of a small colour photo takes longer to learn than a model, and one of more dimensions
-    # than vectors cannot be learned at all (padding may add as many as there are books)
+    # a rotation of all 3,072 dimensions of a small colour photo takes longer to learn than a model, and one of
+    # more dimensions than vectors cannot be learned at all (padding may add as many as there are books)
     w = min(256, len(raw.train) - max(widths.values()) // 16)
     turned, opq = (raw, "OPQ") if raw.train.shape[1] <= w else (first(w), f"PCA to {w} + OPQ")
     for b in bits:

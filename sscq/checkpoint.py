@@ -9,11 +9,10 @@ __all__ = ['Checkpoint', 'last_checkpoint', 'clear_run']
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +63,7 @@ def write_tensors(
     tensors: dict[str, Tensor],
     text: str,
 ):
-    "A safetensors file; its header holds the text, and a checksum of text and tensors that is computed while they are written"
+    "A safetensors file; its header holds the text, and a checksum of text and tensors, made while they are written"
     header, end = {"__metadata__": dict(sscq=text, sha256=" " * 64)}, 0
     # the widest numbers first: then all lie at multiples of their width
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
@@ -119,7 +118,7 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> tuple[dict, dict]:  # tensors; format, version, settings, history, …
-    "What a checkpoint file says, or a ValueError when it is damaged or something else; `misfit` says whether to believe it"
+    "What a checkpoint file says, or a ValueError if it is damaged or none; `misfit` says whether to believe it"
     texts, tensors = read_tensors(path)
     if "sscq" not in texts: raise ValueError(f"{one_line(path)} is no checkpoint of a training run")
     if odd := [name for name, x in tensors.items() if x.dtype not in DTYPES]:
@@ -220,13 +219,16 @@ def misfit_of_tensors(
         if w is None or not w.is_floating_point():
             return f"the optimizer moves {shown(name, 60)}, which is no weight of the model"
         if set(state) != {"step", *MOMENTS}:
-            return f"the optimizer keeps {', '.join(map(one_line, sorted(state)))} of {one_line(name)}, not step, {', '.join(MOMENTS)}"
+            kept = ", ".join(map(one_line, sorted(state)))
+            return f"the optimizer keeps {kept} of {one_line(name)}, not step, {', '.join(MOMENTS)}"
         for key in MOMENTS:
             x = state[key]
             if x.shape != w.shape or x.dtype != w.dtype:
-                return f"{key} of {one_line(name)} is {list(x.shape)} of {x.dtype}, the weight {list(w.shape)} of {w.dtype}"
+                its, weight = f"{list(x.shape)} of {x.dtype}", f"{list(w.shape)} of {w.dtype}"
+                return f"{key} of {one_line(name)} is {its}, the weight {weight}"
         if not w.isfinite().all() or not state["exp_avg"].isfinite().all() or not (state["exp_avg_sq"] >= 0).all():
-            return f"{one_line(name)} or its moments hold numbers that Adam never leaves behind (NaN, infinite or negative ones)"
+            return (f"{one_line(name)} or its moments hold numbers that Adam never leaves behind "
+                    "(NaN, infinite or negative ones)")
         step = state["step"]
         if step.shape != () or step.dtype != torch.float32:
             return f"step of {one_line(name)} is {list(step.shape)} of {step.dtype}, not one float32"

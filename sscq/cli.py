@@ -222,7 +222,8 @@ def all_tried(args: argparse.Namespace, data: RetrievalData) -> Iterator[MethodR
             "sscq: note: torchvision's cache holds no ImageNet weights, so there is no row of pretrained features",
             error=True,
         )
-    yield from (MethodResult(*one) for one in baselines(data, args.bits, 16, arguments["backbone"], seen, features, args.seed))
+    others = baselines(data, args.bits, 16, arguments["backbone"], seen, features, args.seed)
+    yield from (MethodResult(*one) for one in others)
 
 # %% ../nbs/45_cli.ipynb #9e20aa03
 def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:

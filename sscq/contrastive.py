@@ -69,7 +69,7 @@ def consistency(
     y: Tensor,  # (n, D) whose view b is compared, both views stacked; `x` itself, or another representation of it
     tau: float = .2,  # τ_cc
 ) -> Float[Tensor, ""]:  # 0 when the views agree
-    "Symmetric KL divergence between how the two views of an image see its negatives (SSCQ, consistent contrastive regularization)"
+    "Symmetric KL between how two views of an image see its negatives (SSCQ, consistent contrastive regularization)"
     seen_x = log_contrast(x, tau)
     seen_y = seen_x if y is x else log_contrast(y, tau)
     if len(seen_x) != len(seen_y):

@@ -25,7 +25,6 @@ from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
-from fastcore.basics import patch, patch_to
 from huggingface_hub import PyTorchModelHubMixin, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
@@ -215,7 +214,7 @@ def hub_problem(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> str:  # empty if nothing speaks against a download
-    "Ask the Hugging Face hub for a model, once: a download repeats its first question for half a minute where nobody answers"
+    "Ask the Hugging Face hub for a model, once: a download asks for half a minute where nobody answers"
     try:
         get_hf_file_metadata(hf_hub_url(name, "model.safetensors", revision=revision), token=token)
     except HFValidationError:
@@ -244,9 +243,8 @@ def model_file(
             f"{one_line(name)} is a file: give the folder that save_pretrained wrote, "
             f"{one_line(os.path.dirname(name) or '.')}"
         )
-    why = (
-        "the Hugging Face hub was not asked (local_files_only)" if local_files_only else hub_problem(name, revision, token)
-    )
+    not_asked = "the Hugging Face hub was not asked (local_files_only)"
+    why = not_asked if local_files_only else hub_problem(name, revision, token)
     hub = dict(revision=revision, token=token, local_files_only=bool(why), **kwargs)
     try:
         return Path(hf_hub_download(name, "model.safetensors", **hub))
@@ -278,7 +276,8 @@ CARD = """---
 {{ card_data }}
 ---
 # An SSCQ model
-Turns images into short binary codes for retrieval; trained without labels by self-supervised consistent quantization (arXiv 2206.09806).
+Turns images into short binary codes for retrieval; trained without labels by
+self-supervised consistent quantization (arXiv 2206.09806).
 
     from sscq.core import SSCQ
     model = SSCQ.from_pretrained("path or repository")
@@ -288,6 +287,7 @@ Turns images into short binary codes for retrieval; trained without labels by se
 # %% ../nbs/12_core.ipynb #424758f6
 class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache-2.0", model_card_template=CARD):
     "Backbone, projection head and codebooks: images in, short codes out (SSCQ, arXiv 2206.09806)"
+
     def __init__(self,
         bits: SupportsIndex | None = None,  # per image; or give n_books
         n_books: SupportsIndex | None = None,  # M
@@ -366,11 +366,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         **changes,  # to config: fit(images, epochs=50)
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
-        config, view, device = (
-            configured(config, changes, self.seed),
-            pick_view(view, self.channels),
-            find_device(device),
-        )
+        config, view = configured(config, changes, self.seed), pick_view(view, self.channels)
+        device = find_device(device)
         check_callable("objective", objective, "two Encoded and the codebooks")
         if on_epoch is not None:
             check_callable("on_epoch", on_epoch, "an epoch's record")
@@ -388,7 +385,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
 
     def to_images(
         self,
-        images,  # a file, a folder, a PIL image, a tensor (C, H, W) or (N, C, H, W), a Dataset, or a list of files or PIL images
+        images,  # a file, a folder, a PIL image, a list of these, a tensor (C, H, W) or (N, C, H, W), a Dataset
     ) -> Tensor | Dataset:
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
@@ -407,15 +404,14 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             return self(x.to(self.device, non_blocking=True)).f
         except torch.OutOfMemoryError:
             if len(x) == 1: raise
-        return torch.cat(
-            [self.embed_batch(half) for half in x.chunk(2)]
-        )  # outside, so that the failed attempt's memory is free
+        # outside of the handler, so that the failed attempt's memory is free
+        return torch.cat([self.embed_batch(half) for half in x.chunk(2)])
 
     def embed_batches(self,
         images: Tensor | Dataset,  # as from to_images
         batch_size: SupportsIndex = 256,
     ) -> Iterator[Batch]:  # embeddings f (B, D) on the model's device, and the rows they belong to
-        "Embeddings batch by batch, decoding overlapped; files that cannot be read are skipped, with a warning that lists them"
+        "Embeddings batch by batch, decoding overlapped; unreadable files are skipped, with a warning that lists them"
         rows = torch.arange(len(images)).split(check_count("batch_size", batch_size))
         # a copy a batch: whatever happens to the model in between, as a move to another device, is seen
         return (Batch(eval_copy(self).embed_batch(x), i) for x, i in read(images, rows))
@@ -645,7 +641,7 @@ def bound_to(text: str, sha256: str) -> str:
 FILES = ("model.safetensors", "config.json", "README.md")
 
 def remove_old_parts(folder: Path) -> None:
-    "Remove what killed saves of version 0.1.0 left behind: folders that hold nothing else, and have been still for a day"
+    "Remove what killed saves of version 0.1.0 left: folders that hold nothing else, and have been still for a day"
     for part in folder.glob(".saving-????????"):
         if part.is_symlink() or not part.is_dir(): continue
         held = list(part.iterdir())
@@ -669,7 +665,7 @@ def read_model(
     path: Path,  # model.safetensors
     cls: type = SSCQ,
 ) -> tuple[dict, dict, dict]:  # the constructor's arguments; origin and history; name -> tensor
-    "What a saved model holds, once everything in it fits together; nothing is executed, and no memory taken for promises"
+    "What a saved model holds, once everything in it fits together; nothing is executed, no memory taken for promises"
     what = one_line(path)
     if not path.is_file(): raise FileNotFoundError(
         f"{what} is missing: {one_line(path.parent)} holds no model written by save_pretrained")

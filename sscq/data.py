@@ -8,23 +8,14 @@ __all__ = ['DATASETS', 'ImageSet', 'RetrievalData', 'digits', 'fashion_mnist', '
 
 # %% ../nbs/01_data.ipynb #2497e937
 import os
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from torch import Tensor
 from torch.utils.data import Dataset
-
-
-try:
-    from PIL.AvifImagePlugin import SUPPORTED as _AVIF
-except ImportError:
-    _AVIF = False  # Pillow before 11.3
 
 from .images import _listing, _ready, _sides, _tell, check_images, Pictures, ready, SkippedFile, WORKERS
 from .validation import check_choice, check_count, check_flag, check_path, one_line, shown

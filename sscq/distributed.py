@@ -116,7 +116,7 @@ def embed_chunks(
     precision: str,
     n_chunks: int,
 ) -> tuple[Tensor, Callable]:  # f; and what to call when `f.grad` is known
-    "Embeddings without activations; their gradient goes through the network later, chunk by chunk (gradient caching, Gao et al. 2021)"
+    "Embeddings without activations; their gradient follows chunk by chunk (gradient caching, Gao et al. 2021)"
     n_chunks = check_count("n_chunks", n_chunks, most=max(len(x), 1))
     generator = torch.cuda.default_generators[x.device.index] if x.is_cuda else torch.default_generator
     chunks, before = x.tensor_split(n_chunks), generator.get_state()

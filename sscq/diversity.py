@@ -29,7 +29,7 @@ def codeword_diversity(
     codebooks: Tensor,  # (M, K, d)
     tau: float = 1.,  # τ_cd, softmax temperature; the release's 1 hardly binds
 ) -> Float[Tensor, ""]:  # between `-log(K)` (all codewords alike) and 0 (one takes all)
-    "Mean over codebooks of the negative entropy of the average codeword choice (SSCQ, codeword diversity regularization)"
+    "Mean over codebooks of the negative entropy of the average choice (SSCQ, codeword diversity regularization)"
     tau = check_temperature("tau_cd", tau)
     choice = codeword_cosines(f, codebooks) / tau
     if not len(choice):

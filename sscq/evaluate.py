@@ -163,7 +163,7 @@ def tie_averaged_precision(
     hits: Tensor,  # bool (Q, N)
     topk: int,
 ) -> Float[Tensor, "Q"]:
-    "AP@k expected over random orders of equal distances, exactly (after McSherry & Najork 2008; here the cut-off may split a group)"
+    "Exact AP@k over random orders of equal distances (McSherry & Najork 2008; here the cut-off may split a group)"
     k = min(check_count("topk", topk), check_hits(hits).shape[1])
     if distances.shape != hits.shape: raise ValueError(
         f"distances of shape {tuple(distances.shape)} and hits of shape {tuple(hits.shape)} must be of one shape")
@@ -296,7 +296,7 @@ def bootstrap(
     level: float = .95,
     seed: int = 0,
 ) -> tuple[float, float]:  # low and high
-    "Confidence interval of the mean: the middle `level` of the means of resampled queries (percentile bootstrap, Efron 1979)"
+    "Confidence interval of the mean: the middle `level` of means of resampled queries (bootstrap, Efron 1979)"
     if not 0 < check_number("level", level) < 1:
         raise ValueError(f"level={level} must lie between 0 and 1, as 0.95 does")
     values, resamples, seed = (

@@ -39,7 +39,7 @@ def plotly_script() -> PlotlyScript:
 
 # %% ../nbs/42_explorer.ipynb #3b14a158
 class Description(ipywidgets.Widget):
-    "A figure as JSON, for the page. Not part of the AnyWidget: anywidget drops what is sent to one whose page took two seconds to begin"
+    "A figure as JSON, for the page. No part of the AnyWidget: what is sent to a page that is slow to begin is dropped"
 
     json = traitlets.Unicode().tag(sync=True)
 
@@ -92,16 +92,18 @@ STYLE = """<style>
 .sscq-controls .widget-toggle-buttons { display: flex; }
 .sscq-explorer .widget-label { color: var(--jp-ui-font-color1); }
 .sscq-figures > * { background: white; border-radius: 4px; margin: 4px 6px 4px 0; overflow: hidden; }
-.sscq-readout .widget-html-content { color: var(--jp-ui-font-color1); font-variant-numeric: tabular-nums; line-height: 1.4; padding: 4px 0;
-  white-space: normal; }
+.sscq-readout .widget-html-content { color: var(--jp-ui-font-color1); font-variant-numeric: tabular-nums;
+  line-height: 1.4; padding: 4px 0; white-space: normal; }
 .sscq-message { color: var(--jp-ui-font-color1); border-left: 4px solid #D55E00; padding-left: 8px; }
 .sscq-table { border-collapse: collapse; color: var(--jp-ui-font-color1); line-height: 1.5; }
-.sscq-table td, .sscq-table th { padding: 1px 10px; border-bottom: 1px solid var(--jp-border-color2); text-align: left; }
+.sscq-table td, .sscq-table th { padding: 1px 10px; border-bottom: 1px solid var(--jp-border-color2);
+  text-align: left; }
 .sscq-message:not(:has([role])) { display: none; }
 .sscq-explorer .jupyter-widgets-disconnected::before { display: none; }
 .sscq-explorer.jupyter-widgets-disconnected > * { opacity: .35; pointer-events: none; interactivity: inert; }
 .sscq-explorer.jupyter-widgets-disconnected::before { content: "The kernel was restarted: run this cell again.";
-  display: block; font: bold 14px sans-serif; color: var(--jp-ui-font-color1); border-left: 4px solid #D55E00; padding: 6px 8px; }
+  display: block; font: bold 14px sans-serif; color: var(--jp-ui-font-color1); border-left: 4px solid #D55E00;
+  padding: 6px 8px; }
 </style>"""
 
 # %% ../nbs/42_explorer.ipynb #b661a52e

@@ -365,7 +365,7 @@ def usage_runs(
     epochs: int = 8,
     progress: bool | None = True,
 ) -> tuple[dict, Tensor, dict]:  # name -> history, images, name -> codes
-    "Train on digits with the release's script weights, which leave out instance contrast: with codeword diversity (τ_cd 0.2), and without"
+    "Train on digits with the release's script weights (no instance contrast): with diversity (τ_cd 0.2), and without"
     data, preset, runs, codes = digits(), PRESETS["digits"], {}, {}
     for name, weight in (("with diversity", .2), ("without", 0.)):
         with torch.random.fork_rng(devices=[]):

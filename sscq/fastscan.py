@@ -6,10 +6,8 @@
 __all__ = []
 
 # %% ../nbs/26_fastscan.ipynb #0cb9ca43
-import json
 import threading
 from functools import reduce
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -675,10 +675,15 @@ def slideshow(
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light"><title>{title}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}}
-table{{border-collapse:collapse;margin:1rem 0}}td,th{{padding:.35rem .9rem;border-bottom:1px solid #ddd;text-align:right}}
+<style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem}}
+body{{color:#222;background:#fff}}
+table{{border-collapse:collapse;margin:1rem 0}}
+td,th{{padding:.35rem .9rem;border-bottom:1px solid #ddd;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}
-.figure{{overflow-x:auto;overflow-y:hidden}}code,pre{{background:#f3f3f3;padding:.1rem .3rem;border-radius:3px}}</style></head>
+.figure{{overflow-x:auto;overflow-y:hidden}}
+code,pre{{background:#f3f3f3;padding:.1rem .3rem;border-radius:3px}}
+</style></head>
 <body>{body}<noscript><p>The figures of this page need JavaScript; nothing is fetched from the network.</p></noscript>
 <script type="text/plain" id="plotly">{plotly}</script>
 <script>

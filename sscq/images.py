@@ -25,7 +25,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin  # noqa: F401
+from PIL import PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
@@ -210,7 +211,7 @@ def resize_center_crop(
     channels: int = 3,  # 3: colour, 1: grey
     resize: int | None = None,  # length of the shorter side before cropping; None: `size`
 ) -> Tensor:  # uint8 (C, size, size)
-    "The middle of a picture, upright, scaled smoothly: torchvision's `Resize(resize)` and `CenterCrop(size)`, to within rounding"
+    "The middle of a picture, upright, scaled smoothly: torchvision's `Resize` and `CenterCrop`, to within rounding"
     size, channels, resize = _sides(size, channels, resize)
     if not isinstance(image, Image.Image): raise TypeError(f"image={shown(image)} must be a PIL image")
     return _square(image, size, channels, resize)
@@ -446,8 +447,8 @@ SUFFIXES = set(".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .he
 
 def scan(
     folder: str | Path,
-) -> tuple[list[Path], list[SkippedFile]]:  # what is named like a picture, sorted; and what is not, or cannot be entered
-    "Walk a folder and those below it. Links are followed, each folder is entered once; names that begin with a dot are hidden"
+) -> tuple[list[Path], list[SkippedFile]]:  # named like a picture, sorted; and what is not, or cannot be entered
+    "Walk a folder and those below it; links are followed, each folder is entered once, dot names are hidden"
     folder = check_path("folder", folder)
     found, skipped, seen = [], [], {os.path.realpath(folder)}
     def closed(error):
@@ -681,7 +682,7 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 
 
 def as_images(
-    source,  # a folder, a picture (file or PIL), a list of files, a Dataset of images (or of tuples that begin with one), a tensor or an array
+    source,  # a folder, a picture (file or PIL), a list of files, a Dataset (items or tuples), a tensor, an array
     channels: int,
     size: int,
 ) -> Tensor | Dataset:

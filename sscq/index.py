@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from fastcore.basics import patch, patch_to
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -98,9 +97,8 @@ class SearchResult(NamedTuple):
         for q in range(min(Q, 3)):
             files = [f"  {one_line(Path(path).name)}" for path in self.paths[q]] if self.paths else [""] * k
             lines.append(f"{one_line(Path(self.queries[q]).name) if self.queries else f'query {q}'}:")
-            there = int(
-                (self.ids[q] >= 0).sum()
-            )  # fewer than k where no more were found, none where the query cannot be read
+            # fewer than k where no more were found, none where the query cannot be read
+            there = int((self.ids[q] >= 0).sum())
             lines += [f"{self.ids[q, i]:>9} {self.distances[q, i]:>10.4g}{files[i]}" for i in range(min(there, 10))]
             if there > 10:
                 lines.append("      ...")
@@ -173,9 +171,7 @@ def embed_readable(
     embed: Callable,
     several: list,  # files or PIL images
     alone: bool = False,  # one, which was not asked for in a list
-) -> tuple[
-    Tensor, list[int], list[str]
-]:  # (R, D) of those that can be read; which they are; what is wrong with the others
+) -> tuple[Tensor, list[int], list[str]]:  # (R, D) of those that can be read; which; what is wrong with the others
     "Embeddings of all at once; one by one where that gives fewer"
     try:
         f, error = _tensor("embeddings", embed(several[0] if alone else several)), None
@@ -308,6 +304,7 @@ def _read(path: Path, mmap: bool) -> tuple[dict, dict]:  # what `_write` was giv
 # %% ../nbs/27_database.ipynb #f9c1876a
 class Index:
     "Codes that can be searched, with the codebooks that made them"
+
     def __init__(self,
         codebooks: Tensor,  # (M, K, d), K a power of two up to 256
         embed: Callable | None = None,  # what is asked (a path, an image, images, paths) -> (Q, D) vectors
@@ -325,15 +322,19 @@ class Index:
 
     def __len__(self):
         return sum(map(len, self._rows))
+
     @property
     def bits(self) -> int:
         return len(self.codebooks) * n_bits(self.codebooks.shape[1])
+
     @property
     def fingerprint(self) -> str:
         return model_fingerprint(self.codebooks)
+
     @property
     def model(self) -> str:
         return f"{self.name} ({self.fingerprint})" if self.name else self.fingerprint
+
     def __repr__(self):
         return "Index of {:,} images, {} bits (M={}, K={}, d={}), model {}".format(
             len(self), self.bits, *self.codebooks.shape, self.model
@@ -419,20 +420,14 @@ class Index:
     def packed(self) -> PackedCodes:  # in the order of the ids, as everything below
         M, K, _ = self.codebooks.shape
         if len(self._rows) == 1 and isinstance(self._rows[0], PackedCodes): return self._rows[0]
-        rows = (
-            self._rows[0]
-            if len(self._rows) == 1
-            else _concatenate(self._rows or [np.empty((0, -(-self.bits // 8)), np.uint8)])
-        )
+        none = np.empty((0, -(-self.bits // 8)), np.uint8)
+        rows = self._rows[0] if len(self._rows) == 1 else _concatenate(self._rows or [none])
         if self._ids is not None:
             ids = self._ids[0] if len(self._ids) == 1 else np.concatenate(self._ids)
             if not (np.diff(ids) > 0).all():
                 order = ids.argsort()
-                rows, ids, self._paths = (
-                    rows[order],
-                    ids[order],
-                    [self._path_list()[i] for i in order] if len(self._paths) else [],
-                )
+                paths = [self._path_list()[i] for i in order] if len(self._paths) else []
+                rows, ids, self._paths = rows[order], ids[order], paths
             self._ids = [ids]
         self._rows = [PackedCodes(rows, M, K)]
         return self._rows[0]
@@ -447,9 +442,7 @@ class Index:
         return torch.arange(len(codes)) if self._ids is None else torch.from_numpy(self._ids[0])
 
     @property
-    def nbytes(
-        self,
-    ) -> int:  # of memory: codes and ids, the latter only where they are not row numbers; paths not counted
+    def nbytes(self) -> int:  # of memory: codes, and ids where they are not row numbers; paths are not counted
         return sum(x.nbytes for x in self._rows + (self._ids or []))
 
     def _path_list(self) -> list[str]:  # N paths, or none
@@ -539,7 +532,7 @@ class Index:
         k: int = 10,
         distance: str | None = None,  # "squared" or "unsquared"; None: the index's own
     ) -> SearchResult:
-        "The k nearest, exactly; equal distances are ordered by id. One row a query: empty (id -1), and warned of, if it cannot be read"
+        "The k nearest, exactly, equal distances by id; a query that cannot be read is warned of, its row empty (id -1)"
         distance, k = check_distance(self.distance if distance is None else distance), check_count("k", k)
         asked, now = self._asked(query), self.snapshot()
         f = asked.f
@@ -608,7 +601,7 @@ class Index:
         cls,
         path: str | Path,
         embed: Callable | None = None,  # a model's; if it belongs to an object with codebooks, they must be the index's
-        mmap: bool = True,  # leave codes on disk, to be read when needed: such a file may be replaced, never written into
+        mmap: bool = True,  # leave codes on disk until needed: such a file may be replaced, never written into
         fingerprint: str | None = None,  # of the model the index must belong to
     ) -> "Index":
         "Read what `save` wrote; a damaged file, or one of another model, is refused"

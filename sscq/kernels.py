@@ -6,15 +6,6 @@
 __all__ = ['fast_part_neighbor', 'fast_part_neighbor_with_positive']
 
 # %% ../nbs/23_kernels.ipynb #363f3551
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from .neighbors import _check, _parts
-
-# %% ../nbs/23_kernels.ipynb #e5aecb24
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from .neighbors import _check, _parts
 
 # %% ../nbs/23_kernels.ipynb #ea03387e
 def _largest(
@@ -48,7 +41,7 @@ def _losses_and_pulls(
 
 # %% ../nbs/23_kernels.ipynb #e6c41b47
 class _ShareOfNearest(torch.autograd.Function):
-    "Mean of the rows' losses; the gradient is made on the way forward, a few parts at a time, and has no gradient of its own"
+    "Mean of the rows' losses; their gradient is made on the way forward, a few parts at a time, and has none itself"
 
     @staticmethod
     def forward(ctx, parts, n_neighbors, tau, hidden):
@@ -84,8 +77,8 @@ def fast_part_neighbor(
     n_books: int,  # M
     n_neighbors: int = 20,  # n
     tau: float = .5,  # τ_pn
-) -> Float[Tensor, ""]:  # 0 when the neighbours hold all the similarity, log(negatives / neighbours) when all are alike
-    "Share of similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
+) -> Float[Tensor, ""]:  # 0 when the neighbours hold all of it, log(negatives / neighbours) when all are alike
+    "Similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
     _check(z, 2, n_neighbors, "negatives", tau)
     B = len(z) // 2
     return _share_of_nearest(z, n_books, n_neighbors, tau, (0, B, -B))  # the diagonals of `same_image`

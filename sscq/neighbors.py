@@ -6,7 +6,6 @@
 __all__ = ['part_cosines', 'nearest_negatives', 'part_neighbor', 'part_neighbor_with_positive']
 
 # %% ../nbs/07_neighbors.ipynb #d494c2a7
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -55,8 +54,8 @@ def part_neighbor(
     n_books: int,  # M
     n_neighbors: int = 20,  # n
     tau: float = .5,  # τ_pn
-) -> Float[Tensor, ""]:  # 0 when the neighbours hold all the similarity, log(negatives / neighbours) when all are alike
-    "Share of similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
+) -> Float[Tensor, ""]:  # 0 when the neighbours hold all of it, log(negatives / neighbours) when all are alike
+    "Similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
     _check(z, 2, n_neighbors, "negatives", tau)
     hidden = same_image(len(z), z.device)
     sim = (part_cosines(z, n_books) / tau).masked_fill(hidden, -torch.inf)

@@ -7,7 +7,6 @@ __all__ = ['training_explorer', 'retrieval_explorer']
 
 # %% ../nbs/44_playground.ipynb #07938e0c
 import html
-import io
 import tempfile
 import threading
 import warnings

@@ -6,13 +6,20 @@
 __all__ = ['score_figure', 'pr_figure', 'save_report', 'demo']
 
 # %% ../nbs/41_report.ipynb #7c501580
+import html
+import json
 import math
-from collections.abc import Iterable
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from .backbone import linear_head
 from .checkpoint import write_history
@@ -27,21 +34,6 @@ from .search import train_pq
 from .train import Preset, PRESETS, TrainConfig
 from .validation import check_count, one_line
 from .views import to_float
-
-# %% ../nbs/41_report.ipynb #9876b3a9
-import html
-import json
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 # %% ../nbs/41_report.ipynb #0299236f
 def score_figure(scores: Iterable[Score]):
@@ -254,7 +246,8 @@ def protocol(results: list[Result]) -> str:
 def text_table(rows: list[dict]) -> str:
     "The summary for a terminal"
     lines = [
-        f"{'method':<8}{'backbone':<14}{'bits':>5}{'mAP':>8}{'±':>7}{'ties averaged':>15}{'unsquared':>11}{'seconds':>9}"
+        f"{'method':<8}{'backbone':<14}{'bits':>5}{'mAP':>8}{'±':>7}"
+        f"{'ties averaged':>15}{'unsquared':>11}{'seconds':>9}"
     ]
     for r in rows:
         spread = f"{r['map_std']:.3f}" if r["seeds"] > 1 else "–"
@@ -355,7 +348,7 @@ def say(
     text: str,
     error: bool = False,  # on standard error
 ) -> None:
-    "Print lines as they are, but for what a terminal must not be sent: an escape sequence in a name is shown, not obeyed"
+    "Print lines; what a terminal must not be sent, such as an escape sequence in a name, is shown, not obeyed"
     stream = sys.stderr if error else sys.stdout
     if stream is None: return  # who called us closed it
     print("\n".join(map(one_line, text.split("\n"))), file=stream)

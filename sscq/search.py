@@ -87,7 +87,7 @@ def shared_evenly(
     x: np.ndarray,  # (N, D)
     n_books: int,  # M
 ) -> np.ndarray:  # (D, D), rows are principal axes
-    "A rotation that deals the principal axes out, the largest first, each to the part with the least variance so far (Ge et al.)"
+    "A rotation that deals out the principal axes, the largest first, to the part with the least variance (Ge et al.)"
     spread, axes = np.linalg.eigh(np.cov(x.astype(np.float64), rowvar=False).reshape(x.shape[1], -1))
     parts, size = [[] for _ in range(n_books)], x.shape[1] // n_books
     logs = np.log(
@@ -119,7 +119,7 @@ def train_opq(
 ) -> tuple[
     Float[Tensor, "D D"], Float[Tensor, "M K d"]
 ]:  # R, whose rows are the new axes: quantize `f @ R.T`; and codebooks
-    "Product quantization of rotated vectors (optimized product quantization, Ge et al. 2013), with FAISS: the best of three starts"
+    "Optimized product quantization (Ge et al. 2013) with FAISS: rotated vectors, the best of three starts"
     n_books, n_words, seed = *check_counts(n_books=n_books, n_words=n_words), _one_seed(seed)
     x, power = _vectors(vectors, n_books, n_words)
     import faiss

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -505,7 +504,7 @@ def fit(
     resume: bool | str = False,  # go on from the checkpoint in `out`; "changed": even with other settings
     history: list | None = None,  # where the records go, for those who want them also when an error ends training
 ) -> list[dict]:  # a record per epoch: loss, terms, lr, perplexity, usage, seconds
-    "Train in place; Ctrl-C keeps the last complete epoch, with `out` on disk too, and a second one is raised after that"
+    "Train in place; Ctrl-C keeps the last complete epoch, with `out` on disk too, and a second one is raised then"
     out = check_fit_arguments(model, images, view, objective, config, on_epoch, progress, out, resume, history)
     (rank, _), device = rank_and_world(), find_quantizer(model).codebooks.device
     if isinstance(images, Tensor):

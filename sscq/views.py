@@ -78,7 +78,7 @@ def draw_boxes(
     ratio: tuple = (3 / 4, 4 / 3),  # width over height, from and to
     tries: int = 10,  # candidates for each image
 ) -> Float[Tensor, "B 4"]:  # top, left, height and width, in whole pixels
-    "A box for each image: its first candidate that fits, else the largest central one (torchvision's RandomResizedCrop)"
+    "A box for each image: its first candidate that fits, else the largest central one (as RandomResizedCrop)"
     scale, ratio = check_span("scale", scale, above=0, most=1e6), check_span("ratio", ratio, least=1e-6, most=1e6)
     tries = check_count("tries", tries, most=1000)
     B, _, H, W = x.shape
