@@ -455,3 +455,11 @@ def recall(
     both = torch.cat([found, exact], 1).sort(1).values  # what is in both lists now stands beside its twin
     shared = ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)).sum(1)
     return shared.double() / (exact >= 0).sum(1).clamp(min=1)
+
+# %% ../nbs/11_evaluate.ipynb #7482e952
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("evaluate")

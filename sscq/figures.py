@@ -750,3 +750,11 @@ def save_page(
     path = check_writable(path)
     # a name of bytes that are no UTF-8 must not lose the page: they become escapes
     return atomic_write(path, page(title, blocks).encode("utf-8", "backslashreplace"))
+
+# %% ../nbs/00_figures.ipynb #3888e41f
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("figures")

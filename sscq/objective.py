@@ -121,3 +121,11 @@ class SPQObjective:
         stack_views(a, b)  # raises where they do not match
         parts = SPQParts(info_nce(torch.cat([a.f, b.z]), self.tau), info_nce(torch.cat([b.f, a.z]), self.tau))
         return sum(parts), parts
+
+# %% ../nbs/08_objective.ipynb #ba4be30c
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("objective")

@@ -354,3 +354,11 @@ def two_views(
     "Two different views of every image"
     x, view = to_float(images), check_callable("view", view, "a batch of floats, as photo_view is")
     return view(x), view(x)
+
+# %% ../nbs/02_views.ipynb #852ebf03
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("views")
