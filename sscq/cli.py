@@ -668,3 +668,11 @@ def _main(argv: list[str] | None, stop: CtrlC) -> int:
 # %% ../nbs/45_cli.ipynb #2a83e50e
 if __name__ == "__main__" and __spec__:
     sys.exit(main())  # python -m sscq.cli; a notebook has no __spec__
+
+# %% ../nbs/45_cli.ipynb #faa71106
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("cli")

@@ -256,3 +256,11 @@ def find_quantizer(model: nn.Module) -> ProductQuantizer:
     found = [m for m in model.modules() if isinstance(m, ProductQuantizer)]
     if len(found) != 1: raise ValueError(f"the model has {len(found)} ProductQuantizers; training needs exactly one")
     return found[0]
+
+# %% ../nbs/04_codebook.ipynb #509b2154
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("codebook")

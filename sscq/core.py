@@ -698,3 +698,11 @@ def load_state(
     "Arguments and weights of a saved model"
     arguments, _, state = read_model(path)
     return arguments, state
+
+# %% ../nbs/12_core.ipynb #85157ff0
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("core")

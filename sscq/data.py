@@ -293,3 +293,11 @@ def dataset(
     if name == "nuswide": return nuswide(Path(root, name))
     if os.path.isdir(name): return labelled_folder(name)
     raise ValueError(f"dataset={shown(name)} is not a folder, nor one of {', '.join(DATASETS)}")
+
+# %% ../nbs/01_data.ipynb #8cb185e5
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("data")

@@ -72,3 +72,11 @@ def part_neighbor_with_positive(
     _check(z, 0, n_neighbors, "inputs", tau)
     sim = part_cosines(z, n_books) / tau
     return (sim.logsumexp(-1) - sim.topk(n_neighbors).values.logsumexp(-1)).mean()
+
+# %% ../nbs/07_neighbors.ipynb #0883067c
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("neighbors")

@@ -241,3 +241,11 @@ def nearest(
     "Distances and row numbers of the k nearest codes, nearest first, equal distances by row number"
     _, distances, rows = zip(*ranked(f, codebooks, codes, k, squared))
     return torch.cat(distances), torch.cat(rows)
+
+# %% ../nbs/10_search.ipynb #e4f9de79
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("search")

@@ -613,3 +613,11 @@ PRESETS = {
     "digits": Preset(dict(backbone="tiny_cnn", channels=1, image_size=8), "digit", SSCQObjective(),
                      TrainConfig(epochs=50, lr=2e-3, warmup_epochs=5, lr_end=.01)),
 }
+
+# %% ../nbs/09_train.ipynb #ee210fac
+from typing import TYPE_CHECKING
+
+from sscq.moved import moved_from
+
+if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
+    __getattr__ = moved_from("train")
