@@ -11,6 +11,8 @@ import pytest
 from nbdev.doclinks import nbglob
 from nbdev.export import nb_export
 
+from sscq.moved import MOVED, places
+
 ROOT = Path(__file__).parent.parent
 NBS = sorted(nbglob(ROOT / "nbs", as_path=True))
 EXPORTING = [nb for nb in NBS if re.match(r"\d\d_", nb.name)]
@@ -24,8 +26,11 @@ def named(nbs: list): return pytest.mark.parametrize("nb", nbs, ids=lambda p: p.
 def module(nb: Path) -> str: return next(m[1] for c in cells(nb) if (m := re.match(r"#\| default_exp (\w+)", source(c))))
 
 
+BY_HAND = {"__init__", "__main__", "widgets"}  # what must be light, and the forwarding address of a module that was split
+
+
 def test_every_module_has_its_notebook():
-    modules = {p.stem for p in (ROOT / "sscq").glob("*.py")} - {"__init__", "__main__", "_modidx"}
+    modules = {p.stem for p in (ROOT / "sscq").glob("*.py")} - BY_HAND - {"_modidx"}
     assert modules == {module(nb) for nb in EXPORTING}
 
 
@@ -52,7 +57,8 @@ def imported(tree: ast.AST) -> set[str]:
 def test_every_way_to_import_is_seen(line, module): assert imported(ast.parse(line)) == {module}
 
 
-GRAPH = {module(nb): imported(ast.parse((ROOT / "sscq" / f"{module(nb)}.py").read_text(encoding="utf-8"))) for nb in EXPORTING}
+TREES = {module(nb): ast.parse((ROOT / "sscq" / f"{module(nb)}.py").read_text(encoding="utf-8")) for nb in EXPORTING}
+GRAPH = {name: imported(tree) for name, tree in TREES.items()}
 NUMBER = {module(nb): int(nb.stem[:2]) for nb in EXPORTING}  # 00–19 the method, 20–39 the engine, 40 and above the faces
 FOUNDATION = {n for n, number in NUMBER.items() if 4 <= number <= 8 or number in (0, 10)}  # what the engine may stand on
 
@@ -65,6 +71,22 @@ def test_imports_point_down(module):
     wrong = {used for used in GRAPH[module] if NUMBER[used] >= NUMBER[module] and (wing(module), wing(used)) != (0, 1)}
     if wing(module) == 1: wrong |= {used for used in GRAPH[module] if wing(used) == 0} - FOUNDATION
     assert not wrong, f"{module} imports {', '.join(sorted(wrong))}"
+
+
+def test_imports_are_written_where_they_can_be_seen():
+    """Modules are imported by their names, which the tests above read. Two places compute a name, and neither can close a circle,
+    because nothing of the library asks them: `moved` finds what old programs ask for, the root what users ask for"""
+    def computes(path):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        called = [node for node in calls if getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__")]
+        return any(not isinstance(node.args[0], ast.Constant) for node in called)
+    files = [p for p in (ROOT / "sscq").glob("*.py") if p.name != "_modidx.py"]
+    assert {p.stem for p in files if computes(p)} == {"__init__", "moved"}
+    for module, used in GRAPH.items():
+        names = {(node.module.removeprefix("sscq."), a.name) for node in ast.walk(TREES[module]) if isinstance(node, ast.ImportFrom) and node.module
+                 for a in node.names}
+        old = {f"{there}.{name}" for there in used & set(MOVED) for name in places(there) if (there, name) in names}
+        assert not old, f"{module} imports old names"
 
 
 def test_imports_have_no_circle():
