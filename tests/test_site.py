@@ -14,8 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "nbs/site"))
-from api import entries, only_imports  # noqa: E402
-from build import notebooks, relink  # noqa: E402
+from api import entries, only_imports, without_noqa  # noqa: E402
+from build import LINK, MOVED, NBS, WINGS, Site, exports, first_sentence, notebooks, read, relink  # noqa: E402
+from graph import floors, graph, needed  # noqa: E402
 
 PLOTLY = "application/vnd.plotly.v1+json"
 PARTS = notebooks()
@@ -28,7 +29,7 @@ class Page(HTMLParser):
     "What the tests ask of a page: its ids, its links, what it loads, and its pictures"
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.loads, self.alts, self.text = set(), [], [], [], []
+        self.ids, self.links, self.loads, self.alts, self.text, self.boxes, self.edges = set(), [], [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -38,6 +39,8 @@ class Page(HTMLParser):
         if tag in ("img", "script", "iframe") and at.get("src"): self.loads.append(at["src"])
         if tag == "link" and at.get("rel") not in ("index", "search", "next", "prev"): self.loads.append(at["href"])
         if tag == "img": self.alts.append(at.get("alt"))
+        if at.get("data-module"): self.boxes.append(at["data-module"])
+        if at.get("data-from"): self.edges.append((at["data-from"], at["data-to"]))
 
     def handle_data(self, data): self.text.append(data)
 
@@ -59,9 +62,70 @@ def pages(site): return {p.relative_to(site).as_posix(): Page(p.read_text(encodi
 
 def test_pages_stand_in_reading_order(pages):
     links = pages["index.html"].links
-    wanted = [f"{nb.page}.html" for nb in NOTEBOOKS] + ["api/index.html", *(f"api/{m}.html" for m in MODULES)]
+    wanted = [f"{nb.page}.html" for nb in NOTEBOOKS] + ["api/index.html", *(f"{nb.api}.html" for nb in MODULES.values())]
     assert [link for link in dict.fromkeys(links[links.index(wanted[0]):]) if link in wanted] == wanted
-    assert [nb.number for nb in PARTS["The notebooks"]] == sorted(nb.number for nb in PARTS["The notebooks"])
+    numbers = [nb.number for wing in WINGS for nb in PARTS[wing]]
+    assert numbers == sorted(numbers) and [min(nb.number for nb in PARTS[wing]) for wing in WINGS] == ["00", "20", "40"]
+
+
+def test_wings_are_groups_of_the_sidebar(site):
+    captions = re.findall(r'<p class="caption"[^>]*><span class="caption-text">([^<]+)', (site / "01_data.html").read_text(encoding="utf-8"))
+    assert captions == [*WINGS, "Tutorials", "Explanations", "Reference"]
+
+
+@pytest.mark.parametrize("path", sorted([*NBS.glob("*.ipynb"), *NBS.glob("*/*.ipynb"), *ROOT.glob("*.md")]), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_between_files_lead_somewhere(path):
+    texts = [path.read_text(encoding="utf-8")] if path.suffix == ".md" else ["".join(c["source"]) for c in read(path).cells if c["cell_type"] == "markdown"]
+    dead = [m[3] for text in texts for m in LINK.finditer(text) if not (path.parent / unquote(m[3])).exists()]
+    assert not dead
+
+
+def test_the_front_page_lists_every_notebook_in_reading_order():
+    text = "".join("".join(c["source"]) for c in read(NBS / "index.ipynb").cells)
+    assert re.findall(r"^\| \[(\d\d_\w+)\]\(\1\.ipynb\)", text, re.M) == [nb.page for wing in WINGS for nb in PARTS[wing]]
+    named = re.findall(r"^      \d\d to \d\d +the \w+: ([\w ]+)$", text, re.M)
+    assert [line.split() for line in named] == [[nb.module for nb in PARTS[wing]] for wing in WINGS], "the map of where things are"
+
+
+def test_old_addresses_lead_to_the_new_ones(pages, site):
+    for old, new in MOVED.items():
+        text = (site / f"{old}.html").read_text(encoding="utf-8")
+        to = re.search(r'<meta http-equiv="refresh" content="0; url=([^"]+)">', text)[1]
+        assert pages[f"{old}.html"].links == [to] and urljoin(f"/{old}.html", to) == f"/{new}.html" and (site / f"{new}.html").is_file()
+
+
+def test_what_an_earlier_build_wrote_goes_and_nothing_else(tmp_path):
+    site, out = Site(tmp_path / "pages"), tmp_path / "out"
+    gone = {"13_widgets.md": "13_widgets.html", "api/old.md": "api/old.html", "moved/older.html": "older.html", "static/figures/a.js": "_static/figures/a.js"}
+    for folder, names in ((site.folder, gone), (out, [*gone.values(), "mine.html"])):
+        for file in (folder / name for name in names):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("old")
+    site.write_all()
+    site.finish(out)
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == {"mine.html", *(f"{old}.html" for old in MOVED)}
+    assert "http-equiv" in (out / "13_widgets.html").read_text() and not (site.folder / "13_widgets.md").exists()
+
+
+# --- the imports
+
+IMPORTS = graph(ROOT / "sscq", MODULES)
+
+
+def test_every_module_is_in_the_graph(pages):
+    assert sorted(pages["api/index.html"].boxes) == sorted(MODULES) and {p.stem for p in (ROOT / "sscq").glob("*.py")} >= set(MODULES)
+    assert set(pages["api/index.html"].edges) == {(m, used) for m, those in needed(IMPORTS).items() for used in those}
+    assert {"codebook", "train", "objective"} <= IMPORTS["core"]
+
+
+def test_imports_lead_down_and_never_back():
+    floor = floors(IMPORTS)
+    assert set(floor) == set(MODULES) and all(floor[used] < floor[m] for m, those in IMPORTS.items() for used in those)
+    with pytest.raises(ValueError, match="in a circle: a → b → c → a"): floors(dict(a={"b"}, b={"c"}, c={"a"}))
+
+
+def test_edges_left_out_are_those_that_others_make():
+    assert needed(dict(a={"b", "c", "d"}, b={"c"}, c=set(), d=set())) == dict(a={"b", "d"}, b={"c"}, c=set(), d=set())
 
 
 def test_every_link_and_anchor_resolves(pages, site):
@@ -96,13 +160,24 @@ def test_hidden_cells_stay_hidden_and_directives_go(site):
 
 @modules
 def test_library_and_notebook_lead_to_each_other(pages, module):
-    page, notebook = pages[f"api/{module}.html"], MODULES[module].page
+    page, notebook, text = pages[f"{MODULES[module].api}.html"], MODULES[module].page, "".join(pages[f"{MODULES[module].api}.html"].text)
     tree = ast.parse((ROOT / f"sscq/{module}.py").read_text(encoding="utf-8"))
     public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
     for name in public:
         assert f"sscq.{module}.{name}" in page.ids, "not on its API page"
         assert f"../{notebook}.html#def-{name}" in page.links, "no way to the notebook"
-        assert f"api/{module}.html#sscq.{module}.{name}" in pages[f"{notebook}.html"].links, "no way from the notebook"
+        assert f"{MODULES[module].api}.html#sscq.{module}.{name}" in pages[f"{notebook}.html"].links, "no way from the notebook"
+        assert f"#sscq.{module}.{name}" in page.links, "not in the summary"
+    offered = {i.removeprefix(f"sscq.{module}.") for i in page.ids if i.startswith(f"sscq.{module}.")}
+    assert {name for name in offered if "." not in name} == set(public), "what is exported without being offered stays out"
+    assert "noqa" not in text
+
+
+def test_constants_come_last():
+    assert [e.kind for nb in MODULES.values() for e in exports(nb) if e.kind == "data"]
+    for nb in MODULES.values():
+        kinds = [e.kind == "data" for e in exports(nb)]
+        assert kinds == sorted(kinds)
 
 
 def test_api_page_tells_the_parameters(pages):
@@ -133,6 +208,17 @@ def grow(
 SIDES = 4  # of a box
 Box.twin = 3
 """
+
+
+@pytest.mark.parametrize("line, kept", [
+    ("x = 1,  # noqa: B008 (frozen); of two", "x = 1,  # of two"), ("x = 1,  # noqa: B008 (frozen)\ny", "x = 1,\ny"), ("import a  # noqa: F401", "import a"),
+    ("import a  # noqa: E402, F401\nb  # c", "import a\nb  # c"), ("import a  # noqa", "import a"), ("a  # as noqa says", "a  # as noqa says")])
+def test_what_is_said_to_the_linter_is_left_out(line, kept): assert without_noqa(line) == kept
+
+
+@pytest.mark.parametrize("text, first", [
+    ("One. Two", "One."), ("All of it, e.g. this", "All of it, e.g. this"), ("Over\ntwo lines\n\nMore", "Over two lines"), ("", "")])
+def test_first_sentence(text, first): assert first_sentence(text) == first
 
 
 def test_names_are_read_from_source():
@@ -227,7 +313,7 @@ def test_figures_and_math_are_drawn(tab, address, nb):
 
 @pytest.mark.browser
 def test_other_pages_open(tab, address, pages):
-    for name in sorted(set(pages) - {f"{nb.page}.html" for nb in NOTEBOOKS}):
+    for name in sorted(set(pages) - {f"{nb.page}.html" for nb in NOTEBOOKS} - {f"{old}.html" for old in MOVED}):
         assert tab.goto(f"{address}/{name}").ok
         *_, over = tab.evaluate(MATH)
         assert over <= 0, f"{name} is wider than the screen"
@@ -302,6 +388,33 @@ def test_works_as_a_file(browser, site):
     page.close()
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("old", MOVED)
+def test_old_addresses_work_as_files(browser, site, old):
+    page = browser.new_page()
+    page.goto((site / f"{old}.html").as_uri(), wait_until="commit")
+    page.wait_for_url((site / f"{MOVED[old]}.html").as_uri())
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_module_shows_its_imports(tab, address):
+    tab.goto(f"{address}/api/index.html")
+    picture = tab.locator("svg.imports")
+    title, said = (picture.locator(f"#imports-{part}").text_content() for part in ("title", "said"))
+    assert title and said and tab.get_by_role("group", name=f"{title} {said}").count() == 1
+    boxes = {name: picture.locator(f"a[data-module='{name}'] rect").bounding_box() for name in MODULES}
+    for above, under in tab.evaluate("[...document.querySelectorAll('svg.imports path')].map(p => [p.dataset.from, p.dataset.to])"):
+        assert boxes[above]["y"] + boxes[above]["height"] < boxes[under]["y"], "an edge that leads up"
+    box = picture.locator("a[data-module='codebook']")
+    width = "() => getComputedStyle(document.querySelector('svg.imports [data-from=codebook]')).strokeWidth"
+    before = tab.evaluate(width)
+    box.focus()
+    assert tab.evaluate(width) != before
+    box.press("Enter")
+    tab.wait_for_url("**/api/codebook.html")
+
+
 CONTRAST = """() => {
   const linear = (v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
   const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
@@ -323,7 +436,7 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_can_be_read(browser, address, scheme):
     page = browser.new_page(color_scheme=scheme)
-    for name in ("api/codebook", "06_diversity"):
+    for name in ("api/codebook", "api/index", "06_diversity"):
         page.goto(f"{address}/{name}.html")
         assert not page.evaluate(CONTRAST)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 20, 22)"}[scheme]
@@ -333,7 +446,7 @@ def test_both_themes_can_be_read(browser, address, scheme):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["index", "06_diversity", "api/search"])
+@pytest.mark.parametrize("name", ["index", "06_diversity", "api/search", "api/index"])
 def test_phone_scrolls_one_way(browser, address, name):
     page = browser.new_page(viewport=dict(width=390, height=800))
     page.goto(f"{address}/{name}.html")

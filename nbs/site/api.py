@@ -1,6 +1,7 @@
 "Read what a notebook exports: names, signatures, docstrings and docments, straight from its cells, so that no page needs PyTorch to be made"
 import ast
 import io
+import re
 import tokenize
 from typing import NamedTuple
 
@@ -27,6 +28,15 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def text(node) -> str: return "" if node is None else ast.unparse(node)
+
+
+NOQA = re.compile(r"#\s*noqa\b(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)?(\s*\([^)]*\))?[;,]?[ \t]*")
+
+
+def without_noqa(source: str) -> str:
+    "What is said to the linter alone goes; what a comment says after it stays"
+    def rest(m): return "# " if source[m.end():m.end() + 1].strip() else ""
+    return re.sub(r"[ \t]+$", "", NOQA.sub(rest, source), flags=re.M) if NOQA.search(source) else source
 
 
 def comments(source: str) -> dict[int, str]:

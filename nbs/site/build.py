@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
-from api import Entry, Row, entries, only_imports
+from api import Entry, Row, entries, only_imports, without_noqa
+from graph import graph, listed, svg
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT / "nbs"
 TUTORIALS = ["quick_tour", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out"]
+WINGS = {"The method": "to be read in order", "The engine": "read when needed: what makes it fast, safe and large", "The faces": "what stands on both"}
+MOVED = {"05_diversity": "06_diversity", "06_neighbors": "07_neighbors", "07_contrastive": "05_contrastive", "13_widgets": "43_explorers",
+         "14_cli": "45_cli", "api/widgets": "api/explorers"}  # old addresses, which others may have kept
 PROJECT = {"CONTRIBUTING.md": "project/contributing", "CHANGELOG.md": "project/changelog"}
 DIRECTIVE = re.compile(r"^#\|[ \t]*(\w+):?[ \t]*(.*)$", re.M)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
@@ -35,12 +39,16 @@ class Notebook(NamedTuple):
     def module(self) -> str: return next((m[1] for c in self.cells if (m := re.search(r"^#\| default_exp (\w+)", source(c), re.M))), "")
     @property
     def number(self) -> str: return m[0] if (m := re.match(r"\d\d", self.path.name)) else ""
+    @property
+    def wing(self) -> str: return list(WINGS)[min(int(self.number) // 20, 2)] if self.number else ""
+    @property
+    def api(self) -> str: return f"api/{self.module if self.module != 'index' else self.path.stem.partition('_')[2]}"  # api/index lists all modules
 
 
 def source(cell: dict) -> str: return "".join(cell["source"])
 def directives(cell: dict) -> dict[str, str]: return {m[1]: m[2] or "" for m in DIRECTIVE.finditer(source(cell))} if cell["cell_type"] == "code" else {}
-def code(cell: dict) -> str: return DIRECTIVE.sub("", source(cell)).strip()
-def exported(cell: dict) -> bool: return "export" in directives(cell)
+def code(cell: dict) -> str: return without_noqa(DIRECTIVE.sub("", source(cell))).strip()
+def exported(cell: dict) -> bool: return "export" in directives(cell)  # and offered: `exporti` is for the package itself
 
 
 def read(path: Path) -> Notebook:
@@ -50,7 +58,8 @@ def read(path: Path) -> Notebook:
 def notebooks() -> dict[str, list[Notebook]]:
     "Those that are there, in reading order"
     def order(path): return TUTORIALS.index(path.stem) if path.stem in TUTORIALS else len(TUTORIALS)
-    return {"The notebooks": [read(p) for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))],
+    numbered = [read(p) for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))]
+    return {wing: [nb for nb in numbered if nb.wing == wing] for wing in WINGS} | {
             "Tutorials": [read(p) for p in sorted(sorted(NBS.glob("tutorials/*.ipynb")), key=order)],
             "Explanations": [read(p) for p in sorted(NBS.glob("explanations/*.ipynb"))]}
 
@@ -149,7 +158,7 @@ def library_links(nb: Notebook, names: list[Entry]) -> str:
     here = {e.name for e in names}
     shown = [e for e in names if e.name.partition(".")[0] not in here or "." not in e.name]
     up = "../" * nb.page.count("/")
-    links = ", ".join(f'<a class="reference internal" href="{up}api/{nb.module}.html#sscq.{nb.module}.{e.name}"><code>{e.name}</code></a>' for e in shown)
+    links = ", ".join(f'<a class="reference internal" href="{up}{nb.api}.html#sscq.{nb.module}.{e.name}"><code>{e.name}</code></a>' for e in shown)
     anchors = "".join(f'<span id="def-{e.name}"></span>' for e in names)
     return raw(f'<p class="exported">{anchors}In the library: {links}</p>\n') if names else ""
 
@@ -203,26 +212,54 @@ def entry_block(e: Entry, nb: Notebook, section: str) -> str:
 
 
 def exports(nb: Notebook) -> list[Entry]:
-    "All public names of a notebook's module, a class's methods right after it"
+    "All public names of a notebook's module, a class's methods right after it, constants last"
     found = [e for cell in nb.cells if exported(cell) for e in entries(code(cell), cell["id"])]
     first = {name: i for i, name in reversed(list(enumerate(e.name.partition(".")[0] for e in found)))}
-    return sorted(found, key=lambda e: first[e.name.partition(".")[0]])
+    return sorted(found, key=lambda e: (e.kind == "data", first[e.name.partition(".")[0]]))
 
 
 def purpose(nb: Notebook) -> str: return next((m[1] for c in nb.cells if (m := re.search(r"^> (.+)", source(c), re.M))), "")
 
 
-def api_page(nb: Notebook) -> str:
-    where = sections(nb)
-    head = f"# sscq.{nb.module}\n\n> {purpose(nb)}\n\nExplained, derived and checked in [{nb.number} {nb.title}](../{nb.page}.md)."
-    return "\n\n".join([head, f"```{{py:module}} sscq.{nb.module}\n```", *(entry_block(e, nb, where[e.cell]) for e in exports(nb))])
+def first_sentence(text: str) -> str:
+    line = " ".join(text.partition("\n\n")[0].split())
+    return m[1] if (m := re.match(r"(.+?[.!?])\s+[^a-z\s]", line)) else line
 
 
-def api_index(modules: dict[str, Notebook]) -> str:
-    lines = [f"| [`sscq.{m}`]({m}.md) | {purpose(nb)} | [{nb.number} {nb.title}](../{nb.page}.md) |" for m, nb in modules.items()]
-    return "\n".join(["# The library", "", "> Every public name, and the notebook that explains it.", "",
-                      "An import only ever points up this list.", "", "| module | what for | explained in |", "|---|---|---|", *lines, "",
-                      toctree("", [(f"sscq.{m}", m) for m in modules])])
+def summary(nb: Notebook, names: list[Entry]) -> str:
+    "What there is, before what each of it is"
+    def said(e): return first_sentence(e.doc).replace("|", "\\|") or in_code(e.signature if len(e.signature) < 80 else "")
+    lines = [f"| {{py:obj}}`{e.name} <sscq.{nb.module}.{e.name}>` | {said(e)} |" for e in names]
+    return "\n".join(["| name | what it is |", "|---|---|", *lines])
+
+
+def modules_linked(names, modules: dict[str, Notebook]) -> str:
+    return listed([f"[`{m}`]({modules[m].api.removeprefix('api/')}.md)" for m in modules if m in names])
+
+
+def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]]) -> str:
+    where, names = sections(nb), exports(nb)
+    users = {m for m, used in imports.items() if nb.module in used}
+    head = [f"# sscq.{nb.module}\n\n> {purpose(nb)}", f"Explained, derived and checked in [{nb.number} {nb.title}](../{nb.page}.md).",
+            f"Imports {modules_linked(imports[nb.module], modules)}." + (f" Imported by {modules_linked(users, modules)}." if users else "")]
+    if not names: head.append("What it holds is for the package's other modules; no name of it is offered to other projects.")
+    return "\n\n".join([*head, *([summary(nb, names)] if names else []), f"```{{py:module}} sscq.{nb.module}\n```",
+                        *(entry_block(e, nb, where[e.cell]) for e in names)])
+
+
+def api_index(modules: dict[str, Notebook], imports: dict[str, set[str]]) -> str:
+    def address(m): return modules[m].api.removeprefix("api/")
+    wings = {wing: [m for m, nb in modules.items() if nb.wing == wing] for wing in WINGS}
+    parts = ["# The library", "> Every public name, and the notebook that explains it.",
+             "In each of the three lists, an import only ever points up. The method may also import from the engine; the engine imports figures, "
+             "codebooks, losses and search of the method, and nothing else of it; the faces stand on both. No import leads back to where it began."]
+    for wing, names in wings.items():
+        rows = [f"| [`sscq.{m}`]({address(m)}.md) | {purpose(modules[m])} | [{modules[m].number} {modules[m].title}](../{modules[m].page}.md) |" for m in names]
+        parts += [f"## {wing}\n\n{WINGS[wing].capitalize()}.", "\n".join(["| module | what for | explained in |", "|---|---|---|", *rows])]
+    parts += ["## Which module imports which", "Drawn from the code. A module stands above all that it imports, so every line leads down; a line is left "
+              "out where others lead the same way. Point at a module to see its lines; its page lists all its imports.",
+              raw(f'<div class="graph">{svg(imports, wings, {m: f"{address(m)}.html" for m in modules})}</div>')]
+    return "\n\n".join([*parts, toctree("", [(f"sscq.{m}", address(m)) for m in modules])])
 
 
 def toctree(caption: str, pages: list[tuple[str, str]]) -> str:
@@ -240,6 +277,7 @@ class Site:
         every = [self.index, *(nb for part in self.parts.values() for nb in part)]
         self.pages = {nb.path: nb.page for nb in every} | {ROOT / file: page for file, page in PROJECT.items()}
         self.modules = {nb.module: nb for nb in every if nb.module}
+        self.stale: list[str] = []  # what an earlier build wrote and this one does not
 
     def write(self, name: str, data: bytes):
         file = self.folder / name
@@ -252,7 +290,7 @@ class Site:
 
     def start(self) -> str:
         "Where to begin: for those who meet the project on this page, and on a phone, where the list of pages is folded away"
-        first = {"take the {}": "tutorials/quick_tour", "read the notebooks from {} on": "01_data", "look up a name in {}": "api/index"}
+        first = {"take the {}": "tutorials/quick_tour", "read the method from {} on": "01_data", "look up a name in {}": "api/index"}
         titles = {nb.page: nb.title for part in self.parts.values() for nb in part} | {"api/index": "the library"}
         ways = [way.format(f"[{titles[page].lower()}]({page}.md)") for way, page in first.items() if page in titles]
         return f"Begin here: {', '.join(ways[:-1])}, or {ways[-1]}."
@@ -262,18 +300,41 @@ class Site:
         trees.append(toctree("Reference", [("The library", "api/index"), ("Contributing", "project/contributing"), ("Changelog", "project/changelog")]))
         self.write_page("index", "\n\n".join([notebook_page(self, self.index).replace("\n\n![", f"\n\n{self.start()}\n\n![", 1), *trees]))
         for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
-        for module, nb in self.modules.items(): self.write_page(f"api/{module}", api_page(nb))
-        self.write_page("api/index", api_index(self.modules))
+        imports = graph(ROOT / "sscq", self.modules)
+        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports))
+        self.write_page("api/index", api_index(self.modules, imports))
         for file, page in PROJECT.items(): self.write_page(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT, self.pages, page))
         for image in (NBS / "images").iterdir(): self.write(f"images/{image.name}", image.read_bytes())
-        for stale in {f for f in self.folder.rglob("*") if f.is_file()} - self.written: stale.unlink()
+        for old, new in MOVED.items(): self.write(f"moved/{old}.html", redirect(old, new).encode())
+        for stale in {f for f in self.folder.rglob("*") if f.is_file()} - self.written:
+            self.stale.append(stale.relative_to(self.folder).as_posix())
+            stale.unlink()
+
+    def finish(self, out: Path):
+        "After Sphinx, which takes pages away no more than it knows of old addresses"
+        for name in self.stale:
+            page = re.sub(r"\.md$", ".html", name.removeprefix("moved/"))
+            (out / re.sub(r"^static/", "_static/", page)).unlink(missing_ok=True)
+        for old in MOVED:
+            (out / f"{old}.html").parent.mkdir(parents=True, exist_ok=True)
+            (out / f"{old}.html").write_bytes((self.folder / f"moved/{old}.html").read_bytes())
+
+
+def redirect(old: str, new: str) -> str:
+    "A page that leads from an old address to the new one, from a folder too"
+    to = "../" * old.count("/") + f"{new}.html"
+    return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Moved</title><meta http-equiv="refresh" content="0; url={to}">'
+            f'<link rel="canonical" href="{to}"></head>\n<body><p>This page is now at <a href="{to}">{new}</a>.</p></body>\n</html>\n')
 
 
 def build(out: Path, work: Path) -> int:
     "Returns 0, or Sphinx's exit code; every page is written anew (-a), since each lists all others, but only changed ones are read anew"
     from sphinx.cmd.build import build_main
-    Site(work / "pages").write_all()
-    return build_main(["-b", "html", "-q", "-a", "-c", str(Path(__file__).parent), "-d", str(work / "doctrees"), str(work / "pages"), str(out)])
+    site = Site(work / "pages")
+    site.write_all()
+    failed = build_main(["-b", "html", "-q", "-a", "-c", str(Path(__file__).parent), "-d", str(work / "doctrees"), str(work / "pages"), str(out)])
+    if not failed: site.finish(out)
+    return failed
 
 
 if __name__ == "__main__":
