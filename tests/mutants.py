@@ -89,13 +89,15 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="*")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--timeout", type=float, default=400)
+    parser.add_argument("-k", dest="some", default="", help="pytest's choice of tests")
     args, survivors, tried = parser.parse_args(), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder, "project")
         shutil.copytree(ROOT, here, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "_docs", "runs", "results"))
         environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         def tests(module):
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", here / "tests" / f"test_{module}.py"]
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", args.some,
+                       here / "tests" / f"test_{module}.py"]
             try: return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=args.timeout)
             except subprocess.TimeoutExpired: return None
         for module in args.modules:
