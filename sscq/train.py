@@ -1220,7 +1220,7 @@ def fit(
     "Train in place; Ctrl-C keeps the last complete epoch, with `out` on disk too, and a second one is raised after that"
     out = check_arguments(model, images, view, objective, config, on_epoch, progress, out, resume, history)
     (rank, _), device = rank_and_world(), find_quantizer(model).codebooks.device
-    if isinstance(images, Tensor): images = check_images(images, images.shape[1] if images.ndim == 4 else 0).to(device)
+    if isinstance(images, Tensor): images = check_images(images, images.shape[1] if images.ndim == 4 and images.shape[1] else 1).to(device)
     settings = run_settings(model, images, view, objective, config)
     if len(images) > 1: objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
     per_epoch = steps_per_epoch(model, len(images), objective, config)
