@@ -309,7 +309,9 @@ def test_neighbors_shrink_only_where_they_must(images):
     assert train.fewer_neighbors(everyone, 10) is everyone
     with pytest.warns(UserWarning, match="shrinks to 18, "): assert train.fewer_neighbors(everyone, 9).n_neighbors == 18
     @dataclass(frozen=True)
-    class Other: n_neighbors: int = 20  # of somebody else's objective: without a word about positives, they are no neighbors
+    class Other:  # somebody else's objective: without a word about positives, they are no neighbors
+        n_neighbors: int = 20
+        def __call__(self, a, b, codebooks): raise NotImplementedError
     with pytest.warns(UserWarning, match="shrinks to 16, "): assert train.fewer_neighbors(Other(), 9) == Other(16)
     assert [train.n_batches(n, 2) for n in (2, 3, 4, 5)] == [1, 1, 2, 2]
     model = small_model()
