@@ -551,6 +551,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sscq.validation.check_seed': ('validation.html#check_seed', 'sscq/validation.py'),
                                  'sscq.validation.check_temperature': ('validation.html#check_temperature', 'sscq/validation.py'),
                                  'sscq.validation.check_tensor': ('validation.html#check_tensor', 'sscq/validation.py'),
+                                 'sscq.validation.check_text': ('validation.html#check_text', 'sscq/validation.py'),
                                  'sscq.validation.one_line': ('validation.html#one_line', 'sscq/validation.py'),
                                  'sscq.validation.shown': ('validation.html#shown', 'sscq/validation.py')},
             'sscq.views': { 'sscq.views.Jitter': ('views.html#jitter', 'sscq/views.py'),

@@ -228,6 +228,7 @@ class ProductQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, f: Tensor) -> Tensor:
+        f = check_tensor("f", f, "B D")
         with torch.autocast(f.device.type, enabled=False): return hard_assign(self._exact(f), self.codebooks)
 
     def decode(self, codes: Tensor) -> Tensor: return decode(codes, self.codebooks)

@@ -27,7 +27,7 @@ from .backbone import BACKBONES, make_backbone, pretrained_backbone
 from .codebook import books_for, hard_assign, n_bits
 from .data import WORKERS, RetrievalData, batches
 from .search import adc, check_distance, check_table, distance_table, from_keys, to_keys, train_opq, train_pq
-from .validation import check_count, check_number, check_seed, check_tensor, one_line, shown
+from .validation import check_count, check_number, check_seed, check_tensor, check_text, one_line, shown
 from .views import to_float
 
 # %% ../nbs/11_evaluate.ipynb #621def5a
@@ -361,6 +361,7 @@ def score_codes(
     data: str = "",
 ) -> Score:
     "The means of `score_each`, with their protocol"
+    method, backbone, data = (check_text(n, t) for n, t in dict(method=method, backbone=backbone, data=data).items())
     each, (M, K, _) = score_each(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance), codebooks.shape
     (low, high), (ap, ap_ties, ap_min, precision) = bootstrap(each.ap), (values.mean().item() for values in each)
     return Score(map=ap, map_ties=ap_ties, map_min=ap_min, low=low, high=high, precision_at_k=precision, topk=topk, distance=distance,
@@ -446,7 +447,9 @@ def pca(
     dim: int,
 ) -> Vectors:  # min(dim, D) dimensions
     "Projections on the directions of largest variance of the training vectors"
-    dim, mean = check_count("dim", dim), v.train.mean(0)
+    dim, v = check_count("dim", dim), Vectors(*(check_tensor(name, x, "N D") for name, x in v._asdict().items()))
+    v = Vectors(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in v))  # halves have no eigenvectors here
+    mean = v.train.mean(0)
     # some vectors at a time: a centred copy of all would double the memory
     _, axes = torch.linalg.eigh(sum((centred := x - mean).T @ centred for x in v.train.split(8192)))  # in ascending order
     axes = axes[:, -dim:].flip(1)

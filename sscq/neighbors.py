@@ -46,6 +46,7 @@ def nearest_negatives(
 ) -> Int[Tensor, "M inputs n_neighbors"]:  # numbers of inputs, nearest first
     "Each input's nearest negatives in every part, `N_k(i)` of the paper: the sets that `part_neighbor` learns from"
     _check(z, 2, n_neighbors, "negatives")
+    check_tensor("z", z, "2B D", finite=True)  # who is near NaN?
     cos = part_cosines(z, n_books)
     return cos.masked_fill_(same_image(len(z), z.device), -torch.inf).topk(n_neighbors).indices
 

@@ -48,6 +48,9 @@ def stack_views(
     "Both views in one: rows of a, then rows of b"
     if a.f.shape != b.f.shape: raise ValueError(
         f"view a has embeddings of shape {tuple(a.f.shape)} and view b {tuple(b.f.shape)}: they must be two views of the same images")
+    for x, side in ((a, "a"), (b, "b")):
+        if x.f.shape != x.z.shape: raise ValueError(
+            f"view {side} has f of shape {tuple(x.f.shape)} and z of shape {tuple(x.z.shape)}: z must be f, softly quantized")
     return Encoded(torch.cat([a.f, b.f]), torch.cat([a.z, b.z]))
 
 # %% ../nbs/08_objective.ipynb #2672536a

@@ -50,11 +50,13 @@ def distance_table(
 
 # %% ../nbs/10_search.ipynb #ec0e6671
 def adc(
-    table: Float[Tensor, "Q M K"],
-    codes: UInt8[Tensor, "N M"],
+    table: Tensor,  # (Q, M, K)
+    codes: Tensor,  # (N, M) uint8
 ) -> Float[Tensor, "Q N"]:
     "Asymmetric distances: for every part, the table's entry at the item's codeword, added up in the order of the parts"
+    table, codes = check_tensor("table", table, "Q M K"), check_tensor("codes", codes, "N M", "codes")
     _, M, K = table.shape
+    if codes.shape[1] != M: raise ValueError(f"codes of shape {tuple(codes.shape)} must be (N, {M}): the table has {M} parts")
     rows = codes.int() + torch.arange(0, M * K, K, dtype=torch.int32, device=codes.device)
     return F.embedding_bag(rows, table.flatten(1).T.contiguous(), mode="sum").T
 

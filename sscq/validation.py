@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_TEMPERATURE', 'MAX_TEMPERATURE', 'KINDS', 'one_line', 'shown', 'check_count', 'check_counts', 'check_seed',
-           'check_number', 'check_temperature', 'check_flag', 'check_choice', 'check_callable', 'check_path',
-           'check_tensor']
+           'check_number', 'check_temperature', 'check_flag', 'check_text', 'check_choice', 'check_callable',
+           'check_path', 'check_tensor']
 
 # %% ../nbs/20_validation.ipynb #61ea92dc
 import math
@@ -117,6 +117,15 @@ def check_flag(
     "True or False; a TypeError otherwise"
     if not isinstance(value, (bool, np.bool_)): raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be True or False")
     return bool(value)
+
+
+def check_text(
+    name: str,
+    value: object,
+) -> str:
+    "A text, as Python's `str`; a TypeError otherwise"
+    if not isinstance(value, str): raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be text (str)")
+    return str(value)
 
 
 def check_choice(
