@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sscq.search.PackedCodes.nbytes': ('search.html#packedcodes.nbytes', 'sscq/search.py'),
                              'sscq.search.PackedCodes.rows': ('search.html#packedcodes.rows', 'sscq/search.py'),
                              'sscq.search.PackedCodes.scan': ('search.html#packedcodes.scan', 'sscq/search.py'),
+                             'sscq.search._adc': ('search.html#_adc', 'sscq/search.py'),
                              'sscq.search._alone': ('search.html#_alone', 'sscq/search.py'),
                              'sscq.search._cells': ('search.html#_cells', 'sscq/search.py'),
                              'sscq.search._concatenate': ('search.html#_concatenate', 'sscq/search.py'),

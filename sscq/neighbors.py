@@ -45,8 +45,8 @@ def nearest_negatives(
     n_neighbors: int = 20,
 ) -> Int[Tensor, "M inputs n_neighbors"]:  # numbers of inputs, nearest first
     "Each input's nearest negatives in every part, `N_k(i)` of the paper: the sets that `part_neighbor` learns from"
+    z = check_tensor("z", z, "2B D", finite=True)  # who is near NaN?
     _check(z, 2, n_neighbors, "negatives")
-    check_tensor("z", z, "2B D", finite=True)  # who is near NaN?
     cos = part_cosines(z, n_books)
     return cos.masked_fill_(same_image(len(z), z.device), -torch.inf).topk(n_neighbors).indices
 
@@ -115,6 +115,7 @@ def part_neighbor(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:  # 0 when the neighbours hold all the similarity, log(negatives / neighbours) when all are alike
     "Share of similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
+    z = check_tensor("z", z, "2B D")
     _check(z, 2, n_neighbors, "negatives", tau)
     B = len(z) // 2
     return _share_of_nearest(z, n_books, n_neighbors, tau, (0, B, -B))  # the diagonals of `same_image`
@@ -131,5 +132,6 @@ def part_neighbor_with_positive(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:
     "The release's `use_positive` variant of `part_neighbor`: sums run over all inputs"
+    z = check_tensor("z", z, "2B D")
     _check(z, 0, n_neighbors, "inputs", tau)
     return _share_of_nearest(z, n_books, n_neighbors, tau, ())

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from .codebook import same_type, decode, distortion, hard_assign, n_bits, pack, to_parts, unpack
 from .files import _usual_mode, atomic_write, check_writable, parse_json, read_tensors
-from .validation import (check_callable, check_count, check_counts, check_flag, check_path, check_seed, check_tensor,
+from .validation import (check_callable, check_count, check_counts, check_flag, check_path, check_seed, check_tensor, check_text,
                              one_line, shown)
 
 # %% ../nbs/10_search.ipynb #8f17af50
@@ -57,13 +57,20 @@ def adc(
     table, codes = check_tensor("table", table, "Q M K"), check_tensor("codes", codes, "N M", "codes")
     _, M, K = table.shape
     if codes.shape[1] != M: raise ValueError(f"codes of shape {tuple(codes.shape)} must be (N, {M}): the table has {M} parts")
+    if K < 256 and codes.numel() and (top := int(codes.max())) >= K: raise ValueError(
+        f"codes name codeword {top}; the table has codewords 0 to {K - 1}")
+    return _adc(table, codes)
+
+def _adc(table: Tensor, codes: Tensor) -> Tensor:  # of codes that were looked at before
+    _, M, K = table.shape
     rows = codes.int() + torch.arange(0, M * K, K, dtype=torch.int32, device=codes.device)
     return F.embedding_bag(rows, table.flatten(1).T.contiguous(), mode="sum").T
 
 # %% ../nbs/10_search.ipynb #62090412
 def _vectors(vectors: Tensor, n_books: int, n_words: int) -> tuple[np.ndarray, int]:  # float32 that FAISS can square, and
     # the power of two it was divided by: k-means does not mind, and no digit is lost
-    N, D = check_tensor("vectors", vectors, "N D").shape
+    vectors = check_tensor("vectors", vectors, "N D")
+    N, D = vectors.shape
     if not D or D % n_books: raise ValueError(f"vectors of {D} dimensions do not split into n_books={n_books} equal parts")
     n_bits(n_words)
     if N < n_words: raise ValueError(
@@ -227,7 +234,7 @@ def nearest_by_table(
     table, best, k = check_table(table.float()), None, check_count("k", k)
     for first in range(0, len(codes), block):
         some = codes[first:first + block].to(table.device)
-        distances, rows = adc(table, some), torch.arange(first, first + len(some), device=table.device)
+        distances, rows = _adc(table, some), torch.arange(first, first + len(some), device=table.device)
         if best is not None and best.shape[1] == k:
             limit, _ = from_keys(best[:, -1:])
             wanted = (distances - limit).amin(0) < 0  # items among the k best so far of at least one query: soon very few
@@ -925,9 +932,10 @@ def load(cls,
     meta, arrays = _read(check_path("path", path), check_flag("mmap", mmap))
     index = cls(torch.from_numpy(arrays["codebooks"]), embed, meta["distance"], meta["name"])
     owner = getattr(getattr(embed, "__self__", None), "codebooks", None)
+    if fingerprint is not None: check_text("fingerprint", fingerprint)
     wanted = fingerprint or (model_fingerprint(owner) if isinstance(owner, Tensor) else meta["fingerprint"])
     if wanted != meta["fingerprint"]: raise ValueError(
-        f"{one_line(path)} belongs to model {index.model}, not to the model at hand, {wanted}: take that model, or encode the images anew")
+        f"{one_line(path)} belongs to model {index.model}, not to the model at hand, {one_line(wanted)}: take that model, or encode the images anew")
     index._rows, index._next = [arrays["rows"]], meta["next"]
     index._ids = [arrays["ids"]] if "ids" in arrays else None
     index._paths = arrays.get("paths", [])

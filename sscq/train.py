@@ -523,7 +523,8 @@ def check_weights_finite(
     step: int,  # the last one
 ):
     "The same of the weights: a gradient that is NaN in an epoch's last step shows in none of its losses"
-    names, weights = zip(*model.named_parameters())
+    # with the averages of batch norm, which overflow before the weights do
+    names, weights = zip(*[(n, x) for n, x in model.state_dict().items() if x.is_floating_point()])
     finite = torch.stack([p.isfinite().all() for p in weights]).tolist()  # one wait, not one a weight
     if not all(finite): raise ValueError(f"after step {step}: {names[finite.index(False)]} is NaN or infinite; {_ADVICE}")
 
@@ -703,6 +704,8 @@ def misfit_of_history(
         if not _is(check_number, record.get("lr"), 0): return f"epoch {number} has lr={shown(record.get('lr'), 40)}"
         if not _is(check_number, record.get("seconds"), seconds):
             return f"epoch {number} ended after seconds={shown(record.get('seconds'), 40)}"
+        for name in ("icf", "icz", "cc", "pn", "cd", "ab", "ba"):
+            if name in record and not _is(check_number, record[name]): return f"epoch {number} has {name}={shown(record[name], 40)}"
         usage, perplexity, seconds = record.get("usage"), record.get("perplexity"), record["seconds"]
         if not isinstance(usage, list) or not all(
                 isinstance(row, list) and all(_is(check_count, n, 0, 2 ** 63) for n in row) for row in usage):

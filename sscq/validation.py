@@ -90,8 +90,8 @@ def check_number(
         f"{name}={shown(value)} must be {'positive' if above == 0 else f'above {above:g}'}")
     if least is not None and not x >= least: raise ValueError(
         f"{name}={shown(value)} must be {'0 or more' if least == 0 else f'at least {least:g}'}")
-    if most is not None and not x <= most: raise ValueError(f"{name}={shown(value)} must be at most {most:g}")
     if math.isnan(x) or finite and math.isinf(x): raise ValueError(f"{name}={shown(value)} must be finite")
+    if most is not None and not x <= most: raise ValueError(f"{name}={shown(value)} must be at most {most:g}")
     return x
 
 # %% ../nbs/20_validation.ipynb #5fc51dfd

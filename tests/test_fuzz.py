@@ -15,8 +15,7 @@ def python(*args) -> subprocess.CompletedProcess:
 
 
 def test_half_a_minute_of_attacks():
-    # damaged files alone, while altered files, odd numbers and odd settings have known faults (run by hand: python tests/fuzz/run.py)
-    run = python(FUZZ / "run.py", "--only", "model files, damaged", "checkpoints, damaged", "--seconds", 30, "--seed", 0)
+    run = python(FUZZ / "run.py", "--seconds", 30, "--seed", 0)
     assert run.returncode == 0, f"{run.stdout[-4000:]}{run.stderr[-2000:]}"
     assert " 0 faults" in run.stdout
 
