@@ -42,7 +42,7 @@ def log_contrast(
     tau: float,  # τ_cc
 ) -> Float[Tensor, "n n"]:  # -inf at the image's own two columns
     "Each input's similarities to its negatives, as log-probabilities"
-    tau = check_temperature("tau_cc", tau)
+    x, tau = check_tensor("x", x, "n D"), check_temperature("tau_cc", tau)
     return (cosines(x) / tau).masked_fill(same_image(len(x), x.device), -torch.inf).log_softmax(-1)
 
 # %% ../nbs/07_contrastive.ipynb #0343b7c1

@@ -57,7 +57,7 @@ def _check(z, hidden, n_neighbors, kind, tau=1.):
     if check_count("n_neighbors", n_neighbors) > candidates: raise ValueError(
         f"n_neighbors={n_neighbors}, but a batch of {n_inputs // 2} images has {candidates} {kind}: "
         "use more images a batch or fewer neighbours")
-    check_temperature("tau_pn", tau)
+    return check_temperature("tau_pn", tau)
 
 # %% ../nbs/06_neighbors.ipynb #ea03387e
 def _largest(
@@ -116,7 +116,7 @@ def part_neighbor(
 ) -> Float[Tensor, ""]:  # 0 when the neighbours hold all the similarity, log(negatives / neighbours) when all are alike
     "Share of similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
     z = check_tensor("z", z, "2B D")
-    _check(z, 2, n_neighbors, "negatives", tau)
+    tau = _check(z, 2, n_neighbors, "negatives", tau)
     B = len(z) // 2
     return _share_of_nearest(z, n_books, n_neighbors, tau, (0, B, -B))  # the diagonals of `same_image`
 
@@ -133,5 +133,5 @@ def part_neighbor_with_positive(
 ) -> Float[Tensor, ""]:
     "The release's `use_positive` variant of `part_neighbor`: sums run over all inputs"
     z = check_tensor("z", z, "2B D")
-    _check(z, 0, n_neighbors, "inputs", tau)
+    tau = _check(z, 0, n_neighbors, "inputs", tau)
     return _share_of_nearest(z, n_books, n_neighbors, tau, ())
