@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sscq.core import SSCQ
 from sscq import train as training
 from sscq import cli
 from sscq.cli import build_parser, demo, load_history, main, summary
@@ -121,6 +122,15 @@ def test_evaluate_scores_trained_models(tmp_path, capsys, demo_run):
     assert [r["distance"] for r in rows] == ["unsquared", "squared"] and all(r["n_queries"] == 300 and r["bits"] == 16 for r in rows)
     done = json.loads((demo_run / "demo.json").read_text())["rows"][1]
     assert rows[1]["map"] == pytest.approx(done["map_mean"]) and rows[0]["map"] == pytest.approx(done["map_unsquared"])
+
+
+def test_evaluate_says_where_a_loaded_backbone_came_from(tmp_path, capsys):
+    model = SSCQ(bits=16, channels=1, image_size=8, backbone="tiny_cnn", hidden=16, word_dim=4)
+    model.backbone.origin = "pre-trained with labels: elsewhere"
+    model.save_pretrained(tmp_path / "model")
+    assert run("evaluate", "digits", "--model", tmp_path / "model", "--json", tmp_path / "scores.json") == 0
+    assert "pre-trained with labels: elsewhere" in capsys.readouterr().out
+    assert [r["backbone"] for r in json.loads((tmp_path / "scores.json").read_text())["rows"]] == ["pre-trained with labels: elsewhere"]
 
 
 def test_evaluate_compares_everything_in_one_command(tmp_path, capsys, monkeypatch):
