@@ -20,7 +20,7 @@ from .data import RetrievalData
 from .evaluate import Score, score_codes
 from .images import batches, WORKERS
 from .search import train_opq, train_pq
-from .validation import check_count, check_seed
+from .validation import check_count, check_flag, check_seed, check_tensor
 from .views import to_float
 
 # %% ../nbs/40_baselines.ipynb #e35c38da
@@ -61,13 +61,20 @@ def pca(
     dim: int,
 ) -> Vectors:  # min(dim, D) dimensions
     "Projections on the directions of largest variance of the training vectors"
-    dim, mean = check_count("dim", dim), v.train.mean(0)
-    # some vectors at a time: a centred copy of all would double the memory
+    dim = check_count("dim", dim)
+    v = Vectors(*(check_tensor(name, x, "N D", finite=True) for name, x in v._asdict().items()))
+    if not v.train.numel(): raise ValueError(f"train of shape {tuple(v.train.shape)} is empty: it has no directions")
+    # in float64, as squares of float32 leave float32; some vectors at a time, as a copy of all would take thrice the memory
+    mean = sum(x.double().sum(0) for x in v.train.split(8192)) / len(v.train)
     _, axes = torch.linalg.eigh(
-        sum((centred := x - mean).T @ centred for x in v.train.split(8192))
-    )  # in ascending order
+        sum((centred := x.double() - mean).T @ centred for x in v.train.split(8192))
+    )  # ascending
     axes = axes[:, -dim:].flip(1)
-    return Vectors(*((x - mean) @ axes for x in v))
+
+    def project(x):
+        return torch.cat([(part.double() - mean) @ axes for part in x.split(8192)])
+
+    return Vectors(*(project(x).to(torch.promote_types(x.dtype, torch.float32)) for x in v))
 
 # %% ../nbs/40_baselines.ipynb #8c8f3e74
 class EncodedData(NamedTuple):
@@ -85,7 +92,7 @@ def code_pq(
     rotate: bool = False,  # OPQ
 ) -> EncodedData:
     "Product quantization trained on v.train"
-    n_books = books_for(bits, n_words)
+    n_books, rotate = books_for(bits, n_words), check_flag("rotate", rotate)
     v = Vectors(*(F.pad(x, (0, -x.shape[1] % n_books)) for x in v))  # zeros: M parts of equal size, no distance changed
     if rotate:
         rotation, codebooks = train_opq(v.train, n_books, n_words, seed)
@@ -138,6 +145,7 @@ def untrained(
     seed: int = 0,
 ) -> Vectors:
     "Features of a network with its first, random weights"
+    seed = check_seed("seed", seed)
     channels = next(iter(batches(data.query.images, [torch.arange(1)]))).shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -182,6 +182,10 @@ def misfit_of_history(
         if not _is(check_number, record.get("lr"), 0): return f"epoch {number} has lr={shown(record.get('lr'), 40)}"
         if not _is(check_number, record.get("seconds"), seconds):
             return f"epoch {number} ended after seconds={shown(record.get('seconds'), 40)}"
+        for terms in (("icf", "icz", "cc", "pn", "cd"), ("ab", "ba")):  # those of one objective come together
+            for name in terms if record.keys() & set(terms) else ():
+                if not _is(check_number, record.get(name)):
+                    return f"epoch {number} has {name}={shown(record.get(name), 40)}"
         usage, perplexity, seconds = record.get("usage"), record.get("perplexity"), record["seconds"]
         if not isinstance(usage, list) or not all(
                 isinstance(row, list) and all(_is(check_count, n, 0, 2 ** 63) for n in row) for row in usage):

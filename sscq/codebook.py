@@ -155,7 +155,7 @@ def soft_quantize(
     tau: float = .2,  # τ_sq
 ) -> Float[Tensor, "B D"]:
     "`z^m = Σ_k s^m_k c^m_k`: differentiable in f and in the codewords (SSCQ, soft quantization)"
-    shares = soft_assign(f, codebooks, tau)
+    shares, codebooks = soft_assign(f, codebooks, tau), check_tensor("codebooks", codebooks, "M K d")
     return torch.einsum("bmk,mkd->bmd", shares, codebooks.to(shares.dtype)).flatten(1)
 
 # %% ../nbs/04_codebook.ipynb #db209075
@@ -242,6 +242,7 @@ class ProductQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, f: Tensor) -> Tensor:
+        f = check_tensor("f", f, "B D")
         with torch.autocast(f.device.type, enabled=False):
             return hard_assign(self._exact(f), self.codebooks)
 

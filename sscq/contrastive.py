@@ -39,7 +39,8 @@ def info_nce(
     tau: float = .5,  # τ_ic
 ) -> Float[Tensor, ""]:  # log(n - 1) when all rows are alike
     "NT-Xent: pick the other view of the image among all other inputs (SSCQ, instance contrast; SimCLR eq. 1)"
-    n, tau = len(check_tensor("x", x, "n D")), check_temperature("tau_ic", tau)
+    x, tau = check_tensor("x", x, "n D"), check_temperature("tau_ic", tau)
+    n = len(x)
     if n % 2 or n < 4: raise ValueError(f"{n} inputs: two views of at least two images are needed, stacked as [a; b]")
     itself = torch.eye(n, dtype=torch.bool, device=x.device)
     other_view = torch.arange(n, device=x.device).roll(n // 2)
@@ -51,7 +52,7 @@ def log_contrast(
     tau: float,  # τ_cc
 ) -> Float[Tensor, "n n"]:  # -inf at the image's own two columns
     "Each input's similarities to its negatives, as log-probabilities"
-    tau = check_temperature("tau_cc", tau)
+    x, tau = check_tensor("x", x, "n D"), check_temperature("tau_cc", tau)
     return (cosines(x) / tau).masked_fill(same_image(len(x), x.device), -torch.inf).log_softmax(-1)
 
 # %% ../nbs/05_contrastive.ipynb #0343b7c1

@@ -573,6 +573,7 @@ def misfit(
         if x.shape != wanted.shape: return f"{name} has shape {tuple(x.shape)} in place of {tuple(wanted.shape)}"
         if x.dtype != wanted.dtype and not (x.is_floating_point() and wanted.is_floating_point()):
             return f"{name} is of {x.dtype} in place of {wanted.dtype}"
+        if name.endswith((".running_var", ".num_batches_tracked")) and (x < 0).any(): return f"{name} is negative"
     kinds = sorted({str(x.dtype) for x in state.values() if x.is_floating_point()})
     return f"its numbers are of {' and '.join(kinds)}, not all of one type" if len(kinds) > 1 else ""
 

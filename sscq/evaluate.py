@@ -376,6 +376,7 @@ def score_codes(
     data: str = "",
 ) -> Score:
     "The means of `score_each`, with their protocol"
+    method, backbone, data = (check_text(n, t) for n, t in dict(method=method, backbone=backbone, data=data).items())
     each, (M, K, _) = score_each(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance), codebooks.shape
     (low, high), (ap, ap_ties, ap_min, precision) = bootstrap(each.ap), (values.mean().item() for values in each)
     return Score(

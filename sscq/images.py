@@ -531,7 +531,7 @@ class Pictures(Dataset):
         resize: int | None = None,  # length of the shorter side before cropping; None: `size`
         left_out: Iterable[SkippedFile] = (),  # files that were not even listed
     ):
-        if isinstance(paths, (str, Path)) or not isinstance(paths, Iterable): raise TypeError(
+        if isinstance(paths, (str, Path, Tensor)) or not isinstance(paths, Iterable): raise TypeError(
             f"paths={shown(paths)} must be a list of files; as_images takes a folder, or one file")
         self.size, self.channels, self.resize = _sides(size, channels, resize)
         self.paths = [check_path("paths", p) for p in paths]

@@ -28,7 +28,7 @@ from .fastscan import PackedCodes, rerank, search_codes
 from .files import _usual_mode, atomic_write, check_writable, parse_json, read_tensors
 from .kernels import map_threads
 from .search import check_codebooks, check_table, distance_table
-from .validation import check_callable, check_count, check_counts, check_flag, check_path, one_line, shown
+from .validation import check_callable, check_count, check_counts, check_flag, check_path, check_text, one_line, shown
 
 # %% ../nbs/27_database.ipynb #f754ea39
 def model_fingerprint(
@@ -608,11 +608,12 @@ class Index:
         meta, arrays = _read(check_path("path", path), check_flag("mmap", mmap))
         index = cls(torch.from_numpy(arrays["codebooks"]), embed, meta["distance"], meta["name"])
         owner = getattr(getattr(embed, "__self__", None), "codebooks", None)
+        if fingerprint is not None: check_text("fingerprint", fingerprint)
         wanted = fingerprint or (model_fingerprint(owner) if isinstance(owner, Tensor) else meta["fingerprint"])
         if wanted != meta["fingerprint"]:
             raise ValueError(
-                f"{one_line(path)} belongs to model {index.model}, not to the model at hand, {wanted}: take that "
-                "model, or encode the images anew"
+                f"{one_line(path)} belongs to model {index.model}, not to the model at hand, "
+                f"{one_line(wanted)}: take that model, or encode the images anew"
             )
         index._rows, index._next = [arrays["rows"]], meta["next"]
         index._ids = [arrays["ids"]] if "ids" in arrays else None

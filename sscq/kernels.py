@@ -79,7 +79,8 @@ def fast_part_neighbor(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:  # 0 when the neighbours hold all of it, log(negatives / neighbours) when all are alike
     "Similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
-    _check(z, 2, n_neighbors, "negatives", tau)
+    z = check_tensor("z", z, "2B D")
+    tau = _check(z, 2, n_neighbors, "negatives", tau)
     B = len(z) // 2
     return _share_of_nearest(z, n_books, n_neighbors, tau, (0, B, -B))  # the diagonals of `same_image`
 
@@ -95,7 +96,8 @@ def fast_part_neighbor_with_positive(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:
     "The release's `use_positive` variant of `part_neighbor`: sums run over all inputs"
-    _check(z, 0, n_neighbors, "inputs", tau)
+    z = check_tensor("z", z, "2B D")
+    tau = _check(z, 0, n_neighbors, "inputs", tau)
     return _share_of_nearest(z, n_books, n_neighbors, tau, ())
 
 # %% ../nbs/23_kernels.ipynb #d93710e0

@@ -35,6 +35,7 @@ def nearest_negatives(
     n_neighbors: int = 20,
 ) -> Int[Tensor, "M inputs n_neighbors"]:  # numbers of inputs, nearest first
     "Each input's nearest negatives in every part, `N_k(i)` of the paper: the sets that `part_neighbor` learns from"
+    z = check_tensor("z", z, "2B D", finite=True)  # who is near NaN?
     _check(z, 2, n_neighbors, "negatives")
     cos = part_cosines(z, n_books)
     return cos.masked_fill_(same_image(len(z), z.device), -torch.inf).topk(n_neighbors).indices
@@ -46,7 +47,7 @@ def _check(z, hidden, n_neighbors, kind, tau=1.):
     if check_count("n_neighbors", n_neighbors) > candidates: raise ValueError(
         f"n_neighbors={n_neighbors}, but a batch of {n_inputs // 2} images has {candidates} {kind}: "
         "use more images a batch or fewer neighbours")
-    check_temperature("tau_pn", tau)
+    return check_temperature("tau_pn", tau)
 
 # %% ../nbs/07_neighbors.ipynb #90a16b83
 def part_neighbor(
@@ -69,7 +70,8 @@ def part_neighbor_with_positive(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:
     "The release's `use_positive` variant of `part_neighbor`: sums run over all inputs"
-    _check(z, 0, n_neighbors, "inputs", tau)
+    z = check_tensor("z", z, "2B D")
+    tau = _check(z, 0, n_neighbors, "inputs", tau)
     sim = part_cosines(z, n_books) / tau
     return (sim.logsumexp(-1) - sim.topk(n_neighbors).values.logsumexp(-1)).mean()
 

@@ -17,7 +17,7 @@ from .codebook import Encoded
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity
 from .kernels import fast_part_neighbor, fast_part_neighbor_with_positive
-from .validation import check_count, check_flag, check_number, check_temperature, shown
+from .validation import check_count, check_flag, check_number, check_temperature, check_tensor, shown
 
 # %% ../nbs/08_objective.ipynb #e603cd91
 class Parts(NamedTuple):
@@ -29,6 +29,9 @@ class Parts(NamedTuple):
     cd: Tensor  # codeword diversity
 
 # %% ../nbs/08_objective.ipynb #4102d239
+MAX_WEIGHT = 1e12  # beyond it, a loss times its weight may leave float32
+
+
 def check_weights(
     weights: object,
     names: tuple,  # of the terms
@@ -38,7 +41,7 @@ def check_weights(
     if not isinstance(weights, (tuple, list)): raise TypeError(
         f"weights={shown(weights)} is of type {type(weights).__name__}; it must be {what}")
     if len(weights) != len(names): raise ValueError(f"weights={shown(weights)} must be {what}")
-    return tuple(check_number(f"weights: {name}", w, least=0) for name, w in zip(names, weights))
+    return tuple(check_number(f"weights: {name}", w, 0, MAX_WEIGHT) for name, w in zip(names, weights))
 
 # %% ../nbs/08_objective.ipynb #e8d8b768
 def stack_views(
@@ -46,11 +49,21 @@ def stack_views(
     b: Encoded,  # the other view, in the same order
 ) -> Encoded:  # f and z of 2B inputs
     "Both views in one: rows of a, then rows of b"
+    a, b = (
+        Encoded(check_tensor(f"f of view {n}", x.f, "B D"), check_tensor(f"z of view {n}", x.z, "B D"))
+        for n, x in (("a", a), ("b", b))
+    )
     if a.f.shape != b.f.shape:
         raise ValueError(
             f"view a has embeddings of shape {tuple(a.f.shape)} and view b {tuple(b.f.shape)}: they must be two views "
             "of the same images"
         )
+    for x, side in ((a, "a"), (b, "b")):
+        if x.f.shape != x.z.shape:
+            raise ValueError(
+                f"view {side} has f of shape {tuple(x.f.shape)} and z of shape {tuple(x.z.shape)}: "
+                "z must be f, softly quantized"
+            )
     return Encoded(torch.cat([a.f, b.f]), torch.cat([a.z, b.z]))
 
 # %% ../nbs/08_objective.ipynb #2672536a
@@ -118,8 +131,8 @@ class SPQObjective:
         b: Encoded,  # the other view
         codebooks: Float[Tensor, "M K d"],  # not used: z carries them
     ) -> tuple[Tensor, SPQParts]:  # the sum, and its two halves
-        stack_views(a, b)  # raises where they do not match
-        parts = SPQParts(info_nce(torch.cat([a.f, b.z]), self.tau), info_nce(torch.cat([b.f, a.z]), self.tau))
+        (fa, fb), (za, zb) = (x.chunk(2) for x in stack_views(a, b))
+        parts = SPQParts(info_nce(torch.cat([fa, zb]), self.tau), info_nce(torch.cat([fb, za]), self.tau))
         return sum(parts), parts
 
 # %% ../nbs/08_objective.ipynb #ba4be30c

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .codebook import distortion, n_bits, same_type, to_parts
@@ -32,10 +32,18 @@ def distance_table(
 
 # %% ../nbs/10_search.ipynb #ec0e6671
 def adc(
-    table: Float[Tensor, "Q M K"],
-    codes: UInt8[Tensor, "N M"],
+    table: Tensor,  # (Q, M, K)
+    codes: Tensor,  # (N, M) uint8
 ) -> Float[Tensor, "Q N"]:
     "Asymmetric distances: for every part, the table's entry at the item's codeword, added up in the order of the parts"
+    table, codes = check_tensor("table", table, "Q M K"), check_tensor("codes", codes, "N M", "codes")
+    _, M, K = table.shape
+    if codes.shape[1] != M: raise ValueError(f"codes of shape {tuple(codes.shape)} must be (N, {M}): the table has {M} parts")
+    if K < 256 and codes.numel() and (top := int(codes.max())) >= K: raise ValueError(
+        f"codes name codeword {top}; the table has codewords 0 to {K - 1}")
+    return _adc(table, codes)
+
+def _adc(table: Tensor, codes: Tensor) -> Tensor:  # of codes that were looked at before
     _, M, K = table.shape
     rows = codes.int() + torch.arange(0, M * K, K, dtype=torch.int32, device=codes.device)
     return F.embedding_bag(rows, table.flatten(1).T.contiguous(), mode="sum").T
@@ -45,7 +53,8 @@ def _vectors(
     vectors: Tensor, n_books: int, n_words: int
 ) -> tuple[np.ndarray, int]:  # float32 that FAISS can square, and
     # the power of two it was divided by: k-means does not mind, and no digit is lost
-    N, D = check_tensor("vectors", vectors, "N D").shape
+    vectors = check_tensor("vectors", vectors, "N D")
+    N, D = vectors.shape
     if not D or D % n_books:
         raise ValueError(f"vectors of {D} dimensions do not split into n_books={n_books} equal parts")
     n_bits(n_words)
@@ -179,7 +188,7 @@ def nearest_by_table(
     table, best, k = check_table(table.float()), None, check_count("k", k)
     for first in range(0, len(codes), block):
         some = codes[first:first + block].to(table.device)
-        distances, rows = adc(table, some), torch.arange(first, first + len(some), device=table.device)
+        distances, rows = _adc(table, some), torch.arange(first, first + len(some), device=table.device)
         if best is not None and best.shape[1] == k:
             limit, _ = from_keys(best[:, -1:])
             wanted = (distances - limit).amin(

@@ -194,7 +194,8 @@ def check_weights_finite(
     step: int,  # the last one
 ):
     "The same of the weights: a gradient that is NaN in an epoch's last step shows in none of its losses"
-    names, weights = zip(*model.named_parameters())
+    # with the averages of batch norm, which overflow before the weights do
+    names, weights = zip(*[(n, x) for n, x in model.state_dict().items() if x.is_floating_point()])
     finite = torch.stack([p.isfinite().all() for p in weights]).tolist()  # one wait, not one a weight
     if not all(finite):
         raise ValueError(f"after step {step}: {names[finite.index(False)]} is NaN or infinite; {_ADVICE}")
@@ -508,7 +509,7 @@ def fit(
     out = check_fit_arguments(model, images, view, objective, config, on_epoch, progress, out, resume, history)
     (rank, _), device = rank_and_world(), find_quantizer(model).codebooks.device
     if isinstance(images, Tensor):
-        images = check_images(images, images.shape[1] if images.ndim == 4 else 0).to(device)
+        images = check_images(images, images.shape[1] if images.ndim == 4 and images.shape[1] else 1).to(device)
     settings = run_settings(model, images, view, objective, config)
     if len(images) > 1:
         objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))

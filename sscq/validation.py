@@ -91,8 +91,8 @@ def check_number(
         f"{name}={shown(value)} must be {'positive' if above == 0 else f'above {above:g}'}")
     if least is not None and not x >= least: raise ValueError(
         f"{name}={shown(value)} must be {'0 or more' if least == 0 else f'at least {least:g}'}")
-    if most is not None and not x <= most: raise ValueError(f"{name}={shown(value)} must be at most {most:g}")
     if math.isnan(x) or finite and math.isinf(x): raise ValueError(f"{name}={shown(value)} must be finite")
+    if most is not None and not x <= most: raise ValueError(f"{name}={shown(value)} must be at most {most:g}")
     return x
 
 # %% ../nbs/20_validation.ipynb #5fc51dfd
@@ -120,6 +120,15 @@ def check_flag(
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be True or False")
     return bool(value)
+
+
+def check_text(
+    name: str,
+    value: object,
+) -> str:
+    "A text, as Python's `str`; a TypeError otherwise"
+    if not isinstance(value, str): raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be text (str)")
+    return str(value)
 
 
 def check_choice(

@@ -1,11 +1,14 @@
 "Shapes in signatures are checked, here and only here; and one browser for the tests that open pages."
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell has it ignored in the background, and so would every child that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("sscq", "typecheck.check")
 

@@ -4,7 +4,7 @@
     python tests/mutants.py evaluate --only 7 --show                        # one of them, as a difference
 
 A mutant is a module in which one comparison, number, operator, argument order, condition, statement or decorator is another. Each runs
-against the module's own tests (tests/test_MODULE.py, stopped at the first failure) in a copy of the project, so nothing here changes. The
+against the module's own tests (stopped at the first failure) in a copy of the project, so nothing here changes. The
 choice depends on the seed and the module alone. Slow: this is no part of the tests."""
 import argparse
 import ast
@@ -25,6 +25,7 @@ COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, 
             ast.In: ast.NotIn, ast.NotIn: ast.In}
 COMPUTED = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv, ast.BitAnd: ast.BitOr,
             ast.BitOr: ast.BitAnd, ast.MatMult: ast.Mult, ast.Pow: ast.Mult}
+TESTS = {"train": ["train", "distributed"]}  # else test_MODULE.py alone
 MESSAGES = (ast.Raise, ast.JoinedStr)  # what an error says is not a mutant's business
 
 
@@ -89,13 +90,15 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="*")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--timeout", type=float, default=400)
+    parser.add_argument("-k", dest="some", default="", help="pytest's choice of tests")
     args, survivors, tried = parser.parse_args(), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder, "project")
         shutil.copytree(ROOT, here, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "_docs", "runs", "results"))
         environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         def tests(module):
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", here / "tests" / f"test_{module}.py"]
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", args.some,
+                       *(here / "tests" / f"test_{name}.py" for name in TESTS.get(module, [module]))]
             try: return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=args.timeout)
             except subprocess.TimeoutExpired: return None
         for module in args.modules:

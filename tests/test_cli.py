@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import sscq.images as sscq_images
+from sscq.core import SSCQ
 from sscq import train as training
 from sscq import cli
 from sscq.cli import build_parser, main
@@ -123,6 +124,15 @@ def test_evaluate_scores_trained_models(tmp_path, capsys, demo_run):
     assert [r["distance"] for r in rows] == ["unsquared", "squared"] and all(r["n_queries"] == 300 and r["bits"] == 16 for r in rows)
     done = json.loads((demo_run / "demo.json").read_text())["rows"][1]
     assert rows[1]["map"] == pytest.approx(done["map_mean"]) and rows[0]["map"] == pytest.approx(done["map_unsquared"])
+
+
+def test_evaluate_says_where_a_loaded_backbone_came_from(tmp_path, capsys):
+    model = SSCQ(bits=16, channels=1, image_size=8, backbone="tiny_cnn", hidden=16, word_dim=4)
+    model.backbone.origin = "pre-trained with labels: elsewhere"
+    model.save_pretrained(tmp_path / "model")
+    assert run("evaluate", "digits", "--model", tmp_path / "model", "--json", tmp_path / "scores.json") == 0
+    assert "pre-trained with labels: elsewhere" in capsys.readouterr().out
+    assert [r["backbone"] for r in json.loads((tmp_path / "scores.json").read_text())["rows"]] == ["pre-trained with labels: elsewhere"]
 
 
 def test_evaluate_compares_everything_in_one_command(tmp_path, capsys, monkeypatch):
@@ -339,7 +349,6 @@ def test_a_model_that_holds_nan_makes_no_index(trained, photos, tmp_path, capsys
 
 
 def test_files_that_go_and_come_while_they_are_encoded(trained, tmp_path, capsys, monkeypatch):
-    from sscq import data
     from sscq.index import Index
     folder, load = tmp_path / "moving", sscq_images.load_image
     folder.mkdir()

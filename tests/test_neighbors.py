@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from notebook_functions import from_notebook
 
 import sscq.kernels as sscq_kernels
-from sscq import neighbors
 from sscq.kernels import fast_part_neighbor as part_neighbor, fast_part_neighbor_with_positive as part_neighbor_with_positive
 from sscq.neighbors import nearest_negatives, part_cosines
 from sscq.contrastive import same_image

@@ -14,6 +14,7 @@ import threading
 import time
 import types
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from safetensors.torch import load, save_file
 from torch import nn
 from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
 
-import sscq.kernels as sscq_kernels
 import sscq.distributed as sscq_distributed
 import sscq.checkpoint as sscq_checkpoint
 from sscq import train
@@ -311,6 +311,11 @@ def test_neighbors_shrink_only_where_they_must(images):
     everyone = SSCQObjective(n_neighbors=20, use_positive=True)
     assert train.fewer_neighbors(everyone, 10) is everyone
     with pytest.warns(UserWarning, match="shrinks to 18, "): assert train.fewer_neighbors(everyone, 9).n_neighbors == 18
+    @dataclass(frozen=True)
+    class Other:  # somebody else's objective: without a word about positives, they are no neighbors
+        n_neighbors: int = 20
+        def __call__(self, a, b, codebooks): raise NotImplementedError
+    with pytest.warns(UserWarning, match="shrinks to 16, "): assert train.fewer_neighbors(Other(), 9) == Other(16)
     assert [train.n_batches(n, 2) for n in (2, 3, 4, 5)] == [1, 1, 2, 2]
     model = small_model()
     with pytest.warns(UserWarning, match="shrinks to 2, "): fit(model, images[:2], digit_view, SSCQObjective(), settings(batch_size=2, epochs=1))

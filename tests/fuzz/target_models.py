@@ -198,7 +198,7 @@ def lie(w: World, model: SSCQ, text: str | None, tensors: dict, about: str | Non
     told = json.loads(about or "{}")
     if told.get("history", []) != model.history:
         return "the history is not the file's"
-    if told.get("origin") != getattr(model.backbone, "origin", None):
+    if (told.get("origin") or None) != getattr(model.backbone, "origin", None):
         return "the origin is not the file's"
     return ""
 
