@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sscq.images import FORMATS, Pictures, load_image, read, resize_center_crop
+from sscq.images import FORMATS, load_image, resize_center_crop
+from sscq.reading import Pictures, read
 
 SOURCES = ((32, 32, 32), (500, 375, 224), (3000, 2000, 224))  # width and height of the files, side of the square
 

@@ -99,7 +99,7 @@ def main():
 
 def model_batches(model: SSCQ, folder: str):
     "The folder's images, decoded as the model decodes them"
-    from sscq.images import read
+    from sscq.reading import read
     images = model.to_images(folder)
     return read(images, torch.arange(len(images)).split(256))
 

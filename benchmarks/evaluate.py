@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from sscq.codebook import hard_assign
-from sscq.evaluate import DISTANCES, average_precision, bootstrap, relevance, score_codes, score_queries, score_table, shortlist, tie_averaged_precision
+from sscq.evaluate import (
+    DISTANCES, average_precision, bootstrap, relevance, score_codes, score_queries, score_table, shortlist, tie_averaged_precision)
 from sscq.search import adc, distance_table, train_pq
 
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sscq.core import SSCQ
 from sscq.objective import SSCQObjective
-from sscq.train import Run, TrainConfig, compiled, train_epoch, train_step
+from sscq.train import Run, TrainConfig, compiled_run, train_epoch, train_step
 from sscq.views import photo_view, two_views
 
 LAYOUT, BACKBONE, HEAD, OBJECTIVE, VIEWS, DATA = STAGES = (
@@ -60,7 +60,7 @@ def stages(device: str, precision: str, args) -> dict:
     plain, last, whole = new(), new().to(memory_format=torch.channels_last), new().to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(whole.parameters(), lr=1e-4, fused=True)
     run = Run(whole, images.repeat(per_epoch, 1, 1, 1), photo_view, SSCQObjective(), config, adam, per_epoch)
-    if compiles: run = compiled(run, small=True)
+    if compiles: run = compiled_run(run, small=True)
 
     def head():
         with low(): f = run.model(x_last).f

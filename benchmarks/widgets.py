@@ -2,7 +2,7 @@
 
     python benchmarks/widgets.py [--json FILE] [--moves 5]
 
-JupyterLab and Chromium without a window on this machine; the explorers of nbs/43_explorers.ipynb at their default size. A redraw is timed in the page,
+JupyterLab and Chromium without a window on this machine; the explorers of nbs/45_explorers.ipynb at their default size. A redraw is timed in the page,
 from the key that moves a control to the last change that follows in readout and figures; a row gives each explorer's slowest control, by the median of
 its moves. Reload: the page is loaded again, the kernel lives on; from the reload to the first explorer's figures, and what the kernel sends meanwhile,
 for all explorers. Training: from Start to the numbers of the tenth epoch, digits, 16 bits, with the scores of every epoch. Stop: from its key to the page that
@@ -84,7 +84,7 @@ def main():
     threads = str(os.cpu_count())
     with tempfile.TemporaryDirectory() as folder, lab_server(lay_out(Path(folder)), OMP_NUM_THREADS=threads) as (url, token), sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGS)
-        notebook = Notebook(browser, url, token, "nbs/43_explorers.ipynb").ran()
+        notebook = Notebook(browser, url, token, "nbs/45_explorers.ipynb").ran()
         rows = [slowest(notebook.explorer(name), args.moves) for name in NAMES] + [train(notebook.explorer("training")), again(notebook)]
         notebook.assert_clean()
         notebook.close()

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
+from .moved import moved_from
 from .validation import check_count, check_counts, check_temperature, check_tensor
 
 # %% ../nbs/04_codebook.ipynb #d75e8d49
@@ -261,7 +262,6 @@ def find_quantizer(model: nn.Module) -> ProductQuantizer:
 # %% ../nbs/04_codebook.ipynb #509b2154
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("codebook")

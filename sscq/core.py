@@ -7,14 +7,10 @@ __all__ = ['SSCQ']
 
 # %% ../nbs/12_core.ipynb #fc8ad5dd
 import copy
-import hashlib
 import inspect
 import json
 import os
-import re
-import shutil
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -25,11 +21,8 @@ from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
@@ -37,13 +30,14 @@ from tqdm.auto import tqdm
 
 from . import train as training
 from .backbone import check_image_size, make_backbone, projection_head
-from .checkpoint import to_json
 from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
-from .files import checksum, naming, parse_json, put_in_place, read_tensors, staging
-from .images import as_images, Batch, read, ready
+from .files import naming, put_in_place, staging
 from .index import Index
+from .moved import moved_from
 from .objective import SSCQObjective
+from .pretrained import CARD, exchanged, FILES, model_file, not_used, read_model, remove_old_parts, write_model
+from .reading import as_images, Batch, read, ready
 from .train import TrainConfig
 from sscq.validation import (
     check_callable,
@@ -207,82 +201,6 @@ def one_thread() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_thread)
-
-# %% ../nbs/12_core.ipynb #22077791
-def hub_problem(
-    name: str,  # of a repository
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> str:  # empty if nothing speaks against a download
-    "Ask the Hugging Face hub for a model, once: a download asks for half a minute where nobody answers"
-    try:
-        get_hf_file_metadata(hf_hub_url(name, "model.safetensors", revision=revision), token=token)
-    except HFValidationError:
-        return "no repository of the Hugging Face hub can have that name"
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        # busy: the download waits its turn
-        if status in (408, 429) or status >= 500: return ""
-        return f"the Hugging Face hub shows no such model ({status}; a private one needs token=)"
-    except Exception as error:
-        return f"the Hugging Face hub cannot be reached ({one_line(error)})"
-    return ""
-
-
-def model_file(
-    name: str,  # a folder, or a repository of the Hugging Face hub
-    local_files_only: bool = False,  # do not ask the hub, look in its cache
-    revision: str | None = None,
-    token: str | bool | None = None,
-    **kwargs,  # to hf_hub_download
-) -> Path:
-    "Where a model's weights lie; downloaded if need be"
-    if os.path.isdir(name): return Path(name) / "model.safetensors"
-    if os.path.exists(name):
-        raise ValueError(
-            f"{one_line(name)} is a file: give the folder that save_pretrained wrote, "
-            f"{one_line(os.path.dirname(name) or '.')}"
-        )
-    not_asked = "the Hugging Face hub was not asked (local_files_only)"
-    why = not_asked if local_files_only else hub_problem(name, revision, token)
-    hub = dict(revision=revision, token=token, local_files_only=bool(why), **kwargs)
-    try:
-        return Path(hf_hub_download(name, "model.safetensors", **hub))
-    except (ValueError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-        f"there is no folder {shown(name)}, and {why or one_line(error)}: "
-        "give the folder that save_pretrained wrote, or a repository that can be had") from error
-
-# %% ../nbs/12_core.ipynb #d95a3c7b
-def not_used(
-    path: Path,  # model.safetensors
-    arguments: dict,  # that it was saved with
-    given: dict,  # to from_pretrained
-) -> dict:
-    "What config.json beside a model, or a caller, says and the model does not"
-    other = {name: value for name, value in given.items() if arguments[name] != value}
-    beside = path.with_name("config.json")
-    if not beside.exists(): return other  # it only repeats what the weights' file says
-    try:
-        if beside.is_file() and beside.stat().st_size > 2 ** 20: raise ValueError("too large")
-        if beside.is_fifo(): raise ValueError("a pipe")
-        said = parse_json(beside.read_text(encoding="utf-8"), "config.json")
-        return other | {name: value for name, value in said.items() if arguments.get(name, value) != value}
-    except (OSError, ValueError) as error:
-        return other | {"config.json": f"not readable: {one_line(error)}"}
-
-# %% ../nbs/12_core.ipynb #966006ad
-CARD = """---
-{{ card_data }}
----
-# An SSCQ model
-Turns images into short binary codes for retrieval; trained without labels by
-self-supervised consistent quantization (arXiv 2206.09806).
-
-    from sscq.core import SSCQ
-    model = SSCQ.from_pretrained("path or repository")
-    codes = model.encode("photos/")
-"""
 
 # %% ../nbs/12_core.ipynb #424758f6
 class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache-2.0", model_card_template=CARD):
@@ -551,159 +469,17 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         model.load_state_dict(state)
         return model.to(device).eval()
 
-# %% ../nbs/12_core.ipynb #bdd45f99
-def plan(
-    cls: type,  # SSCQ
-    arguments: dict,
-) -> SSCQ:
-    "What the arguments build, without a number in it: no memory, no time"
-    with torch.device("meta"):
-        return cls(**arguments)
-
-
-def misfit(
-    state: dict[str, Tensor],
-    planned: dict[str, Tensor],
-) -> str:  # empty if they fit
-    "How tensors differ from a plan, in names, shapes or types; any one floating point type will do"
-    if missing := sorted(planned.keys() - state.keys()): return f"{missing[0]} is missing"
-    if extra := sorted(state.keys() - planned.keys()): return f"{one_line(extra[0])} has no place"
-    for name, x in state.items():
-        wanted = planned[name]
-        if x.shape != wanted.shape: return f"{name} has shape {tuple(x.shape)} in place of {tuple(wanted.shape)}"
-        if x.dtype != wanted.dtype and not (x.is_floating_point() and wanted.is_floating_point()):
-            return f"{name} is of {x.dtype} in place of {wanted.dtype}"
-        if name.endswith((".running_var", ".num_batches_tracked")) and (x < 0).any(): return f"{name} is negative"
-    kinds = sorted({str(x.dtype) for x in state.values() if x.is_floating_point()})
-    return f"its numbers are of {' and '.join(kinds)}, not all of one type" if len(kinds) > 1 else ""
-
-
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    "Its tensors, under the names they have without torch.compile"
-    return {name.replace("._orig_mod", ""): x.detach() for name, x in model.state_dict().items()}
-
-
-def layers(model: nn.Module) -> dict[str, str]:
-    "Name of each module -> its kind and settings, without torch.compile, and as one process has them"
-    return {
-        name.replace(
-            "._orig_mod", ""
-        ): f"{re.sub(r'Sync.*BatchNorm', 'BatchNorm2d', type(m).__name__)}({m.extra_repr()})"
-        for name, m in model.named_modules()
-        if type(m).__name__ != "OptimizedModule"
-    }
-
-
-def exchanged(
-    model: SSCQ,
-) -> str:  # empty if nothing is
-    "What of a model is not as its arguments build it"
-    built = plan(type(model), model._hub_mixin_config)
-    mine, theirs = layers(model), layers(built)
-    for name in mine.keys() & theirs.keys():
-        if mine[name] != theirs[name]:
-            return f"{name or 'the model'} is {one_line(mine[name])} in place of {one_line(theirs[name])}"
-    return misfit(plain_state(model), plain_state(built))
-
-# %% ../nbs/12_core.ipynb #b853775a
-MOST_TEXT = 2 ** 24  # characters of history; beyond, the counts of each codeword are left out
-
-
-def check_about(
-    about: dict,
-    what: str,  # that it belongs to, for the error message
-) -> dict:  # origin (a str or None) and history
-    "What is told beside the weights, once it is plain"
-    origin, history = about.get("origin"), about.get("history", [])
-    if origin is not None and not (isinstance(origin, str) and origin == one_line(origin)):
-        raise ValueError(f"{what}: origin={shown(origin)} must be a line of text")
-    epochs = [r.get("epoch") if isinstance(r, dict) else None for r in history] if isinstance(history, list) else [None]
-    if epochs != list(range(1, len(epochs) + 1)):
-        raise ValueError(f"{what}: its history must be a list with a record (a dict) for each epoch: 1, 2, …")
-    return dict(origin=origin, history=history)
-
-
-def about_text(model: SSCQ) -> str:
-    "Origin and history of a model, as JSON"
-    history = json.loads(to_json(model.history))
-    about = check_about(
-        dict(origin=getattr(model.backbone, "origin", None), history=history), "the model cannot be saved"
-    )
-    text = json.dumps(about)
-    if len(text) <= MOST_TEXT: return text
-    return json.dumps(dict(about, history=[{k: v for k, v in record.items() if k != "usage"} for record in history]))
-
-
-def bound_to(text: str, sha256: str) -> str:
-    "A checksum of a text and of what it belongs to"
-    return hashlib.sha256(f"{sha256} {text}".encode()).hexdigest()
-
-# %% ../nbs/12_core.ipynb #6563d292
-FILES = ("model.safetensors", "config.json", "README.md")
-
-def remove_old_parts(folder: Path) -> None:
-    "Remove what killed saves of version 0.1.0 left: folders that hold nothing else, and have been still for a day"
-    for part in folder.glob(".saving-????????"):
-        if part.is_symlink() or not part.is_dir(): continue
-        held = list(part.iterdir())
-        still = time.time() - max(p.lstat().st_mtime for p in [part, *held])
-        if still > 24 * 3600 and all(p.name in FILES and p.is_file() for p in held):
-            shutil.rmtree(part, ignore_errors=True)
-
-def write_model(model: SSCQ, path: Path) -> None:
-    "Weights, arguments, origin and history as one file"
-    config, about = json.dumps(model._hub_mixin_config, sort_keys=True, indent=2), about_text(model)
-    # copies: another thread may be training it
-    state = {name: x.clone(memory_format=torch.contiguous_format).cpu() for name, x in plain_state(model).items()}
-    meta = dict(format="pt", config=config, sha256=checksum(state, config), about=about)
-    try:
-        save_file(state, path, metadata=meta | dict(about_sha256=bound_to(about, meta["sha256"])))
-    except SafetensorError as error:
-        raise OSError(0, str(error)) from error
-
-# %% ../nbs/12_core.ipynb #ae1b7d6e
-def read_model(
-    path: Path,  # model.safetensors
-    cls: type = SSCQ,
-) -> tuple[dict, dict, dict]:  # the constructor's arguments; origin and history; name -> tensor
-    "What a saved model holds, once everything in it fits together; nothing is executed, no memory taken for promises"
-    what = one_line(path)
-    if not path.is_file(): raise FileNotFoundError(
-        f"{what} is missing: {one_line(path.parent)} holds no model written by save_pretrained")
-    meta, state = read_tensors(path)
-    if not {"config", "sha256"} <= meta.keys():
-        raise ValueError(f"{what} was not written by sscq, or its header was altered")
-    right = checksum(state, meta["config"]) == meta["sha256"]
-    if "about" in meta:
-        right &= bound_to(meta["about"], meta["sha256"]) == meta.get("about_sha256")
-    if not right: raise ValueError(f"{what} was altered after it was saved: its checksum is wrong; take another copy")
-    arguments = parse_json(meta["config"], what)
-    known = inspect.signature(cls.__init__).parameters.keys() - {"self", "seed"}
-    if other := sorted(known ^ arguments.keys()): raise ValueError(
-        f"{what} is damaged, or of another version of sscq: "
-        f"its settings {'lack' if other[0] in known else 'have'} {shown(other[0])}")
-    try:
-        planned = plan(cls, arguments)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-        f"{what} is damaged: its settings make no model ({one_line(error)})") from error
-    if why := misfit(state, planned.state_dict()): raise ValueError(
-        f"{what} is damaged: its weights are not those of its settings ({why}); take another copy")
-    about = check_about(parse_json(meta.get("about", "{}"), what), f"{what} is damaged")
-    return arguments, about, state
-
-
+# %% ../nbs/12_core.ipynb #e1b7d6e0
 def load_state(
     path: Path,  # model.safetensors
 ) -> tuple[dict, dict]:  # the constructor's arguments; name -> tensor
     "Arguments and weights of a saved model"
-    arguments, _, state = read_model(path)
+    arguments, _, state = read_model(path, SSCQ)
     return arguments, state
 
 # %% ../nbs/12_core.ipynb #85157ff0
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("core")

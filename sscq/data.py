@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .images import _listing, _ready, _sides, _tell, check_images, Pictures, ready, SkippedFile, WORKERS
+from .images import _sides, check_images, SkippedFile
+from .moved import moved_from
+from .reading import _listing, _ready, _tell, Pictures, ready, WORKERS
 from .validation import check_choice, check_count, check_flag, check_path, one_line, shown
 
 # %% ../nbs/01_data.ipynb #6aeedae5
@@ -297,7 +299,6 @@ def dataset(
 # %% ../nbs/01_data.ipynb #8cb185e5
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("data")

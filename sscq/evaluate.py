@@ -20,8 +20,9 @@ from torch import Tensor
 from .codebook import n_bits
 from .index import check_distance
 from .kernels import from_keys, to_keys
+from .moved import moved_from
 from .search import adc, check_table, distance_table
-from .validation import check_count, check_number, check_seed, check_tensor, one_line, shown
+from .validation import check_count, check_number, check_seed, check_tensor, check_text, one_line, shown
 
 # %% ../nbs/11_evaluate.ipynb #621def5a
 def check_labels(
@@ -460,7 +461,6 @@ def recall(
 # %% ../nbs/11_evaluate.ipynb #7482e952
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("evaluate")

@@ -19,21 +19,26 @@ MOVED = {  # old module -> new module -> names, old=new where a name is new
             search_speed bars=progress_bars
         """,
         "files": "writable=check_writable_folder writable_file=check_writable naming",
-        "checkpoint": "save_history=write_history",
-        "cli": "Tried=MethodResult answers=encode_data",
+        "history": "save_history=write_history",
+        "commands": """
+            preset_for train encode search show_answers Tried=MethodResult answers=encode_data trained all_tried
+            budget evaluate save_scores info
+        """,
     },
     "codebook": {
         "validation": "check_counts",
     },
     "core": {
-        "core": "why_not=hub_problem",
+        "pretrained": "CARD why_not=hub_problem model_file",
     },
     "data": {
         "images": """
-            FORMATS SUFFIXES WORKERS AHEAD check_images upright=exif_transpose plain=flatten_alpha
-            square=resize_center_crop Skipped=SkippedFile Unreadable SkippedFiles why_unreadable load_image scan
-            skip_report find_images Pictures Batch read batches ImagesOnly=DatasetImages as_images in_memory
-            ready
+            FORMATS check_images upright=exif_transpose plain=flatten_alpha square=resize_center_crop
+            Skipped=SkippedFile Unreadable SkippedFiles why_unreadable load_image
+        """,
+        "reading": """
+            SUFFIXES WORKERS AHEAD scan skip_report find_images Pictures Batch read batches
+            ImagesOnly=DatasetImages as_images in_memory ready
         """,
         "validation": "one_line",
     },
@@ -45,28 +50,30 @@ MOVED = {  # old module -> new module -> names, old=new where a name is new
         "report": "score_figure pr_figure",
     },
     "figures": {
+        "codebook_figures": "cells soft_cells usage_bars",
         "figures": "distance_table=distance_heatmap",
+        "page": "packed_plotly page save_page",
     },
     "neighbors": {
         "contrastive": "same_image",
     },
     "search": {
-        "index": """
-            FORMAT=INDEX_FORMAT VERSION=INDEX_VERSION model_fingerprint check_distance Index Hits=SearchResult
-            thumbnail Frozen=IndexSnapshot Explanation check_file
-        """,
+        "indexfile": "FORMAT=INDEX_FORMAT VERSION=INDEX_VERSION check_file",
         "kernels": "to_keys from_keys in_threads=map_threads smallest",
         "fastscan": """
             rounding as_faiss_query one_hot_pq PackedCodes scan_index scanned scanned_codes rerank search_codes
         """,
+        "index": "model_fingerprint check_distance Index",
+        "answers": "Hits=SearchResult thumbnail Frozen=IndexSnapshot Explanation",
         "ivf": "IVFIndex",
     },
     "train": {
         "checkpoint": """
-            FORMAT=CHECKPOINT_FORMAT CHECKPOINT PREVIOUS HISTORY to_json save_checkpoint read_checkpoint
-            Saved=Checkpoint last_checkpoint load_checkpoint run_settings check_unchanged sole_writer open_run
-            clear_run write_history begin_run keep_epoch
+            FORMAT=CHECKPOINT_FORMAT CHECKPOINT PREVIOUS save_checkpoint read_checkpoint Saved=Checkpoint
+            last_checkpoint load_checkpoint run_settings check_unchanged sole_writer open_run clear_run
+            begin_run keep_epoch
         """,
+        "history": "HISTORY to_json write_history epoch_record tensorboard",
         "train": "seed_for=derive_seed",
         "distributed": """
             embed batch_norms frozen_statistics embed_chunks rank_and_world together=run_collective find_device
@@ -76,6 +83,7 @@ MOVED = {  # old module -> new module -> names, old=new where a name is new
         """,
         "codebook": "find_quantizer",
         "files": "checksum write_whole=atomic_write",
+        "guards": "training_mode compiled largest_fitting out_of_memory",
     },
     "views": {
         "views": "happens=bernoulli_mask",
@@ -84,14 +92,19 @@ MOVED = {  # old module -> new module -> names, old=new where a name is new
         "explorer": "STYLE PlotlyScript plotly_script Description LiveFigure short Explorer still",
         "playground": """
             WEIGHTS TAUS Setup setup mean_ap train_watched loss_figure runs_figure gauge_figure shares_figure
-            changes runs_table training_controls TrainingExplorer training_explorer Source embed_all as_source
-            raw_pixel_index Answers answers answers_figure parts_figure uploaded_picture retrieval_explorer
+            changes runs_table training_controls TrainingExplorer training_explorer
         """,
         "explorers": """
             example_points PlaneState plane_state distortions plane_figure bits_figure codebook_explorer users
             check_history words_figure over_epochs perplexity_figure some_images usage_runs usage_explorer
+        """,
+        "loss_explorers": """
             part_neighbors neighbors_figure clickable neighbor_explorer seen_negatives divergences seen_figure
             kl_figure views_figure contrast_explorer
+        """,
+        "retrieval": """
+            Source embed_all as_source raw_pixel_index Answers answers answers_figure parts_figure
+            uploaded_picture retrieval_explorer
         """,
     },
 }

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .contrastive import same_image
+from .moved import moved_from
 from .numerics import unit
 from .validation import check_count, check_temperature, check_tensor
 
@@ -78,7 +79,6 @@ def part_neighbor_with_positive(
 # %% ../nbs/07_neighbors.ipynb #0883067c
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("neighbors")

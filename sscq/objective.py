@@ -17,6 +17,7 @@ from .codebook import Encoded
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity
 from .kernels import fast_part_neighbor, fast_part_neighbor_with_positive
+from .moved import moved_from
 from .validation import check_count, check_flag, check_number, check_temperature, check_tensor, shown
 
 # %% ../nbs/08_objective.ipynb #e603cd91
@@ -138,7 +139,6 @@ class SPQObjective:
 # %% ../nbs/08_objective.ipynb #ba4be30c
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("objective")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .codebook import distortion, n_bits, same_type, to_parts
 from .kernels import from_keys, smallest, to_keys
+from .moved import moved_from
 from .validation import check_count, check_counts, check_flag, check_seed, check_tensor
 
 # %% ../nbs/10_search.ipynb #8f17af50
@@ -38,7 +39,8 @@ def adc(
     "Asymmetric distances: for every part, the table's entry at the item's codeword, added up in the order of the parts"
     table, codes = check_tensor("table", table, "Q M K"), check_tensor("codes", codes, "N M", "codes")
     _, M, K = table.shape
-    if codes.shape[1] != M: raise ValueError(f"codes of shape {tuple(codes.shape)} must be (N, {M}): the table has {M} parts")
+    if codes.shape[1] != M:
+        raise ValueError(f"codes of shape {tuple(codes.shape)} must be (N, {M}): the table has {M} parts")
     if K < 256 and codes.numel() and (top := int(codes.max())) >= K: raise ValueError(
         f"codes name codeword {top}; the table has codewords 0 to {K - 1}")
     return _adc(table, codes)
@@ -254,7 +256,6 @@ def nearest(
 # %% ../nbs/10_search.ipynb #e4f9de79
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("search")

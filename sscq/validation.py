@@ -127,7 +127,8 @@ def check_text(
     value: object,
 ) -> str:
     "A text, as Python's `str`; a TypeError otherwise"
-    if not isinstance(value, str): raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be text (str)")
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={shown(value)} is of type {type(value).__name__}; it must be text (str)")
     return str(value)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .moved import moved_from
 from .validation import check_callable, check_choice, check_count, check_number, shown
 
 # %% ../nbs/02_views.ipynb #20d5fe69
@@ -358,7 +359,6 @@ def two_views(
 # %% ../nbs/02_views.ipynb #852ebf03
 from typing import TYPE_CHECKING
 
-from sscq.moved import moved_from
 
 if not TYPE_CHECKING:  # names of version 0.1.0 that are elsewhere now
     __getattr__ = moved_from("views")

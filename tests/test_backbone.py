@@ -10,7 +10,9 @@ import torch
 import torchvision.models as models
 from torch import nn
 
-from sscq.backbone import BACKBONES, MIN_SIZE, Normalize, backbone_origin, check_image_size, linear_head, make_backbone, pretrained_backbone, projection_head, resnet18_small, tiny_cnn, without_classifier
+from sscq.backbone import (
+    BACKBONES, MIN_SIZE, Normalize, backbone_origin, check_image_size, linear_head, make_backbone, pretrained_backbone, projection_head,
+    resnet18_small, tiny_cnn, without_classifier)
 
 FEATURES = {"tiny_cnn": 512, "resnet18_small": 512, "resnet18": 512, "resnet50": 2048, "vgg16": 4096, "vit_b_16": 768}
 TORCHVISION = ("resnet18", "resnet50", "vgg16", "vit_b_16")

@@ -734,7 +734,7 @@ def info(args):
     finally:
         time.sleep(3 if gap > 1 else .3)  # cleaning up, while the second Ctrl-C comes
         print("cleaned up", flush=True)
-cli.info = info
+sscq_commands.info = info
 sys.argv = ["sscq", "info", "x"]
 sys.exit(cli.main())
 """

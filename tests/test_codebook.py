@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from notebook_functions import from_notebook
 
-from sscq.codebook import Encoded, ProductQuantizer, affinity, books_for, decode, distortion, hard_assign, n_bits, pack, perplexity, soft_assign, soft_quantize, to_parts, unpack, usage
+from sscq.codebook import (
+    Encoded, ProductQuantizer, affinity, books_for, decode, distortion, hard_assign, n_bits, pack, perplexity, soft_assign, soft_quantize,
+    to_parts, unpack, usage)
 from sscq.validation import check_counts
 
 hard_assign_loop, soft_assign_loop, pack_loop, kmeans_books = from_notebook(

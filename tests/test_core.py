@@ -19,9 +19,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+import sscq.pretrained as sscq_pretrained
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
-from sscq.core import SSCQ, bound_to, eval_copy, load_state
+from sscq.core import SSCQ, eval_copy, load_state
+from sscq.pretrained import bound_to
 from sscq.images import SkippedFiles
 from sscq.data import digits
 from sscq.files import checksum
@@ -859,7 +861,7 @@ def test_origin_and_history_survive(tmp_path, trained, images):
 
 
 def test_a_very_long_history_is_kept_without_its_counts(tmp_path, trained, monkeypatch):
-    monkeypatch.setattr(core, "MOST_TEXT", 100)
+    monkeypatch.setattr(sscq_pretrained, "MOST_TEXT", 100)
     trained.save_pretrained(tmp_path)
     record = SSCQ.from_pretrained(tmp_path).history[0]
     assert record.keys() == trained.history[0].keys() - {"usage"} and record["loss"] == trained.history[0]["loss"]

@@ -15,7 +15,7 @@ from sscq.backbone import make_backbone
 from sscq.codebook import Encoded, decode, hard_assign, pack, perplexity, soft_assign, soft_quantize, unpack, usage
 from sscq.contrastive import FUSIONS, fused_consistency, info_nce
 from sscq.core import SSCQ
-from sscq.images import batches
+from sscq.reading import batches
 from sscq.data import digits
 from sscq.diversity import codeword_diversity
 from sscq.evaluate import score_codes

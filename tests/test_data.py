@@ -25,10 +25,14 @@ from notebook_functions import from_notebook
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import sscq.reading as sscq_reading
 import sscq.images as sscq_images
 from sscq import data as D
-from sscq.data import ImageSet, RetrievalData, cifar10, data_in_memory, data_ready, data_resized, dataset, digits, fashion_mnist, flickr25k, labelled_folder, nuswide, resized
-from sscq.images import DatasetImages, Pictures, SkippedFile, SkippedFiles, Unreadable, as_images, batches, check_images, find_images, in_memory, load_image, read, ready, scan, skip_report, resize_center_crop
+from sscq.data import (
+    ImageSet, RetrievalData, cifar10, data_in_memory, data_ready, data_resized, dataset, digits, fashion_mnist, flickr25k, labelled_folder,
+    nuswide, resized)
+from sscq.reading import DatasetImages, Pictures, as_images, batches, find_images, in_memory, read, ready, scan, skip_report
+from sscq.images import SkippedFile, SkippedFiles, Unreadable, check_images, load_image, resize_center_crop
 
 
 def photo(w=48, h=36, seed=0, mode="RGB"):
@@ -405,7 +409,7 @@ def test_large_jpegs_are_decoded_at_a_fraction(tmp_path):
     def spy(image): decoded.append(image.size); return image
     for channels in (1, 3):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sscq_images, "plain", spy)
+            patch.setattr(sscq_images, "flatten_alpha", spy)
             x = load_image(tmp_path / "a.jpg", 32, channels)
         near(x, resize_center_crop(Image.open(tmp_path / "a.jpg"), 32, channels), 3)
     assert decoded == [(250, 188)] * 2
@@ -823,7 +827,7 @@ def test_read_from_a_tensor():
 def test_memory_is_flat_reading_never_runs_far_ahead(workers):
     images, size = Counted(50_000), 100
     for done, _ in enumerate(read(images, in_tens(50_000, size), workers), 1):
-        assert len(images.asked) <= (done + sscq_images.AHEAD) * size
+        assert len(images.asked) <= (done + sscq_reading.AHEAD) * size
         if done == 40: break
 
 

@@ -13,7 +13,8 @@ from train_runs import (OBJECTIVE, TOGETHER, Mirror, disagree, free_port, linger
                         train_until_stopped)
 
 from sscq.data import digits
-from sscq.checkpoint import CHECKPOINT, HISTORY, last_checkpoint
+from sscq.checkpoint import CHECKPOINT, last_checkpoint
+from sscq.history import HISTORY
 from sscq.train import fit
 from sscq.distributed import gather_rows, gather_views, process_group, broadcast_initial_state, synced_batch_norm, run_collective
 

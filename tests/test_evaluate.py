@@ -12,8 +12,11 @@ from notebook_functions import from_notebook
 
 from sscq.codebook import hard_assign
 from sscq.data import ImageSet, RetrievalData, data_resized, digits
-from sscq.evaluate import DISTANCES, Curve, Score, average_precision, average_precision_min, bootstrap, check_retrieval, pr_codes, pr_curve, precision_at, recall, relevance, score_codes, score_each, score_queries, score_table, shortlist, tie_averaged_precision, tie_groups
-from sscq.baselines import Vectors, baseline_scores, baselines, code_pq, pca, pixels, pretrained, score_coded, score_pq, untrained, vectors, weights_at_hand
+from sscq.evaluate import (
+    DISTANCES, Curve, Score, average_precision, average_precision_min, bootstrap, check_retrieval, pr_codes, pr_curve, precision_at, recall,
+    relevance, score_codes, score_each, score_queries, score_table, shortlist, tie_averaged_precision, tie_groups)
+from sscq.baselines import (
+    Vectors, baseline_scores, baselines, code_pq, pca, pixels, pretrained, score_coded, score_pq, untrained, vectors, weights_at_hand)
 from sscq.report import pr_figure, score_figure
 from sscq.search import adc, distance_table, train_pq
 

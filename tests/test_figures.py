@@ -15,7 +15,11 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from sscq.figures import DASHES, LINES, PALETTE, STAGES, TERMS, WHOLE, _cell, _window, bars, cells, curves, image_grid, image_rows, matrix, notebook_pictures, number, packed_plotly, page, pipeline, save_page, slideshow, soft_cells, usage_bars
+from sscq.figures import (
+    DASHES, LINES, PALETTE, STAGES, TERMS, WHOLE, bars, curves, image_grid, image_rows, matrix, notebook_pictures, number, pipeline,
+    slideshow)
+from sscq.codebook_figures import _cell, _window, cells, soft_cells, usage_bars
+from sscq.page import packed_plotly, page, save_page
 from sscq.figures import distance_heatmap as distance_table
 
 rng = np.random.default_rng(0)

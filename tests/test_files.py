@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sscq import files
-from sscq.files import MAX_NAME, PART, atomic_write, check_writable, check_writable_folder, checksum, parse_json, put_in_place, read_tensors, remove_abandoned, staging
+from sscq.files import (
+    MAX_NAME, PART, atomic_write, check_writable, check_writable_folder, checksum, parse_json, put_in_place, read_tensors, remove_abandoned,
+    staging)
 
 ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and modes of POSIX")

@@ -11,7 +11,27 @@ from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
-# Added to the copy of the explorers' notebook: what it trained, for the tests to compute with; things that do not fit; a cell for after a restart.
+# One notebook with all the explorers; what it trained, for the tests to compute with; things that do not fit; a cell for after a restart.
+SETUP = """from dataclasses import replace
+
+import torch
+from sscq.core import SSCQ
+from sscq.data import digits
+from sscq.explorers import codebook_explorer, usage_explorer, usage_runs
+from sscq.loss_explorers import contrast_explorer, neighbor_explorer
+from sscq.playground import training_explorer
+from sscq.retrieval import raw_pixel_index, retrieval_explorer
+from sscq.train import PRESETS
+
+data = digits()
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    preset = PRESETS["digits"]
+    model = SSCQ(bits=16, **preset.model).fit(data.train, "digit", preset.objective, replace(preset.config, epochs=8), progress=False)
+runs, images, codes = usage_runs(progress=False)"""
+EXPLORERS = ["codebook_explorer()", "usage_explorer(runs, images, codes)", "neighbor_explorer(model, data.query.images)",
+             "contrast_explorer(model, data.query.images)", "training_explorer()",
+             'retrieval_explorer({"SSCQ": model, "pixels": raw_pixel_index(data)}, data)']
 KEEP = """
 model.save_pretrained("kept/model")
 torch.save(dict(runs=runs, codes=codes), "kept/runs.pt")
@@ -30,9 +50,10 @@ AGAIN = "from sscq.explorers import codebook_explorer as once_more\nonce_more()"
 def lab(browser, tmp_path_factory):
     "JupyterLab over a copy of the notebooks; opens one and waits until all its cells ran"
     folder = lay_out(tmp_path_factory.mktemp("lab"))
-    path = folder / "nbs/43_explorers.ipynb"
-    nb = json.loads(path.read_text(encoding="utf-8"))
-    for i, source in enumerate((KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
+    path = folder / "nbs/all_explorers.ipynb"
+    nb = json.loads((folder / "nbs/45_explorers.ipynb").read_text(encoding="utf-8"))
+    nb["cells"] = []
+    for i, source in enumerate((SETUP, *EXPLORERS, KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
     path.write_text(json.dumps(nb), encoding="utf-8")
     with lab_server(folder) as (url, token): yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args))
@@ -45,8 +66,7 @@ Response.prototype.text = async function () { if (!this.url) { window.held++; aw
 STOPPED = ["""import time
 from sscq.data import digits
 from sscq.explorers import codebook_explorer
-from sscq.playground import raw_pixel_index
-from sscq.playground import retrieval_explorer""", "codebook_explorer()", """data = digits
+from sscq.retrieval import raw_pixel_index, retrieval_explorer""", "codebook_explorer()", """data = digits
 index = raw_pixel_index(data)
 embed = index.embed
 index.embed = lambda x: time.sleep(1) or embed(x)
@@ -56,7 +76,7 @@ retrieval_explorer({"fast": index}, data)"""]
 
 @pytest.fixture(scope="module")
 def page(lab):
-    notebook = lab.open("nbs/43_explorers.ipynb")
+    notebook = lab.open("nbs/all_explorers.ipynb")
     try: yield notebook.ran()
     finally: notebook.close()
 
@@ -153,7 +173,7 @@ def test_usage(page, kept, clean):
 
 def test_neighbors(page, kept, clean):
     from sscq.codebook import soft_quantize
-    from sscq.explorers import clickable, neighbors_figure, part_neighbors
+    from sscq.loss_explorers import clickable, neighbors_figure, part_neighbors
     explorer, x, M = page.explorer("neighbors"), kept.data.query.images, len(kept.model.codebooks)
     controls = labelled(explorer)
     with torch.no_grad(): z = soft_quantize(kept.model.embed(x), kept.model.codebooks.detach(), kept.model.quantizer.tau)
@@ -177,7 +197,7 @@ def test_neighbors(page, kept, clean):
 def test_contrast(page, kept, clean):
     from sscq.contrastive import FUSIONS
     from sscq.views import digit_view, two_views
-    from sscq.explorers import divergences, kl_figure, seen_figure, seen_negatives, views_figure
+    from sscq.loss_explorers import divergences, kl_figure, seen_figure, seen_negatives, views_figure
     explorer, x, taus = page.explorer("contrast"), kept.data.query.images[:64], [.2, *(10 ** (-1.3 + .05 * k) for k in range(41))]
     controls = labelled(explorer)
     def wanted():
@@ -204,8 +224,8 @@ def test_contrast(page, kept, clean):
 
 def test_retrieval(page, kept, clean):
     from sscq.evaluate import relevance
-    from sscq.playground import answers, answers_figure, as_source, parts_figure, raw_pixel_index, uploaded_picture
-    from sscq.explorers import clickable
+    from sscq.retrieval import answers, answers_figure, as_source, parts_figure, raw_pixel_index, uploaded_picture
+    from sscq.loss_explorers import clickable
     from sscq.figures import image_grid
     explorer, data, top = page.explorer("retrieval"), kept.data, 10
     controls = labelled(explorer)

@@ -17,7 +17,7 @@ from sscq.contrastive import same_image
 
 DATA = Path(__file__).parent / "data"
 part_neighbor_loop, part_neighbor_broadcast = from_notebook("07_neighbors", "part_neighbor_loop", "part_neighbor_broadcast")
-losses_and_pulls, _ = from_notebook("23_kernels", "losses_and_pulls", "_largest")
+losses_and_pulls, _ = from_notebook("24_kernels", "losses_and_pulls", "_largest")
 few = settings(deadline=None, max_examples=15, derandomize=True)
 sizes = dict(B=st.integers(2, 6), M=st.integers(1, 4), d=st.integers(1, 5), tau=st.sampled_from((.1, .5, 3.)), seed=st.integers(0, 99),
              data=st.data())

@@ -9,7 +9,7 @@ from nbdev.test import test_nb as run_nb  # renamed so that pytest does not coll
 
 cfg = get_config(Path(__file__).parent)
 NBS = sorted(nbglob(cfg.nbs_path, as_path=True))
-if chromium(): NBS = [nb for nb in NBS if nb.parent.name != "tutorials" and nb.stem != "43_explorers"]  # run in JupyterLab, by test_tutorials.py and test_lab.py
+if chromium(): NBS = [nb for nb in NBS if nb.parent.name != "tutorials"]  # run in JupyterLab, by test_tutorials.py
 
 
 @pytest.mark.filterwarnings("default")  # a notebook meets the warnings that its reader meets

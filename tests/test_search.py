@@ -29,7 +29,7 @@ from sscq.validation import one_line
 
 DATA = Path(__file__).parent / "data"
 distance_table_loop, adc_loop = from_notebook("10_search", "distance_table_loop", "adc_loop")
-faiss_by_hand, = from_notebook("26_fastscan", "faiss_by_hand")
+faiss_by_hand, = from_notebook("30_fastscan", "faiss_by_hand")
 
 
 def random_search(M=4, K=16, d=3, N=50, Q=5, seed=0):

@@ -25,6 +25,7 @@ from safetensors.torch import load, save_file
 from torch import nn
 from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
 
+import sscq.guards as sscq_guards
 import sscq.distributed as sscq_distributed
 import sscq.checkpoint as sscq_checkpoint
 from sscq import train
@@ -34,8 +35,11 @@ from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import read_tensors
 from sscq.objective import SPQObjective, SSCQObjective
-from sscq.checkpoint import CHECKPOINT, HISTORY, PREVIOUS, clear_run, last_checkpoint, read_checkpoint, write_tensors
-from sscq.train import PRESETS, Run, TrainConfig, epoch_batches, fit, largest_fitting, learning_rate, derive_seed, tensorboard, train_epoch, train_step
+from sscq.checkpoint import CHECKPOINT, PREVIOUS, clear_run, last_checkpoint, read_checkpoint, write_tensors
+from sscq.history import HISTORY
+from sscq.train import PRESETS, Run, TrainConfig, epoch_batches, fit, learning_rate, derive_seed, train_epoch, train_step
+from sscq.guards import largest_fitting
+from sscq.history import tensorboard
 from sscq.distributed import embed, embed_chunks, find_device, hold_interrupts
 from sscq.codebook import find_quantizer
 from sscq.views import VIEWS, digit_view
@@ -477,9 +481,10 @@ def test_any_number_of_ctrl_c(images, by_epoch, tmp_path, python_s_ctrl_c, monke
     assert same(trained(images, seed=9, out=tmp_path, resume=True, save_every=save_every)[0], trained(images)[0])
 
 
-PLACES = [(nn.Module, "load_state_dict"), (sscq_distributed, "synced_batch_norm"), (warnings, "warn"), (nn.Module, "eval"), (sscq_checkpoint, "keep_epoch"), (os, "fsync"),
-          (os, "replace"), (train, "check_weights_finite"), (train, "epoch_record"), (train, "with_added"), (train, "deepcopy"),
-          (nn.Module, "train"), (sscq_checkpoint, "open_run"), (sscq_checkpoint, "begin_run"), (torch.optim.Adam, "__init__")]
+PLACES = [(nn.Module, "load_state_dict"), (sscq_guards, "synced_batch_norm"), (warnings, "warn"), (nn.Module, "eval"),
+          (sscq_checkpoint, "keep_epoch"), (os, "fsync"), (os, "replace"), (train, "check_weights_finite"), (train, "epoch_record"),
+          (train, "with_added"), (train, "deepcopy"), (nn.Module, "train"), (train, "open_run"), (train, "begin_run"),
+          (torch.optim.Adam, "__init__")]
 
 
 @pytest.mark.parametrize("owner, name", PLACES, ids=lambda x: getattr(x, "__name__", x))
@@ -640,7 +645,8 @@ from sscq.objective import SSCQObjective
 from sscq.views import photo_view
 
 torch.compile = partial(torch.compile, backend="eager", fullgraph=True)  # traced as ever, but run as it is, with the same random numbers
-sscq_kernels._largest = lambda table, k: table.topk(k, sorted=False).values  # CUDA's way
+from sscq import kernels
+kernels._largest = lambda table, k: table.topk(k, sorted=False).values  # CUDA's way
 images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
 losses = []
 for fast in (True, False):
@@ -648,7 +654,7 @@ for fast in (True, False):
     model, config = SSCQ(bits=16, backbone="tiny_cnn", image_size=16).train(), train.TrainConfig(batch_size=20)
     run = train.Run(model, images, photo_view, SSCQObjective(), config, torch.optim.Adam(model.parameters()), 2)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
-    if fast: run = train.compiled(run, small=True)
+    if fast: run = train.compiled_run(run, small=True)
     model.load_state_dict(weights)
     graphs = counters["stats"]["unique_graphs"]
     losses.append(train.train_epoch(run, 0)[0])
@@ -693,7 +699,8 @@ import re, sys, warnings
 import numpy as np
 import torch
 from torch import nn
-from sscq.train import TrainConfig, epoch_batches, fit, learning_rate, tensorboard
+from sscq.train import TrainConfig, epoch_batches, fit, learning_rate
+from sscq.history import tensorboard
 from sscq.checkpoint import clear_run
 from sscq.distributed import embed, find_device, ranks
 sys.path.insert(0, sys.argv[1])

@@ -13,7 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sscq.validation import MAX_TEMPERATURE, MIN_TEMPERATURE, check_callable, check_choice, check_count, check_counts, check_flag, check_number, check_path, check_seed, check_temperature, check_tensor, one_line, shown
+from sscq.validation import (
+    MAX_TEMPERATURE, MIN_TEMPERATURE, check_callable, check_choice, check_count, check_counts, check_flag, check_number, check_path,
+    check_seed, check_temperature, check_tensor, one_line, shown)
 
 
 def shown_id(value) -> str:

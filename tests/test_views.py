@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from sscq.views import VIEWS, affine_matrices, apply_jitter, blend, blur, color_jitter, crop_resize, digit_view, draw_boxes, draw_jitter, gaussian_blur, photo_view, random_affine, random_flip, random_gray, random_ink, random_resized_crop, resize_weights, sample_affine, shift_hue, to_float, to_gray, two_views, uniform
+from sscq.views import (
+    VIEWS, affine_matrices, apply_jitter, blend, blur, color_jitter, crop_resize, digit_view, draw_boxes, draw_jitter, gaussian_blur,
+    photo_view, random_affine, random_flip, random_gray, random_ink, random_resized_crop, resize_weights, sample_affine, shift_hue,
+    to_float, to_gray, two_views, uniform)
 
 SHAPES = [(1, 2, 2), (3, 8, 8), (4, 5, 17), (7, 32, 32), (2, 61, 40)]
 close = torch.testing.assert_close

@@ -27,8 +27,10 @@ from sscq.data import ImageSet, digits
 from sscq.index import Index
 from sscq.search import train_pq
 from sscq.train import PRESETS
-from sscq.playground import answers, as_source, embed_all, raw_pixel_index, retrieval_explorer, setup, train_watched, training_explorer, uploaded_picture
-from sscq.explorers import codebook_explorer, contrast_explorer, distortions, divergences, example_points, neighbor_explorer, part_neighbors, plane_state, seen_negatives, usage_explorer, users
+from sscq.retrieval import answers, as_source, embed_all, raw_pixel_index, retrieval_explorer, uploaded_picture
+from sscq.playground import setup, train_watched, training_explorer
+from sscq.explorers import codebook_explorer, distortions, example_points, plane_state, usage_explorer, users
+from sscq.loss_explorers import contrast_explorer, divergences, neighbor_explorer, part_neighbors, seen_negatives
 from sscq.explorer import short
 
 

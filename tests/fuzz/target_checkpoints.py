@@ -15,7 +15,8 @@ import torch
 
 from damage import ODD_TENSORS, ODD_VALUES, damaged, read, signed
 from harness import Case, Target, refusal
-from sscq.checkpoint import CHECKPOINT, HISTORY, PREVIOUS
+from sscq.checkpoint import CHECKPOINT, PREVIOUS
+from sscq.history import HISTORY
 from target_models import fresh, pictures, train
 
 EPOCHS = 2

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from harness import Case, Target, clear, refusal, said
+import sscq.reading as sscq_reading
 import sscq.images as sscq_images
 import sscq.distributed as sscq_distributed
 import sscq.baselines as sscq_baselines
@@ -194,14 +195,14 @@ def subjects(folder: Path) -> list[Subject]:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     def pictures(**settings):
-        return sscq_images.Pictures(**dict(paths=[file], size=8) | settings)
+        return sscq_reading.Pictures(**dict(paths=[file], size=8) | settings)
 
     def opened(pictures):
         if len(pictures):
             pictures[0]
 
     def listed(value):
-        return list(sscq_images.read(sscq_images.Pictures([file], 8), [torch.arange(1)], workers=value))
+        return list(sscq_reading.read(sscq_reading.Pictures([file], 8), [torch.arange(1)], workers=value))
 
     def scored(**settings):
         return evaluate.score_codes(f[:5], y[:5], codes, y, c, **settings)
@@ -300,16 +301,16 @@ def subjects(folder: Path) -> list[Subject]:
         of(evaluate.tie_averaged_precision, dict(distances=torch.arange(10.0).expand(4, 10), hits=hits), "topk"),
         of(evaluate.shortlist, dict(distances=torch.rand(4, 10)), "topk"),
         of(evaluate.score_queries, dict(distances=torch.rand(4, 10), relevant=hits), "topk"),
-        of(sscq_images.as_images, dict(source=str(folder / "pictures"), channels=3, size=8), name="as_images"),
+        of(sscq_reading.as_images, dict(source=str(folder / "pictures"), channels=3, size=8), name="as_images"),
         of(sscq_images.load_image, dict(path=str(file), size=8)),
         of(sscq_images.square, dict(image=Image.new("RGB", (9, 12)), size=8), "size", "channels", "resize"),
         of(pictures, {}, "paths", "size", "channels", "resize", use=opened, name="Pictures"),
         of(listed, {}, name="read(workers)"),
-        of(sscq_images.ready, dict(images=sscq_images.Pictures([file], 8), progress=False), "limit", "workers"),
-        of(sscq_images.in_memory, dict(images=sscq_images.Pictures([file], 8), progress=False), "workers"),
+        of(sscq_reading.ready, dict(images=sscq_reading.Pictures([file], 8), progress=False), "limit", "workers"),
+        of(sscq_reading.in_memory, dict(images=sscq_reading.Pictures([file], 8), progress=False), "workers"),
         of(data.resized, dict(images=PICTURES, channels=1, size=4), "channels", "size"),
         of(sscq_images.check_images, dict(images=PICTURES, channels=1, size=8), "channels", "size"),
-        of(sscq_images.find_images, dict(folder=str(folder / "pictures"))),
+        of(sscq_reading.find_images, dict(folder=str(folder / "pictures"))),
         of(data.labelled_folder, dict(root=str(folder / "labelled"), size=8), use=lambda d: len(d.train)),
         of(data.dataset, dict(name=str(folder / "labelled")), use=lambda d: len(d.train)),
         of(data.digits, {}),
