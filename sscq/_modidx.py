@@ -612,7 +612,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sscq.search._vectors': ('search.html#_vectors', 'sscq/search.py'),
                              'sscq.search.adc': ('search.html#adc', 'sscq/search.py'),
                              'sscq.search.check_codebooks': ('search.html#check_codebooks', 'sscq/search.py'),
-                             'sscq.search.check_k': ('search.html#check_k', 'sscq/search.py'),
                              'sscq.search.check_table': ('search.html#check_table', 'sscq/search.py'),
                              'sscq.search.distance_table': ('search.html#distance_table', 'sscq/search.py'),
                              'sscq.search.nearest': ('search.html#nearest', 'sscq/search.py'),

@@ -132,7 +132,7 @@ def as_pictures(
         if folders and len(several) > 1:
             raise ValueError(f"{one_line(folders[0])} is a folder: ask with it alone, or with its files")
         if not folders: return several
-        from sscq.images import find_images
+        from sscq.reading import find_images
         return find_images(folders[0])
     return several if all(hasattr(one, "convert") and hasattr(one, "getbands") for one in several) else None
 

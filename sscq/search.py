@@ -202,14 +202,6 @@ def nearest_by_table(
         best = smallest(best, min(k, best.shape[1]))
     return from_keys(best)
 
-# %% ../nbs/10_search.ipynb #6b8f0d13
-def check_k(
-    k: object,  # how many answers are wanted
-    name: str = "k",
-) -> int:
-    "The same as a whole number of at least 1, or an error"
-    return check_count(name, k)
-
 # %% ../nbs/10_search.ipynb #69f19282
 def ranked(
     f: Tensor,  # (Q, D) real query vectors
