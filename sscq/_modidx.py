@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'sscq.codebook.ProductQuantizer.extra_repr': ( 'codebook.html#productquantizer.extra_repr',
                                                                               'sscq/codebook.py'),
                                'sscq.codebook.ProductQuantizer.forward': ('codebook.html#productquantizer.forward', 'sscq/codebook.py'),
+                               'sscq.codebook._assign': ('codebook.html#_assign', 'sscq/codebook.py'),
                                'sscq.codebook._check_codes': ('codebook.html#_check_codes', 'sscq/codebook.py'),
                                'sscq.codebook._check_words': ('codebook.html#_check_words', 'sscq/codebook.py'),
                                'sscq.codebook._fine_affinity': ('codebook.html#_fine_affinity', 'sscq/codebook.py'),
