@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 import sscq.images as sscq_images
+import sscq.reading as sscq_reading
+from sscq.index import Index
 from sscq.core import SSCQ
 from sscq import train as training
 from sscq import cli
@@ -357,7 +359,7 @@ def test_files_that_go_and_come_while_they_are_encoded(trained, tmp_path, capsys
         (folder / "4.png").unlink(missing_ok=True)
         Image.new("RGB", (9, 9)).save(folder / "new.png")
         return load(path, *more)
-    monkeypatch.setattr(sscq_images, "load_image", moving)
+    monkeypatch.setattr(sscq_reading, "load_image", moving)
     assert run("encode", trained, folder, "--out", tmp_path / "i.sscq") == 0
     assert "4.png: no such file" in capsys.readouterr().err
     index = Index.load(tmp_path / "i.sscq")
@@ -609,7 +611,7 @@ def test_debug_shows_where(tmp_path, capsys, monkeypatch):
         first, *_, last = capsys.readouterr().err.splitlines()
         assert first.startswith("Traceback") and last.startswith("sscq: ") and "nothing does not exist" in last
     def fault(path): raise KeyError("a\nkey")
-    monkeypatch.setattr(cli.Index, "load", fault)
+    monkeypatch.setattr(Index, "load", fault)
     assert run("info", tmp_path / "x.sscq") == 1
     said = capsys.readouterr().err
     assert said == r"sscq: KeyError: 'a\nkey' (nobody foresaw this: --debug shows where it came from)" + "\n"

@@ -522,7 +522,7 @@ def remarkable(folder):
 
 def test_nameless_remarks_are_not_passed_on(tmp_path):
     remarkable(tmp_path)
-    code = "import sys; from sscq.data import *\nimages = as_images(sys.argv[1], 3, 8)\nprint(len(list(read(images, [__import__('torch').arange(4)]))[0].rows))"
+    code = "import sys; from sscq.reading import as_images, read\nimages = as_images(sys.argv[1], 3, 8)\nprint(len(list(read(images, [__import__('torch').arange(4)]))[0].rows))"
     done = subprocess.run([sys.executable, "-W", "always", "-c", code, tmp_path], capture_output=True, text=True)
     said = [line.strip() for line in done.stderr.splitlines()]
     assert done.stdout == "2\n" and len(said) == 3, done.stderr
@@ -620,7 +620,7 @@ def test_broken_file(tmp_path, name, monkeypatch):
 def test_no_permission(tmp_path, monkeypatch):
     photo().save(tmp_path / "a.jpg")
     def refuse(*a, **k): raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr(D, "open", refuse, raising=False)
+    monkeypatch.setattr(sscq_images, "open", refuse, raising=False)
     with pytest.raises(Unreadable, match="a.jpg: no permission to read it"): load_image(tmp_path / "a.jpg", 16)
 
 
@@ -645,7 +645,7 @@ def test_running_out_of_file_handles_is_not_the_files_fault(tmp_path, monkeypatc
     fill(tmp_path, 2)
     images = as_images(tmp_path, 3, 8)
     def full(*a, **k): raise OSError(errno.EMFILE, "Too many open files")
-    monkeypatch.setattr(D, "open", full, raising=False)
+    monkeypatch.setattr(sscq_images, "open", full, raising=False)
     with pytest.raises(OSError, match="Too many open files"): in_memory(images)
     assert not images.skipped
     monkeypatch.undo()
@@ -887,7 +887,7 @@ def test_a_file_that_breaks_later(tmp_path):
 def test_a_bad_file_is_tried_once(tmp_path, monkeypatch):
     fill(tmp_path, 4); (tmp_path / "zz.png").touch()
     images, tried = as_images(tmp_path, 3, 8), []
-    monkeypatch.setattr(sscq_images, "load_image", lambda path, *a: tried.append(path.name) or load_image(path, *a))
+    monkeypatch.setattr(sscq_reading, "load_image", lambda path, *a: tried.append(path.name) or load_image(path, *a))
     with pytest.warns(SkippedFiles): list(read(images, [torch.arange(5)]))
     assert [len(x) for x in batches(images, [torch.arange(3), torch.tensor([4]), torch.tensor([3, 4])])] == [3, 1]
     assert tried.count("zz.png") == 1

@@ -65,7 +65,7 @@ def test_figures_are_readable_on_any_theme_and_screen(name, fig):
 def test_figures_import_nothing_of_ours_but_the_ways_to_write_and_to_refuse():
     import sscq.figures
     found = re.findall(r"^\s*(?:from|import) +(sscq\S*|\.\S*|torch\S*)", Path(sscq.figures.__file__).read_text(encoding="utf-8"), re.M)
-    assert found == [".files", ".validation"]
+    assert found == [".moved", ".validation"]
 
 
 NAN, IMAGES, CORNERS = float("nan"), np.zeros((3, 1, 4, 4), np.uint8), np.array([[0., 0.], [1., 1.]])

@@ -58,7 +58,7 @@ def test_the_line_that_asked_is_the_one_to_be_blamed(tmp_path):
     script.write_text("import sscq.widgets\nfrom sscq.search import Hits\nsscq.widgets.Explorer\n", encoding="utf-8")
     said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stderr
     assert re.findall(r"script\.py:(\d): DeprecationWarning: (.*)", said) == [
-        ("2", "sscq.search.Hits is now sscq.index.SearchResult"), ("3", "sscq.widgets.Explorer is now sscq.explorer.Explorer")]
+        ("2", "sscq.search.Hits is now sscq.answers.SearchResult"), ("3", "sscq.widgets.Explorer is now sscq.explorer.Explorer")]
 
 
 def test_every_name_of_0_1_0_is_there_or_said_to_be_gone():
@@ -148,11 +148,11 @@ index = model.index("photos/")
 reveal_type(index)  # sscq.index.Index
 reveal_type(index.bits)  # int
 answers = index.search("query.jpg", k=10)
-reveal_type(answers)  # sscq.index.SearchResult
+reveal_type(answers)  # sscq.answers.SearchResult
 reveal_type(answers.ids)  # torch._tensor.Tensor
 reveal_type(answers.distances)  # torch._tensor.Tensor
 reveal_type(index.add(model.embed("more/")))  # sscq.index.Index
-reveal_type(index.explain("query.jpg", 3))  # sscq.index.Explanation
+reveal_type(index.explain("query.jpg", 3))  # sscq.answers.Explanation
 reveal_type(index.save("photos.sscq"))  # pathlib.Path
 reveal_type(Index.load("photos.sscq", embed=model.embed))  # sscq.index.Index
 '''

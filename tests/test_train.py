@@ -26,6 +26,7 @@ from torch import nn
 from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
 
 import sscq.guards as sscq_guards
+from sscq.files import checksum
 import sscq.distributed as sscq_distributed
 import sscq.checkpoint as sscq_checkpoint
 from sscq import train
@@ -877,7 +878,7 @@ def test_a_checkpoint_of_format_1_is_read(images, tmp_path, sealed):
     tensors, meta = read_checkpoint_bytes(tmp_path, sealed)
     meta = dict(format=1, sscq=meta["sscq"], settings={k: v for k, v in meta["settings"].items()}, history=meta["history"])
     text = json.dumps(meta)
-    save_file({n: x.contiguous() for n, x in tensors.items()}, tmp_path / CHECKPOINT, {"sscq": text, "sha256": train.checksum(tensors, text)})
+    save_file({n: x.contiguous() for n, x in tensors.items()}, tmp_path / CHECKPOINT, {"sscq": text, "sha256": checksum(tensors, text)})
     model, history = trained(images, seed=9, out=tmp_path, resume=True)
     assert same(model, trained(images)[0]) and len(history) == 4
     assert read_checkpoint(tmp_path / CHECKPOINT)[1]["steps"] == [3] * 4
@@ -934,7 +935,7 @@ def test_what_is_written_is_what_the_library_reads(tmp_path, dtype):
         got = {name: file.get_tensor(name) for name in file.keys()}
     assert got.keys() == tensors.keys() and all(torch.equal(got[n], x) and got[n].dtype == x.dtype for n, x in tensors.items())
     with open(tmp_path / "x", "rb") as file: assert load(file.read()).keys() == got.keys()
-    assert read_tensors(tmp_path / "x")[0]["sha256"] == train.checksum(got, 'a "text"\né')
+    assert read_tensors(tmp_path / "x")[0]["sha256"] == checksum(got, 'a "text"\né')
 
 
 def test_save_every(images, tmp_path, monkeypatch):
@@ -1072,12 +1073,12 @@ def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch
     deeper = small_model().append(nn.Identity()).append(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="8.weight is absent there"): trained(images, model=deeper, out=tmp_path, resume="changed")
     with monkeypatch.context() as m:
-        m.setattr(train, "FORMAT", 1)
+        m.setattr(sscq_checkpoint, "CHECKPOINT_FORMAT", 1)
         with pytest.raises(ValueError, match="has format 2, of sscq .*; this is sscq .*, which reads formats up to 1"):
             trained(images, out=tmp_path, resume=True, lr=1e-3)
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     text = '{"format": 3}'  # a later version's, whose other names are unknown
-    save_file({}, tmp_path / CHECKPOINT, {"sscq": text, "sha256": train.checksum({}, text)})
+    save_file({}, tmp_path / CHECKPOINT, {"sscq": text, "sha256": checksum({}, text)})
     before[tmp_path / CHECKPOINT] = (tmp_path / CHECKPOINT).read_bytes()
     for resume in (False, "changed"):
         with pytest.raises(ValueError, match="has format 3, .* or choose another folder"): trained(images, out=tmp_path, resume=resume)

@@ -20,6 +20,7 @@ from traitlets import Bunch
 import sscq.explorers as sscq_explorers
 import sscq.explorer as sscq_explorer
 import sscq.playground as widgets
+from sscq.figures import image_grid
 from sscq import train as training
 from sscq.contrastive import FUSIONS, fused_consistency
 from sscq.core import SSCQ
@@ -467,7 +468,7 @@ def part_neighbors_of(explorer):  # the first neighbour shown, by its picture
     source = explorer.figures["neighbors"].figure.layout.images[1].source
     for i in range(explorer.controls["image"].max + 1):
         if i == explorer.controls["image"].value: continue
-        explorer_image = widgets.image_grid(explorer_images[i:i + 1], size=72).layout.images[0].source
+        explorer_image = image_grid(explorer_images[i:i + 1], size=72).layout.images[0].source
         if explorer_image == source: return i
 
 
@@ -487,9 +488,9 @@ def test_a_page_that_comes_later_gets_the_figure_of_now(explorers):
 
 
 def test_a_redraw_sends_the_figure_and_not_the_script(monkeypatch):
-    live, sent = sscq_explorer.LiveFigure(widgets.image_grid(torch.zeros(3, 1, 8, 8))), []
+    live, sent = sscq_explorer.LiveFigure(image_grid(torch.zeros(3, 1, 8, 8))), []
     for part in (live, live.description, live.script): monkeypatch.setattr(part.comm, "send", lambda data=None, **_: sent.append(data))
-    live.show(widgets.image_grid(torch.zeros(2, 1, 8, 8)))
+    live.show(image_grid(torch.zeros(2, 1, 8, 8)))
     assert [list(message["state"]) for message in sent] == [["json"]]
 
 

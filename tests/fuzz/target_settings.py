@@ -208,7 +208,7 @@ def subjects(folder: Path) -> list[Subject]:
         return evaluate.score_codes(f[:5], y[:5], codes, y, c, **settings)
 
     def waited(timeout):
-        with sscq_distributed.ranks(timeout=timeout):
+        with sscq_distributed.process_group(timeout=timeout):
             pass
 
     def schedule(**settings):
@@ -303,7 +303,7 @@ def subjects(folder: Path) -> list[Subject]:
         of(evaluate.score_queries, dict(distances=torch.rand(4, 10), relevant=hits), "topk"),
         of(sscq_reading.as_images, dict(source=str(folder / "pictures"), channels=3, size=8), name="as_images"),
         of(sscq_images.load_image, dict(path=str(file), size=8)),
-        of(sscq_images.square, dict(image=Image.new("RGB", (9, 12)), size=8), "size", "channels", "resize"),
+        of(sscq_images.resize_center_crop, dict(image=Image.new("RGB", (9, 12)), size=8), "size", "channels", "resize"),
         of(pictures, {}, "paths", "size", "channels", "resize", use=opened, name="Pictures"),
         of(listed, {}, name="read(workers)"),
         of(sscq_reading.ready, dict(images=sscq_reading.Pictures([file], 8), progress=False), "limit", "workers"),
