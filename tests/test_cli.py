@@ -736,7 +736,7 @@ def info(args):
     finally:
         time.sleep(3 if gap > 1 else .3)  # cleaning up, while the second Ctrl-C comes
         print("cleaned up", flush=True)
-sscq_commands.info = info
+cli.info = info
 sys.argv = ["sscq", "info", "x"]
 sys.exit(cli.main())
 """
