@@ -141,7 +141,8 @@ def search(args: argparse.Namespace) -> dict:
 # %% ../nbs/49_commands.ipynb #0b6bbcf6
 def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path) -> Path:
     "Answers as pictures on one page; a picture that is gone is grey"
-    from sscq.figures import image_grid, save_page
+    from sscq.figures import image_grid
+    from sscq.page import save_page
     if not answers[0]["paths"]: raise ValueError(
         f"{one_line(args.index)} knows no paths, only numbers: there are no pictures to show")
     blocks = []
@@ -259,7 +260,7 @@ def save_scores(
     n_queries: int = 1000,  # that these curves are drawn from: each looks at the whole database
 ) -> Path:
     "One HTML page: the table, mAP over bits, precision over recall at the largest number of bits"
-    from sscq.figures import save_page
+    from sscq.page import save_page
 
     head, _, *body = [
         [cell.strip() for cell in line.strip("|").split("|")]

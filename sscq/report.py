@@ -314,7 +314,9 @@ def save_report(
     results: list[Result],
 ) -> Path:
     "One HTML page: scores, answers, losses, mAP over time, use of the codewords"
-    from sscq.figures import curves, save_page, usage_bars
+    from sscq.codebook_figures import usage_bars
+    from sscq.figures import curves
+    from sscq.page import save_page
     terms = [name for name in history[0] if name in ("icf", "icz", "cc", "pn", "cd")]
     epochs = [r["epoch"] for r in history]
     seen = [r for r in history if "map" in r]
