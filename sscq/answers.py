@@ -16,6 +16,18 @@ from torch import Tensor
 from .fastscan import PackedCodes
 from .validation import check_counts, one_line
 
+# %% ../nbs/31_answers.ipynb #fb871d4f
+def thumbnail(
+    path: str | Path,
+    side: int = 96,
+) -> Tensor:  # uint8 (3, side, side)
+    "A picture for a grid of answers; grey if the file is gone"
+    from sscq.images import load_image
+    try:
+        return load_image(path, side)
+    except (OSError, ValueError):
+        return torch.full((3, side, side), 200, dtype=torch.uint8)
+
 # %% ../nbs/31_answers.ipynb #6135bbad
 class SearchResult(NamedTuple):
     "Answers to Q queries, nearest first"
@@ -63,18 +75,6 @@ class SearchResult(NamedTuple):
             **(self.figure()._repr_mimebundle_() if self.paths and len(self.paths) else {}),
             "text/plain": repr(self),
         }
-
-# %% ../nbs/31_answers.ipynb #fb871d4f
-def thumbnail(
-    path: str | Path,
-    side: int = 96,
-) -> Tensor:  # uint8 (3, side, side)
-    "A picture for a grid of answers; grey if the file is gone"
-    from sscq.images import load_image
-    try:
-        return load_image(path, side)
-    except (OSError, ValueError):
-        return torch.full((3, side, side), 200, dtype=torch.uint8)
 
 # %% ../nbs/31_answers.ipynb #c2119072
 class IndexSnapshot(NamedTuple):

@@ -11,11 +11,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import NamedTuple
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # Windows
-
 import torch
 from torch import nn
 

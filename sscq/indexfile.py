@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from .files import _usual_mode, atomic_write, parse_json, read_tensors
+from .files import atomic_write, parse_json, read_tensors
 from .validation import one_line
 
 # %% ../nbs/32_indexfile.ipynb #d81c4f60
@@ -44,9 +44,6 @@ def _digest(meta: dict, arrays: dict) -> str:
         digest.update(f"{name} {x.dtype} {x.shape}".encode())
         digest.update(np.ascontiguousarray(x).data)
     return digest.hexdigest()
-
-def usual_mode(path: Path):  # safetensors makes files that only their owner can read
-    os.chmod(path, _usual_mode(path.parent))
 
 def _write(path: Path, meta: dict, arrays: dict):
     header = {"index": json.dumps(meta), "sha256": _digest(meta, arrays)}

@@ -18,17 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin  # noqa: F401
-from PIL import PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
-
-
-try:
-    from PIL.AvifImagePlugin import SUPPORTED as _AVIF
-except ImportError:
-    _AVIF = False  # Pillow before 11.3
 
 from sscq.images import (
     _FOREIGN,

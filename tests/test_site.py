@@ -83,7 +83,7 @@ def test_links_between_files_lead_somewhere(path):
 def test_the_front_page_lists_every_notebook_in_reading_order():
     text = "".join("".join(c["source"]) for c in read(NBS / "index.ipynb").cells)
     assert re.findall(r"^\| \[(\d\d_\w+)\]\(\1\.ipynb\)", text, re.M) == [nb.page for wing in WINGS for nb in PARTS[wing]]
-    named = re.findall(r"^      \d\d to \d\d +the \w+: ([\w ]+)$", text, re.M)
+    named = re.findall(r"^      \d\d to \d\d +the \w+: ([\w ]+(?:\n {20}[\w ]+)*)$", text, re.M)
     assert [line.split() for line in named] == [[nb.module for nb in PARTS[wing]] for wing in WINGS], "the map of where things are"
 
 
