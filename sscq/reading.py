@@ -406,7 +406,7 @@ def as_images(
     if isinstance(source, Tensor): return check_images(source, channels, size)
     if isinstance(source, Image.Image): return resize_center_crop(source, size, channels)[None]
     if (data := file_bytes(source)) is not None:
-        return decode_bytes(data, size, channels, type(source).__name__)[None]
+        return decode_bytes(data, size, channels, f"images, of type {type(source).__name__}")[None]
     if isinstance(source, (str, Path)):
         source = check_path("images", source)
         if not os.path.exists(source): raise FileNotFoundError(
