@@ -304,8 +304,8 @@ def square_of(
     shape = tuple(x.shape)
     if len(shape) != 3:
         raise ValueError(
-            f"{where}: shape {shape} must be (C, H, W) = ({channels}, {size}, {size}): one grey picture is x[None], "
-            "and many pictures in one tensor are no item of a list"
+            f"{where}: shape {shape} must be (C, H, W) = ({channels}, {size}, {size}): one grey picture is x[None]; "
+            "a tensor of many images is given alone, not in a list"
         )
     if shape[0] != channels == shape[2]:
         raise ValueError(
