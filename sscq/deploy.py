@@ -56,7 +56,8 @@ class Encoder(nn.Module):
     def export(self) -> torch.export.ExportedProgram:
         "The graph, for any number of images, as torch.export gives it: torch.export.save keeps it in a file"
         batch = {"images": {0: torch.export.Dim("batch")}}
-        return torch.export.export(self, (self.example(),), dynamic_shapes=batch)
+        plain = copy.deepcopy(self).to(memory_format=torch.contiguous_format)  # or torch.export.save warns of weights
+        return torch.export.export(plain, (self.example(),), dynamic_shapes=batch)
 
     def to_onnx(self,
         path: str | Path,  # ends in .onnx

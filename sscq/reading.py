@@ -320,7 +320,12 @@ def square_of(
 
 class DatasetImages(Dataset):
     "The images of any Dataset, or of a list: what else is in its items is dropped"
-    def __init__(self, source: Dataset | list, size: int, channels: int = 3, image_key: str | None = None):
+    def __init__(self,
+        source,  # a Dataset, of torch or of the Hugging Face hub, or a list
+        size: int,
+        channels: int = 3,
+        image_key: str | None = None,  # which entry is the picture, where items are dicts
+    ):
         self._source, (self.size, self.channels, _) = source, _sides(size, channels, None)
         self._listed, self._image_key = isinstance(source, (list, tuple)), image_key
 

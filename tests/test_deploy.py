@@ -118,7 +118,7 @@ def test_the_encoder_refuses(tiny, bad, error, message):
 
 @pytest.mark.parametrize("bad", [torch.nn.Linear(2, 2), None, "model", SSCQ])
 def test_what_is_no_model(bad):
-    with pytest.raises(TypeError, match="give an SSCQ"): Encoder(bad)
+    with pytest.raises(TypeError, match="model"): Encoder(bad)
 
 
 def test_nan_is_told_before_anything_is_written(tiny):
@@ -129,8 +129,8 @@ def test_nan_is_told_before_anything_is_written(tiny):
 
 def test_onnx_bad_paths_and_a_missing_package(tiny, tmp_path, monkeypatch):
     encoder, whole = Encoder(tiny), builtins.__import__
-    with pytest.raises(TypeError, match="path=5"): encoder.to_onnx(5)
-    with pytest.raises(OSError): encoder.to_onnx(tmp_path)
+    with pytest.raises(TypeError, match="path"): encoder.to_onnx(5)
+    with pytest.raises(ValueError, match="is a folder"): encoder.to_onnx(tmp_path)
     def without(name, *args, **kwargs):
         if name == "onnxscript": raise ImportError(name)
         return whole(name, *args, **kwargs)
@@ -183,7 +183,7 @@ def test_the_wrapper_is_small():
 @pytest.mark.parametrize("settings, bad, error, message", [
     ({}, np.zeros((5, 60)), ValueError, "rows of 60 numbers are no images"), ({}, np.full((5, 64), 16.), ValueError, "0…1"),
     ({}, np.zeros((0, 64)), ValueError, "no images"), ({"output": "code"}, np.zeros((5, 64)), ValueError, "output='code' is unknown"),
-    ({"bits": 7}, np.zeros((5, 64)), ValueError, "bits=7"), ({"config": 3}, np.zeros((5, 64)), TypeError, "config=3"),
+    ({"bits": 7}, np.zeros((5, 64)), ValueError, "bits=7"), ({"config": 3}, np.zeros((5, 64)), TypeError, "config"),
     ({"backbone": "net"}, np.zeros((5, 64)), ValueError, "backbone='net'"), ({}, 5, TypeError, "not int"),
 ])
 def test_the_wrapper_refuses(settings, bad, error, message):
