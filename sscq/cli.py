@@ -9,6 +9,7 @@ __all__ = ['main']
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -29,7 +30,7 @@ from .evaluate import DISTANCES
 from .files import check_writable
 from .images import SkippedFiles
 from .moved import moved_from
-from .report import demo, say, write_json
+from .report import demo, progress_bars, say, write_json
 from .train import PRESETS
 from .validation import check_count, check_path, one_line
 
@@ -218,6 +219,26 @@ def notes() -> Iterator[None]:
         yield
 
 
+class _Said(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+@contextlib.contextmanager
+def log_shown() -> Iterator[None]:
+    "On a terminal, what the library logs is said; others find it in logging, under the name sscq"
+    log, said = logging.getLogger("sscq"), _Said(logging.INFO)
+    level = log.level
+    try:
+        if progress_bars():
+            log.addHandler(said)
+            log.setLevel(logging.INFO)
+        yield
+    finally:
+        log.removeHandler(said)
+        log.setLevel(level)
+
+
 @contextlib.contextmanager
 def pixel_limit(
     most: int | None,  # pixels of a picture that is read; None: Pillow's own limit
@@ -305,7 +326,7 @@ def run_command(args: argparse.Namespace) -> None:
     "Do what the arguments say"
     to_stdout = args.json == "-"
     check_arguments(args)
-    with (notes(), pixel_limit(getattr(args, "max_pixels", None)),
+    with (notes(), log_shown(), pixel_limit(getattr(args, "max_pixels", None)),
           contextlib.redirect_stdout(sys.stderr if to_stdout else sys.stdout)):
         result = args.run(args)
     if to_stdout:

@@ -9,6 +9,7 @@ __all__ = ['SSCQ']
 import copy
 import inspect
 import json
+import logging
 import os
 import sys
 import warnings
@@ -22,7 +23,6 @@ from typing import SupportsFloat, SupportsIndex
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
@@ -53,6 +53,10 @@ from sscq.validation import (
     shown,
 )
 from .views import to_float, VIEWS
+
+
+_log = logging.getLogger("sscq")
+
 
 # %% ../nbs/12_core.ipynb #8af57e99
 def n_books_for(
@@ -281,6 +285,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         out=None,  # a folder for checkpoints and history, written after every epoch
         resume=False,  # True: go on from the checkpoint in `out`; "changed": even with other settings
         on_epoch=None,  # a function, called with each epoch's record
+        image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
         **changes,  # to config: fit(images, epochs=50)
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
@@ -294,24 +299,22 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if out is not None:
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
-        images = ready(as_images(images, self.channels, self.image_size), progress=progress)
+        images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
         self.to(device)
-        if progress is not False and rank_and_world()[0] == 0:  # once, however many processes train together
-            print(f"training on {device}: {len(images):,} images, {config.epochs} epochs, {self.bits} bits")
+        if rank_and_world()[0] == 0:  # once, however many processes train together
+            _log.info("training on %s: %d images, %d epochs, %d bits", device, len(images), config.epochs, self.bits)
         self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
         return self
 
     def to_images(
         self,
-        images,  # a file, a folder, a PIL image, a list of these, a tensor (C, H, W) or (N, C, H, W), a Dataset
+        images,  # a file, its bytes, a folder, a PIL image, a list of these, a tensor or array, a Dataset
+        image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
     ) -> Tensor | Dataset:
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
             images = images[None]
-        if isinstance(images, (list, tuple)):
-            if not images: raise ValueError("no images: the list is empty")
-            if isinstance(images[0], Image.Image): return torch.cat([self.to_images(one) for one in images])
-        return as_images(images, self.channels, self.image_size)
+        return as_images(images, self.channels, self.image_size, image_key)
 
     @torch.no_grad()
     def embed_batch(self,
@@ -353,27 +356,30 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     def embed(self,
         images,  # as for to_images
         batch_size: SupportsIndex = 256,
+        image_key: str | None = None,  # as for fit
     ) -> Tensor:  # (N, D), float32 on the CPU
         "Real-valued embeddings f: what queries are made of"
         batch_size = check_count("batch_size", batch_size)
-        return torch.cat(
-            [self._finite(f.float().cpu()) for f, _ in self.embed_batches(self.to_images(images), batch_size)]
-        )
+        images = self.to_images(images, image_key)
+        return torch.cat([self._finite(f.float().cpu()) for f, _ in self.embed_batches(images, batch_size)])
 
     def encode(self,
         images,  # as for to_images
         batch_size: SupportsIndex = 256,
+        image_key: str | None = None,  # as for fit
     ) -> Tensor:  # (N, M) uint8 on the CPU
         "Codes: the number of the nearest codeword in every part"
         batch_size = check_count("batch_size", batch_size)
         self._finite(self.codebooks.detach())
-        return torch.cat([self._codes(f) for f, _ in self.embed_batches(self.to_images(images), batch_size)])
+        images = self.to_images(images, image_key)
+        return torch.cat([self._codes(f) for f, _ in self.embed_batches(images, batch_size)])
 
     def index(self,
         images,  # as for to_images
         batch_size: SupportsIndex = 256,
         distance: str = "squared",  # or "unsquared", the release's
         progress=None,  # True or False: a progress bar; None: where the output is a terminal
+        image_key: str | None = None,  # as for fit
     ) -> Index:  # ids count the images that could be read
         "The images' codes, ready to be searched; memory holds one batch of images at a time"
         batch_size = check_count("batch_size", batch_size)
@@ -381,7 +387,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             check_flag("progress", progress)
         self._finite(self.codebooks.detach())
         index = Index(self.codebooks.detach().float(), embed=self.embed, distance=distance)
-        images = self.to_images(images)
+        images = self.to_images(images, image_key)
         paths = getattr(images, "paths", None)
         with tqdm(
             total=len(images), desc="encoding", unit="image", disable=None if progress is None else not progress

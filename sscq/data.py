@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'ImageSet', 'RetrievalData', 'digits', 'fashion_mnist', 'cifar10', 'flickr25k', 'nuswide',
-           'labelled_folder', 'data_ready', 'data_in_memory', 'resized', 'data_resized', 'dataset']
+           'labelled_folder', 'resized', 'data_resized', 'dataset']
 
 # %% ../nbs/01_data.ipynb #2497e937
 import os

@@ -406,6 +406,20 @@ def _versions(file: BufferedIOBase) -> Iterator[BufferedIOBase]:
             yield less
 
 # %% ../nbs/22_images.ipynb #8f779206
+def _first_decoded(file: BufferedIOBase, name: str, size: int, channels: int, resize: int) -> Tensor:
+    "What the first version of a file gives that can be decoded; if none can, the error of the file itself"
+    first = None
+    with _decoding:
+        for version in _versions(file):
+            try:
+                return _decoded(version, name if version is file else "", size, channels, resize)
+            except (MemoryError, Image.DecompressionBombError):
+                raise
+            except Exception as error:
+                first = first or error
+        raise first
+
+
 def load_image(
     path: str | Path,
     size: int,  # side of the square that comes back
@@ -413,25 +427,37 @@ def load_image(
     resize: int | None = None,  # length of the shorter side before cropping; None: `size`
 ) -> Tensor:  # uint8 (C, size, size)
     "One picture from disk, `square`; raises `Unreadable` with the reason"
-    sides, first = _sides(size, channels, resize), None
+    sides = _sides(size, channels, resize)
     if not isinstance(path, Path):
         path = check_path("path", path)
     try:
         state = os.stat(path)
         if not stat.S_ISREG(state.st_mode): raise Unreadable(SkippedFile(path, "not a file"))
         if not state.st_size: raise Unreadable(SkippedFile(path, "an empty file"))
-        with open(path, "rb") as file, _decoding:
-            for version in _versions(file):
-                try:
-                    return _decoded(version, os.fspath(path) if version is file else "", *sides)
-                except (MemoryError, Image.DecompressionBombError):
-                    raise
-                except Exception as error:
-                    first = first or error
-            raise first
+        with open(path, "rb") as file:
+            return _first_decoded(file, os.fspath(path), *sides)
     except (MemoryError, Unreadable):
         raise
     except Exception as error:
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise  # the computer's fault, like MemoryError
         raise Unreadable(SkippedFile(path, one_line(why_unreadable(path, error)))) from error
+
+# %% ../nbs/22_images.ipynb #43296f0a
+def decode_bytes(
+    data: bytes,  # of a picture's file
+    size: int,  # side of the square that comes back
+    channels: int = 3,
+    name: str = "bytes",  # what the reason calls them
+) -> Tensor:  # uint8 (C, size, size)
+    "`load_image` of a file that is in memory"
+    sides = _sides(size, channels, None)
+    try:
+        if not data: raise UnidentifiedImageError("there are no bytes")
+        return _first_decoded(BytesIO(data), "", *sides)
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = why_unreadable(name, error).removesuffix(", whatever its name says")
+        raise Unreadable(SkippedFile(Path(name), one_line(reason))) from error
+

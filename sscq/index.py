@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ class Asked(NamedTuple):
 
 def embed_readable(
     embed: Callable,
-    several: list,  # files or PIL images
+    several: list,  # files, their bytes, or PIL images
     alone: bool = False,  # one, which was not asked for in a list
 ) -> tuple[Tensor, list[int], list[str]]:  # (R, D) of those that can be read; which; what is wrong with the others
     "Embeddings of all at once; one by one where that gives fewer"
@@ -122,7 +123,7 @@ def embed_readable(
 
 def as_pictures(
     query,
-) -> list | None:  # files or PIL images; None if it is something else
+) -> list | None:  # files, their bytes, or PIL images; None if it is something else
     "A query that is one picture or several, as a list; a folder is the list of its pictures"
     several = list(query) if isinstance(query, (list, tuple)) else [query]
     if not several: raise ValueError("there is nothing to ask: the list is empty")
@@ -134,7 +135,9 @@ def as_pictures(
         if not folders: return several
         from sscq.reading import find_images
         return find_images(folders[0])
-    return several if all(hasattr(one, "convert") and hasattr(one, "getbands") for one in several) else None
+    def decoded_when_read(one):
+        return isinstance(one, (bytes, bytearray, BytesIO)) or hasattr(one, "convert") and hasattr(one, "getbands")
+    return several if all(map(decoded_when_read, several)) else None
 
 # %% ../nbs/33_database.ipynb #386f61c7
 def _faiss_on_one_thread():  # of FAISS's, for the calling thread only

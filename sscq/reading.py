@@ -7,11 +7,14 @@ __all__ = ['find_images', 'Pictures', 'read', 'as_images', 'in_memory', 'ready']
 
 # %% ../nbs/23_reading.ipynb #a07c58a5
 import os
+import sys
+import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,20 +22,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from tqdm.auto import tqdm
 
 from sscq.images import (
     _FOREIGN,
     _sides,
     check_images,
+    decode_bytes,
     load_image,
     resize_center_crop,
     SkippedFile,
     SkippedFiles,
     Unreadable,
 )
-from .validation import check_count, check_flag, check_number, check_path, one_line, shown
+from .validation import check_count, check_flag, check_number, check_path, check_text, one_line, shown
 
 # %% ../nbs/23_reading.ipynb #2243515f
 SUFFIXES = set(".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif".split())
@@ -243,28 +247,133 @@ def batches(
         yield batch.images
 
 # %% ../nbs/23_reading.ipynb #b05c5373
+_LOADING = threading.Lock()  # a PIL image decodes itself at first use, and a list may hold the same one twice
+
+
+def picture_of(
+    item,  # of a Dataset or a list
+    image_key: str | None,
+    where: str,  # what an error calls the item
+):
+    "The item itself, the first of a tuple, or what a dict has under `image_key`"
+    if not isinstance(item, Mapping):
+        if image_key is not None: raise TypeError(
+            f"image_key={shown(image_key)} is for items that are dicts; {where} is of type {type(item).__name__}: "
+            "leave image_key out")
+        return item[0] if isinstance(item, (tuple, list)) and len(item) else item
+    keys = ", ".join(one_line(key) for key in item) or "nothing"
+    if image_key is None: raise TypeError(
+        f"{where} is a dict of {keys}: say which of them is the picture, image_key='…'")
+    if image_key not in item: raise ValueError(
+        f"image_key={shown(image_key)} is no key of {where}: choose one of {keys}")
+    found = item[image_key]
+    if isinstance(found, Mapping) and set(found) == {"bytes", "path"}:  # a column that datasets was told not to decode
+        return Path(found["path"]) if found["bytes"] is None and found["path"] else found["bytes"]
+    return found
+
+
+def file_bytes(x) -> bytes | None:
+    "A picture's file that is in memory; None if it is something else"
+    if isinstance(x, BytesIO): return x.getvalue()  # wherever writing left its position
+    return bytes(x) if isinstance(x, (bytes, bytearray)) else None
+
+
+def square_of(
+    x,  # a picture in any form but a folder
+    where: str,  # what an error calls it
+    size: int,
+    channels: int,
+) -> Tensor:  # uint8 (C, size, size)
+    "One picture as the model takes it"
+    if isinstance(x, Image.Image): return resize_center_crop(x, size, channels)
+    if isinstance(x, Path): return load_image(x, size, channels)
+    if (data := file_bytes(x)) is not None: return decode_bytes(data, size, channels, where)
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"{where} must be a PIL image or a tensor (C, H, W) or array, or the bytes of a file, alone or first in a "
+            f"tuple, not {type(x).__name__}"
+        )
+    shape = tuple(x.shape)
+    if len(shape) != 3:
+        raise ValueError(
+            f"{where}: shape {shape} must be (C, H, W) = ({channels}, {size}, {size}): one grey picture is x[None]; "
+            "a tensor of many images is given alone, not in a list"
+        )
+    if shape[0] != channels == shape[2]:
+        raise ValueError(
+            f"{where}: shape {shape} is (H, W, C) and must be (C, H, W): give torch.as_tensor(x).permute(2, 0, 1), or "
+            "Image.fromarray(x), which is resized, too"
+        )
+    try:
+        return check_images((_as_tensor(x) if isinstance(x, np.ndarray) else x)[None], channels, size)[0]
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
 class DatasetImages(Dataset):
-    "The images of any Dataset: what follows an image in its items is dropped"
-    def __init__(self, source: Dataset, size: int, channels: int = 3):
+    "The images of any Dataset, or of a list: what else is in its items is dropped"
+    def __init__(self,
+        source,  # a Dataset, of torch or of the Hugging Face hub, or a list
+        size: int,
+        channels: int = 3,
+        image_key: str | None = None,  # which entry is the picture, where items are dicts
+    ):
         self._source, (self.size, self.channels, _) = source, _sides(size, channels, None)
+        self._listed, self._image_key = isinstance(source, (list, tuple)), image_key
 
     def __len__(self):
         return len(self._source)
 
+    @property
+    def paths(self) -> list[str] | None:
+        "The files, where the Dataset tells them"
+        return file_paths(self._source)
+
     def __getitem__(self, i: int) -> Tensor:
-        x = self._source[i]
-        if isinstance(x, (tuple, list)) and len(x):
-            x = x[0]
-        if isinstance(x, Image.Image): return resize_center_crop(x, self.size, self.channels)
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"item {i} of the Dataset must be a PIL image or a tensor (C, H, W), alone or first in a tuple, not "
-                f"{type(x).__name__}"
-            )
-        try:
-            return check_images(x[None], self.channels, self.size)[0]
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"item {i} of the Dataset: {error}") from None
+        where = f"item {i} of the {'list' if self._listed else 'Dataset'}"
+        x = picture_of(self._source[i], self._image_key, where)
+        if self._listed and isinstance(x, str):
+            x = Path(x)
+        if self._listed and isinstance(x, Image.Image):
+            with _LOADING:
+                x.load()
+        return square_of(x, where, self.size, self.channels)
+
+
+# %% ../nbs/23_reading.ipynb #d3b1a026
+def file_paths(source) -> list[str] | None:
+    "The files of torchvision's ImageFolder, or of parts of one; None of what has no files"
+    if isinstance(source, Subset):
+        paths = file_paths(source.dataset)
+        return paths and [paths[i] for i in source.indices]
+    if isinstance(source, ConcatDataset):
+        parts = [file_paths(part) for part in source.datasets]
+        return [path for part in parts for path in part] if all(parts) else None
+    folder = getattr(sys.modules.get("torchvision.datasets"), "DatasetFolder", ())
+    return [os.fspath(path) for path, _ in source.samples] if isinstance(source, folder) else None
+
+
+def is_hugging_face(source) -> bool:
+    return any((c.__module__, c.__name__) == ("datasets.arrow_dataset", "Dataset") for c in type(source).__mro__)
+
+
+def image_column(
+    source,  # a datasets.Dataset
+    image_key: str | None,
+) -> tuple:  # the Dataset with that column alone, and its name
+    "Where the pictures are: in the column that is asked for, or the only one of pictures"
+    columns, own_function = ", ".join(map(one_line, source.column_names)), source.format["type"] == "custom"
+    if image_key is None:
+        images = [name for name, kind in source.features.items() if type(kind).__name__ == "Image"]
+        if len(images) != 1: raise ValueError(
+            f"the Dataset has {len(images) or 'no'} columns of type Image among {columns}: "
+            "say which column holds the pictures, image_key='…'")
+        image_key = images[0]
+    if own_function: return source, image_key  # set_transform: what its items hold is not known before
+    if image_key not in source.column_names: raise ValueError(
+        f"image_key={shown(image_key)} is no column of the Dataset: choose one of {columns}")
+    return source.select_columns([image_key]), image_key
+
 
 # %% ../nbs/23_reading.ipynb #458f661d
 def _as_tensor(array: np.ndarray) -> Tensor:
@@ -275,16 +384,26 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 
 
 def as_images(
-    source,  # a folder, a picture (file or PIL), a list of files, a Dataset (items or tuples), a tensor, an array
+    source,  # a folder, a picture (file, bytes or PIL), a list of pictures, a Dataset, a tensor, an array
     channels: int,
     size: int,
+    image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
 ) -> Tensor | Dataset:
     "Whatever holds images, as something with `len` and items of uint8 (C, size, size)"
     size, channels, _ = _sides(size, channels, None)
+    if image_key is not None:
+        check_text("image_key", image_key)
+        if isinstance(source, (np.ndarray, Tensor, Image.Image, str, Path, bytes, bytearray, BytesIO, Pictures)):
+            raise TypeError(
+                f"image_key={shown(image_key)} is for a Dataset whose items are dicts, not for "
+                f"{type(source).__name__}: leave it out"
+            )
     if isinstance(source, np.ndarray):
         source = _as_tensor(source)
     if isinstance(source, Tensor): return check_images(source, channels, size)
     if isinstance(source, Image.Image): return resize_center_crop(source, size, channels)[None]
+    if (data := file_bytes(source)) is not None:
+        return decode_bytes(data, size, channels, f"images, of type {type(source).__name__}")[None]
     if isinstance(source, (str, Path)):
         source = check_path("images", source)
         if not os.path.exists(source): raise FileNotFoundError(
@@ -292,19 +411,34 @@ def as_images(
         if not os.path.isdir(source): return load_image(source, size, channels)[None]
         found, skipped = _listing(source)
         return Pictures(found, size, channels, left_out=skipped)
-    if isinstance(source, (list, tuple)) and all(isinstance(p, (str, Path)) for p in source):
+    a_list = type(source) in (list, tuple)
+    if a_list and image_key is None and all(isinstance(p, (str, Path)) for p in source):
         source = Pictures(source, size, channels)
-    if isinstance(source, IterableDataset) or not isinstance(source, Dataset) or not hasattr(source, "__len__"):
-        of = f" of {', '.join(sorted({type(x).__name__ for x in source}))}" if isinstance(source, list) else ""
+    hugging_face = is_hugging_face(source)
+    if not (
+        a_list or hugging_face
+        or isinstance(source, Dataset) and not isinstance(source, IterableDataset) and hasattr(source, "__len__")
+    ):
+        way_out = ""
+        if isinstance(source, Mapping) and source:
+            way_out = f": of several collections choose one, images[{shown(next(iter(source)))}]"
+        elif isinstance(source, Iterable):
+            way_out = ": what can be gone through only, list(images) holds in memory"
         raise TypeError(
-            "images must be a folder, a picture, a list of files, a tensor, or a torch Dataset with a length, not "
-            f"{type(source).__name__}{of}"
+            "images must be a folder, a picture, a list of pictures, a tensor, or a Dataset with a length, not "
+            f"{type(source).__name__}{way_out}"
         )
     if not len(source):
-        raise ValueError(f"no images: the {'list' if isinstance(source, Pictures) else type(source).__name__} is empty")
+        kind = "list" if a_list else type(source).__name__
+        raise ValueError(f"no images: the {kind} is empty")
+    if hugging_face:
+        source, image_key = image_column(source, image_key)
     if not isinstance(source, (Pictures, DatasetImages)):
-        source = DatasetImages(source, size, channels)
-        source[0]  # tells at once if these are no images
+        source = DatasetImages(source, size, channels, image_key)
+        try:
+            source[0]  # tells at once if these are no images
+        except Unreadable:
+            pass  # a damaged one is skipped in its turn
     if (source.size, source.channels) != (size, channels):
         raise ValueError(
             f"these images are read as {source.channels}×{source.size}×{source.size}, the model takes "

@@ -740,7 +740,7 @@ def test_settings_of_the_wrong_kind_are_refused_by_name(tmp_path):
     assert tried > 450 and not unclear, unclear
 
 
-@pytest.mark.parametrize("bad", [None, 5, {"a": 1}, {1, 2}, b"x", iter([]), object(), [1, 2], [None], [torch.zeros(1, 8, 8)], np.array("x"), np.zeros(3)])
+@pytest.mark.parametrize("bad", [None, 5, {"a": 1}, {1, 2}, b"x", iter([]), object(), [1, 2], [None], [torch.zeros(64)], np.array("x"), np.zeros(3)])
 def test_what_is_no_images(trained, bad):
     with pytest.raises((TypeError, ValueError), match="images|array"): trained.embed(bad)
 

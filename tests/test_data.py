@@ -932,9 +932,9 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize("source, error, message", [
     (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "8 channels, the model takes 3"), (7, TypeError, "not int"), (None, TypeError, "not NoneType"),
     (Endless(), TypeError, "not Endless"),
-    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([torch.zeros(3, 8, 8)], TypeError, "not list of Tensor"),
+    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([object()], TypeError, "item 0 of the list must be .* not object"),
     ([], ValueError, "no images: the list is empty"), (Pairs([]), ValueError, "no images: the Pairs is empty"),
-    (Pairs([{"image": 0}]), TypeError, "item 0 of the Dataset must be a PIL image or a tensor .* not dict"),
+    (Pairs([{"image": 0}]), TypeError, "item 0 of the Dataset is a dict of image: say which"),
     (Pairs([()]), TypeError, "not tuple"), (Pairs([(1, photo())]), TypeError, "not int"),
     (Pairs([torch.zeros(1, 8, 8)]), ValueError, "item 0 of the Dataset: images have 1 channels"),
     (Pairs([torch.zeros(3, 9, 9)]), ValueError, "item 0 of the Dataset: images are 9×9"),
