@@ -34,7 +34,6 @@ from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
 from .files import naming, put_in_place, staging
 from .index import Index
-from .ivf import IVFIndex  # noqa: F401 (it gives Index its to_ivf)
 from .moved import moved_from
 from .objective import SSCQObjective
 from .pretrained import CARD, exchanged, FILES, model_file, not_used, read_model, remove_old_parts, write_model

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .codebook import n_bits
-from .index import check_distance
+from .search import check_distance
 from .kernels import from_keys, to_keys
 from .moved import moved_from
 from .search import adc, check_table, distance_table

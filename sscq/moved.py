@@ -63,7 +63,7 @@ MOVED = {  # old module -> new module -> names, old=new where a name is new
         "fastscan": """
             rounding as_faiss_query one_hot_pq PackedCodes scan_index scanned scanned_codes rerank search_codes
         """,
-        "index": "model_fingerprint check_distance Index",
+        "index": "model_fingerprint Index",
         "answers": "Hits=SearchResult thumbnail Frozen=IndexSnapshot Explanation",
         "ivf": "IVFIndex",
     },

@@ -17,7 +17,7 @@ from torch import Tensor
 from .codebook import distortion, n_bits, same_type, to_parts
 from .kernels import from_keys, smallest, to_keys
 from .moved import moved_from
-from .validation import check_count, check_counts, check_flag, check_seed, check_tensor
+from .validation import check_count, check_counts, check_flag, check_seed, check_tensor, shown
 
 # %% ../nbs/10_search.ipynb #8f17af50
 def distance_table(
@@ -178,6 +178,12 @@ def check_codebooks(
         f"codebooks of up to {largest:.2g} cannot be searched, float32 cannot hold the squares of their distances: "
         "scale codebooks and embeddings by the same factor")
     return x
+
+
+def check_distance(distance: object) -> str:
+    "The distance, if it is one of the two"
+    if isinstance(distance, str) and distance in ("squared", "unsquared"): return distance
+    raise ValueError(f"distance={shown(distance)} must be 'squared' (PQ, FAISS) or 'unsquared' (the release)")
 
 # %% ../nbs/10_search.ipynb #39c26484
 def nearest_by_table(

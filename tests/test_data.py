@@ -522,7 +522,8 @@ def remarkable(folder):
 
 def test_nameless_remarks_are_not_passed_on(tmp_path):
     remarkable(tmp_path)
-    code = "import sys; from sscq.reading import as_images, read\nimages = as_images(sys.argv[1], 3, 8)\nprint(len(list(read(images, [__import__('torch').arange(4)]))[0].rows))"
+    code = "import sys; from sscq.reading import as_images, read\n"
+    code += "images = as_images(sys.argv[1], 3, 8)\nprint(len(list(read(images, [__import__('torch').arange(4)]))[0].rows))"
     done = subprocess.run([sys.executable, "-W", "always", "-c", code, tmp_path], capture_output=True, text=True)
     said = [line.strip() for line in done.stderr.splitlines()]
     assert done.stdout == "2\n" and len(said) == 3, done.stderr

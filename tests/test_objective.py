@@ -248,8 +248,9 @@ def test_no_loss_depends_on_the_unit(fusion, size):
 
 ODD = r"""
 import numpy as np, torch
-from sscq.codebook import (affinity, books_for, decode, distortion, Encoded, hard_assign, n_bits, pack, perplexity, ProductQuantizer,
-                           soft_assign, soft_quantize, to_parts, unpack, usage)
+from sscq.codebook import (
+    affinity, books_for, decode, distortion, Encoded, hard_assign, n_bits, pack, perplexity, ProductQuantizer, soft_assign, soft_quantize,
+    to_parts, unpack, usage)
 from sscq.contrastive import check_fusion, consistency, cosines, fused_consistency, info_nce, log_contrast
 from sscq.diversity import codeword_cosines, codeword_diversity
 from sscq.neighbors import nearest_negatives, part_cosines, part_neighbor, part_neighbor_with_positive
