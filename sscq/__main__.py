@@ -1,4 +1,4 @@
-"The command line: `python -m sscq`, and the command `sscq`. By hand, as it must be there before anything heavy is loaded"
+"The command line: `python -m sscq`, and the command `sscq`. By hand, to be there before anything heavy is loaded"
 import os
 import signal
 import sys

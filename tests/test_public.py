@@ -19,7 +19,6 @@ from sscq.moved import GONE, MOVED, places
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "sscq").glob("*.py") if not p.stem.startswith("_"))
 MOST_NAMES = 160
-LONG_LINES = 1  # of more than 120 columns, where people write them
 ROOT_NAMES = {"SSCQ": "core", "Index": "index", "SSCQObjective": "objective", "TrainConfig": "train"}
 VERBS = {
     "SSCQ": ["fit", "encode", "embed", "index", "bits", "save_pretrained", "from_pretrained"],
@@ -123,13 +122,6 @@ def test_the_root_loads_nothing():
 def test_the_source_of_a_class_shows_its_verbs(name):
     body = ast.parse(inspect.getsource(getattr(sscq, name))).body[0].body
     assert set(VERBS[name]) <= {f.name for f in body if isinstance(f, ast.FunctionDef)}
-
-
-def test_lines_fit_on_a_page():
-    files = [p for p in (ROOT / "sscq").glob("*.py") if p.name != "_modidx.py"]
-    texts = {p.name: re.sub(r"^__all__ = \[[^]]*\]$", "", p.read_text(encoding="utf-8"), flags=re.M) for p in files}  # nbdev's own lines
-    long = [f"{name}: {line}" for name, text in texts.items() for line in text.splitlines() if len(line) > 120]
-    assert len(long) <= LONG_LINES, long
 
 
 README_VERBS = '''

@@ -110,6 +110,28 @@ def test_library_is_what_the_notebook_exports(nb, tmp_path):
     assert code(target) == code(ROOT / "sscq"), "run nbdev-export"
 
 
+MOST_LINES, MOST_COLUMNS = 450, 120  # of a module that can be read in one sitting, on one page
+PACKAGE = sorted(p for p in (ROOT / "sscq").glob("*.py") if p.name != "_modidx.py")
+package = pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)
+
+
+def lines(path: Path) -> list[tuple[int, str]]:
+    "Lines as people write them, with their numbers: without nbdev's `__all__` and its notes of where each cell came from"
+    text = re.sub(r"^__all__ = \[[^]]*\]", lambda m: "\n" * m[0].count("\n"), path.read_text(encoding="utf-8"), flags=re.M)
+    return [(n, line) for n, line in enumerate(text.splitlines(), 1) if not line.startswith("# %%")]
+
+
+@package
+def test_a_module_is_short_enough_to_be_read(path):
+    n = sum(bool(line.strip()) and not line.lstrip().startswith("#") for _, line in lines(path))
+    assert n <= MOST_LINES, f"{n} lines that are neither blank nor comment: cut the notebook in two, each about one thing"
+
+
+@package
+def test_a_line_fits_on_a_page(path):
+    assert not [f"line {n}: {len(line)} columns" for n, line in lines(path) if len(line) > MOST_COLUMNS]
+
+
 @named(NBS)
 def test_notebook_is_committed_to_be_read(nb):
     text = nb.read_text(encoding="utf-8")

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "nbs/site"))
-from api import entries, only_imports, without_noqa  # noqa: E402
-from build import LINK, MOVED, NBS, WINGS, Site, exports, first_sentence, notebooks, read, relink  # noqa: E402
+from api import entries, only_imports, statements, without_noqa  # noqa: E402
+from build import LINK, MOVED, NBS, WINGS, Site, examples, exports, first_sentence, notebooks, read, relink  # noqa: E402
 from graph import floors, graph, needed  # noqa: E402
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -210,6 +210,23 @@ Box.twin = 3
 """
 
 
+def test_an_example_is_a_statement_that_runs_and_is_meant_to_succeed():
+    source = 'a = f(1)\nwith expect_fail(ValueError): f(0)\nwith open(p) as file:\n    g(file)\nf(\n    1,\n    2)\n'
+    assert [(said, calls) for said, calls in statements(source)] == [("a = f(1)", {"f"}), ("g(file)", {"g"})]
+    assert statements("!ls") == []
+
+
+def test_most_public_names_have_an_example_from_a_notebook():
+    wanted = [(m, e.name) for m, nb in MODULES.items() for e in exports(nb) if e.kind in ("function", "class", "method")]
+    found = {(m, name) for m, nb in MODULES.items() for name in examples(nb, NOTEBOOKS)}
+    assert len(found & set(wanted)) > .65 * len(wanted), sorted(set(wanted) - found)
+
+
+def test_errors_are_told_with_their_rule():
+    (f,) = entries('def f(n):\n    check_count("n", n)\n    if n > 9: raise ValueError(f"n={n} must be at most "\n                                "9")', "c")
+    assert f.raises == [("ValueError", "n=… must be at most 9"), ("TypeError, ValueError", "what does not pass `check_count`")]
+
+
 @pytest.mark.parametrize("line, kept", [
     ("x = 1,  # noqa: B008 (frozen); of two", "x = 1,  # of two"), ("x = 1,  # noqa: B008 (frozen)\ny", "x = 1,\ny"), ("import a  # noqa: F401", "import a"),
     ("import a  # noqa: E402, F401\nb  # c", "import a\nb  # c"), ("import a  # noqa", "import a"), ("a  # as noqa says", "a  # as noqa says")])
@@ -217,7 +234,8 @@ def test_what_is_said_to_the_linter_is_left_out(line, kept): assert without_noqa
 
 
 @pytest.mark.parametrize("text, first", [
-    ("One. Two", "One."), ("All of it, e.g. this", "All of it, e.g. this"), ("Over\ntwo lines\n\nMore", "Over two lines"), ("", "")])
+    ("One. Two", "One."), ("All of it, e.g. this", "All of it, e.g. this"),
+    ("As in Ge et al. 2013", "As in Ge et al. 2013"), ("Over\ntwo lines\n\nMore", "Over two lines"), ("", "")])
 def test_first_sentence(text, first): assert first_sentence(text) == first
 
 

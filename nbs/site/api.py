@@ -22,6 +22,7 @@ class Entry(NamedTuple):
     doc: str
     rows: list[Row]
     cell: str  # the id of the cell that defines it
+    raises: list[tuple[str, str]] = []  # kinds of errors, and when
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -80,6 +81,49 @@ def one_line_note(f: Function, notes: dict) -> str:
     return notes.get(f.lineno, "") if f.args.args and f.lineno == (f.returns or f.args.args[-1]).end_lineno and len(rows_of(f, {}, False)) > 1 else ""
 
 
+PLUMBING = {"extra_repr"}  # methods that PyTorch calls, and nobody else
+
+
+def message(call: ast.expr) -> str:
+    "The text of an error as the code has it, with an ellipsis for what is filled in"
+    if isinstance(call, ast.Constant): return str(call.value)
+    if isinstance(call, ast.JoinedStr): return "".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in call.values)
+    if isinstance(call, ast.BinOp): return message(call.left) + message(call.right)
+    return "…"
+
+
+def raised(f: Function) -> list[tuple[str, str]]:
+    "The errors that a function raises itself, in the order of the code; then those of the checks that it calls"
+    found, checks = [], []
+    for node in ast.walk(f):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            found.append((node.lineno, text(node.exc.func), message(node.exc.args[0]) if node.exc.args else ""))
+        if isinstance(node, ast.Call) and re.match(r"_?check_\w+$", text(node.func)): checks.append((node.lineno, text(node.func)))
+    errors = [(kind, said) for _, kind, said in sorted(found) if re.fullmatch(r"[A-Z]\w+", kind) and said.strip("… ")]
+    names = list(dict.fromkeys(f"`{name}`" for _, name in sorted(checks)))
+    return list(dict.fromkeys(errors)) + ([("TypeError, ValueError", f"what does not pass {', '.join(names)}")] if names else [])
+
+
+def called(node: ast.AST) -> set[str]:
+    "Names and methods that a statement calls"
+    functions = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    return {f.id if isinstance(f, ast.Name) else f".{f.attr}" for f in functions if isinstance(f, ast.Name | ast.Attribute)}
+
+
+def statements(source: str, lines: int = 2) -> list[tuple[str, set[str]]]:
+    "Statements that fit on so many lines, and what each calls, those within loops and blocks last; not those that are meant to fail"
+    try: body = ast.parse(source).body
+    except SyntaxError: return []  # a shell command
+    def inner(node):
+        if isinstance(node, ast.With) and "expect_fail" in {name for item in node.items for name in called(item)}: return
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Expr | ast.Assign | ast.Assert): yield child
+            yield from inner(child)
+    every = [*(node for node in body if isinstance(node, ast.Expr | ast.Assign | ast.Assert)), *(node for top in body for node in inner(top))]
+    shown = [node for node in every if node.end_lineno - node.lineno < lines and not isinstance(getattr(node, "value", None), ast.Constant)]
+    return [(ast.unparse(node) if node.col_offset and node.end_lineno > node.lineno else ast.get_source_segment(source, node), called(node)) for node in shown]
+
+
 def function(f: Function, notes: dict, cell: str, owner: str = "") -> Entry:
     "A function, or with an owner a method or property of that class"
     marks = decorators(f)
@@ -89,7 +133,7 @@ def function(f: Function, notes: dict, cell: str, owner: str = "") -> Entry:
     sig = signature(f, bound=bool(owner) and not static)
     kind = "property" if prop else "method" if owner else "function"
     rows = [] if prop else rows_of(f, notes, bound=bool(owner) and not static)
-    return Entry(f"{owner}.{f.name}" if owner else f.name, kind, sig.partition(" -> ")[2] if prop else sig, doc, rows, cell)
+    return Entry(f"{owner}.{f.name}" if owner else f.name, kind, sig.partition(" -> ")[2] if prop else sig, doc, rows, cell, raised(f))
 
 
 def class_entries(c: ast.ClassDef, notes: dict, cell: str) -> list[Entry]:
@@ -99,8 +143,8 @@ def class_entries(c: ast.ClassDef, notes: dict, cell: str) -> list[Entry]:
     rows = rows_of(init, notes, bound=True) if init else [
         Row(x.target.id, text(x.annotation), text(x.value), notes.get(x.end_lineno, "")) for x in fields]
     sig = signature(init, bound=True) if init else "(" + ", ".join(f"{r.name}: {r.type}" + (f" = {r.default}" if r.default else "") for r in rows) + ")"
-    methods = [function(x, notes, cell, c.name) for x in c.body if isinstance(x, Function) and not x.name.startswith("_")]
-    return [Entry(c.name, "class", sig.partition(" -> ")[0] if rows else "", ast.get_docstring(c) or "", rows, cell), *methods]
+    methods = [function(x, notes, cell, c.name) for x in c.body if isinstance(x, Function) and not x.name.startswith("_") and x.name not in PLUMBING]
+    return [Entry(c.name, "class", sig.partition(" -> ")[0] if rows else "", ast.get_docstring(c) or "", rows, cell, raised(init) if init else []), *methods]
 
 
 def owner_of(f: Function) -> str | None:

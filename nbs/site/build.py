@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
-from api import Entry, Row, entries, only_imports, without_noqa
+from api import Entry, Row, entries, only_imports, statements, without_noqa
 from graph import graph, listed, svg
 
 ROOT = Path(__file__).parents[2]
@@ -202,12 +202,33 @@ def table(rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [[t for t, _, _ in used], ["---"] * len(used), *lines])
 
 
-def entry_block(e: Entry, nb: Notebook, section: str) -> str:
+def raises(e: Entry) -> str:
+    "A line for each error"
+    lines = [f"- `{kind}`: {said if '`' in said else in_code(' '.join(said.split()).replace('`', ''))}" for kind, said in e.raises]
+    return "Raises:\n\n" + "\n".join(lines) if lines else ""
+
+
+def examples(nb: Notebook, others: list[Notebook]) -> dict[str, str]:
+    "For each public name a statement of one or two lines that calls it: of its own notebook, or else of the first that has one"
+    names, found = [e.name for e in exports(nb) if e.kind != "data"], {}
+    for source_of in [nb, *others]:
+        for cell in source_of.cells:
+            if cell["cell_type"] != "code" or exported(cell) or {"hide", "exporti"} & directives(cell).keys(): continue
+            for said, calls in statements(code(cell)):
+                for name in names:
+                    owner, _, method = name.rpartition(".")
+                    own = not owner or source_of is nb  # elsewhere, a method of that name may be another class's
+                    if own and (f".{method}" if owner else name) in calls: found.setdefault(name, said)
+    return found
+
+
+def entry_block(e: Entry, nb: Notebook, section: str, example: str = "") -> str:
     value = e.signature if len(e.signature) < 200 else e.signature[:200] + " …"
     head = {"data": f"{e.name}\n:value: {json.dumps(value)}", "property": f"{e.name}\n:type: {json.dumps(e.signature)}"}.get(e.kind, e.name + e.signature)
     where = raw(f'<p class="explained">Explained in <a class="reference internal" href="../{nb.page}.html#def-{e.name}">{nb.number} {html.escape(nb.title)}'
                 f'{" › " + html.escape(re.sub(r"[`*$]", "", section)) if section != nb.title else ""}</a></p>')
-    body = "\n\n".join(filter(None, [e.doc, table(e.rows) if e.rows else "", where]))
+    parts = [e.doc, table(e.rows) if e.rows else "", raises(e), f"Example:\n\n```python\n{example}\n```" if example else "", where]
+    body = "\n\n".join(filter(None, parts))
     return f"````````{{py:{e.kind}}} {head}\n\n{body}\n````````"
 
 
@@ -223,7 +244,7 @@ def purpose(nb: Notebook) -> str: return next((m[1] for c in nb.cells if (m := r
 
 def first_sentence(text: str) -> str:
     line = " ".join(text.partition("\n\n")[0].split())
-    return m[1] if (m := re.match(r"(.+?[.!?])\s+[^a-z\s]", line)) else line
+    return m[1] if (m := re.match(r"(.+?(?<!\bal)[.!?])\s+[^a-z\s]", line)) else line
 
 
 def summary(nb: Notebook, names: list[Entry]) -> str:
@@ -237,14 +258,14 @@ def modules_linked(names, modules: dict[str, Notebook]) -> str:
     return listed([f"[`{m}`]({modules[m].api.removeprefix('api/')}.md)" for m in modules if m in names])
 
 
-def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]]) -> str:
-    where, names = sections(nb), exports(nb)
+def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]], others: list[Notebook]) -> str:
+    where, names, shown = sections(nb), exports(nb), examples(nb, others)
     users = {m for m, used in imports.items() if nb.module in used}
     head = [f"# sscq.{nb.module}\n\n> {purpose(nb)}", f"Explained, derived and checked in [{nb.number} {nb.title}](../{nb.page}.md).",
             f"Imports {modules_linked(imports[nb.module], modules)}." + (f" Imported by {modules_linked(users, modules)}." if users else "")]
     if not names: head.append("What it holds is for the package's other modules; no name of it is offered to other projects.")
     return "\n\n".join([*head, *([summary(nb, names)] if names else []), f"```{{py:module}} sscq.{nb.module}\n```",
-                        *(entry_block(e, nb, where[e.cell]) for e in names)])
+                        *(entry_block(e, nb, where[e.cell], shown.get(e.name, "")) for e in names)])
 
 
 def api_index(modules: dict[str, Notebook], imports: dict[str, set[str]]) -> str:
@@ -301,7 +322,7 @@ class Site:
         self.write_page("index", "\n\n".join([notebook_page(self, self.index).replace("\n\n![", f"\n\n{self.start()}\n\n![", 1), *trees]))
         for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
         imports = graph(ROOT / "sscq", self.modules)
-        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports))
+        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports, [nb for part in self.parts.values() for nb in part]))
         self.write_page("api/index", api_index(self.modules, imports))
         for file, page in PROJECT.items(): self.write_page(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT, self.pages, page))
         for image in (NBS / "images").iterdir(): self.write(f"images/{image.name}", image.read_bytes())

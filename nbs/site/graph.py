@@ -5,7 +5,7 @@ import ast
 import html
 from pathlib import Path
 
-WIDTH, HEIGHT, ACROSS, DOWN, TOP = 78, 26, 7, 30, 34  # a box, the room between boxes, and above the first, in pixels
+HEIGHT, ACROSS, DOWN, TOP = 26, 7, 30, 34  # a box, the room between boxes, and above the first, in pixels
 COLUMNS = ["The faces", "The method", "The engine"]  # from left to right
 
 
@@ -50,16 +50,24 @@ def needed(imports: dict[str, set[str]]) -> dict[str, set[str]]:
 def listed(names: list[str]) -> str: return ", ".join(names) if names else "nothing of this package"
 
 
+def width(module: str) -> int:
+    "Of its box: as wide as its name asks for"
+    return max(52, 18 + 7 * len(module))
+
+
 def svg(imports: dict[str, set[str]], wings: dict[str, list[str]], links: dict[str, str]) -> str:
     "The picture; `wings` says which modules each column holds, in the order of their notebooks, `links` where a box leads"
     floor, at, x, bands = floors(imports), {}, ACROSS, []
     top = max(floor.values())
     for wing in COLUMNS:
         rows = [[m for m in wings[wing] if floor[m] == n] for n in range(top + 1)]
-        wide = max(map(len, rows)) * (WIDTH + ACROSS) + ACROSS
+        widths = [sum(width(m) + ACROSS for m in row) for row in rows]
+        wide = max(widths) + ACROSS
         for n, row in enumerate(rows):
-            left = x + (wide - len(row) * (WIDTH + ACROSS) + ACROSS) / 2
-            at |= {m: (left + i * (WIDTH + ACROSS), TOP + (top - n) * (HEIGHT + DOWN)) for i, m in enumerate(row)}
+            left = x + (wide - widths[n] + ACROSS) / 2
+            for m in row:
+                at[m] = left, TOP + (top - n) * (HEIGHT + DOWN)
+                left += width(m) + ACROSS
         bands.append((wing, x, wide))
         x += wide + ACROSS
     height = TOP + (top + 1) * (HEIGHT + DOWN) - DOWN + ACROSS
@@ -67,13 +75,13 @@ def svg(imports: dict[str, set[str]], wings: dict[str, list[str]], links: dict[s
              f'<text class="wing" x="{left + wide / 2}" y="22">{wing}</text>' for wing, left, wide in bands]
     for m, used in needed(imports).items():
         for u in sorted(used):
-            (x0, y0), (x1, y1) = (at[m][0] + WIDTH / 2, at[m][1] + HEIGHT), (at[u][0] + WIDTH / 2, at[u][1])
+            (x0, y0), (x1, y1) = (at[m][0] + width(m) / 2, at[m][1] + HEIGHT), (at[u][0] + width(u) / 2, at[u][1])
             parts.append(f'<path data-from="{m}" data-to="{u}" d="M{x0:g} {y0} C{x0:g} {y0 + DOWN} {x1:g} {y1 - DOWN} {x1:g} {y1}"/>')
     for m, (left, y) in at.items():
         said = f"{m} imports {listed(sorted(imports[m]))}"
         parts.append(f'<a href="{html.escape(links[m])}" data-module="{m}" aria-label="{said}"><title>{said}</title>'
-                     f'<rect class="module" x="{left:g}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4"/>'
-                     f'<text x="{left + WIDTH / 2:g}" y="{y + HEIGHT / 2 + 4:g}">{m}</text></a>')
+                     f'<rect class="module" x="{left:g}" y="{y}" width="{width(m)}" height="{HEIGHT}" rx="4"/>'
+                     f'<text x="{left + width(m) / 2:g}" y="{y + HEIGHT / 2 + 4:g}">{m}</text></a>')
     chosen = "stroke: var(--color-brand-primary); stroke-width: 2.5; opacity: 1;"
     lit = "\n".join(f'.imports:has([data-module="{m}"]:is(:hover, :focus)) [data-from="{m}"] {{ {chosen} }}' for m in imports)
     said = f"{len(imports)} modules in three columns, {', '.join(wing.lower() for wing in COLUMNS)}; each stands above all that it imports."
