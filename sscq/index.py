@@ -133,7 +133,7 @@ def as_pictures(
         if folders and len(several) > 1:
             raise ValueError(f"{one_line(folders[0])} is a folder: ask with it alone, or with its files")
         if not folders: return several
-        from sscq.images import find_images
+        from sscq.reading import find_images
         return find_images(folders[0])
     def decoded_when_read(one):
         return isinstance(one, (bytes, bytearray, BytesIO)) or hasattr(one, "convert") and hasattr(one, "getbands")
