@@ -330,7 +330,7 @@ class DatasetImages(Dataset):
         return file_paths(self._source)
 
     def __getitem__(self, i: int) -> Tensor:
-        where = f"item {i} of the {'list' if self._listed else 'Dataset'}"
+        where = f"item {i} of the {'list of images' if self._listed else 'Dataset'}"
         x = picture_of(self._source[i], self._image_key, where)
         if self._listed and isinstance(x, str):
             x = Path(x)

@@ -664,12 +664,14 @@ def test_loading_draws_nothing(tmp_path, trained):
     assert "seed" not in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_training_says_so_once_however_many_train(images, monkeypatch, capsys):
+def test_training_says_so_once_however_many_train(images, monkeypatch, caplog):
+    caplog.set_level("INFO", "sscq")
     small().fit(images, epochs=1, batch_size=48)
-    assert capsys.readouterr().out.startswith("training on cpu: 96 images, 1 epochs, 16 bits")
+    assert [r.getMessage() for r in caplog.records if r.name == "sscq"] == ["training on cpu: 96 images, 1 epochs, 16 bits"]
+    caplog.clear()
     monkeypatch.setattr(core, "rank_and_world", lambda: (1, 2))
     small().fit(images, epochs=1, batch_size=48)
-    assert not capsys.readouterr().out
+    assert not [r for r in caplog.records if r.name == "sscq"]
 
 
 # settings

@@ -933,7 +933,7 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize("source, error, message", [
     (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "8 channels, the model takes 3"), (7, TypeError, "not int"), (None, TypeError, "not NoneType"),
     (Endless(), TypeError, "not Endless"),
-    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([object()], TypeError, "item 0 of the list must be .* not object"),
+    (ImageSet(torch.zeros(2, 3, 8, 8)), TypeError, "not ImageSet"), ([object()], TypeError, "item 0 of the list of images must be .* not object"),
     ([], ValueError, "no images: the list is empty"), (Pairs([]), ValueError, "no images: the Pairs is empty"),
     (Pairs([{"image": 0}]), TypeError, "item 0 of the Dataset is a dict of image: say which"),
     (Pairs([()]), TypeError, "not tuple"), (Pairs([(1, photo())]), TypeError, "not int"),

@@ -115,7 +115,7 @@ def test_a_key_where_there_are_no_items(model, source):
 
 
 def test_a_list_of_files_has_no_keys(model, folder):
-    with pytest.raises(TypeError, match="item 0 of the list is of type .*: leave image_key out"):
+    with pytest.raises(TypeError, match="item 0 of the list of images is of type .*: leave image_key out"):
         model.embed([folder / "class0/0.png"], image_key="image")
 
 
@@ -212,7 +212,8 @@ def test_samples_of_somebody_else_are_no_paths(model, pictures):
 
 FORMS = {"PIL": lambda p, x: p, "bytes": lambda p, x: png(p), "bytearray": lambda p, x: bytearray(png(p)), "BytesIO": lambda p, x: io.BytesIO(png(p)),
          "tensor": lambda p, x: x, "array": lambda p, x: x.numpy(), "float tensor": lambda p, x: x / 255, "float64 array": lambda p, x: x.numpy() / 255,
-         "read-only array": lambda p, x: np.frombuffer(x.numpy().tobytes(), np.uint8).reshape(3, 8, 8), "reversed array": lambda p, x: x.numpy()[::-1].copy()[::-1]}
+         "read-only array": lambda p, x: np.frombuffer(x.numpy().tobytes(), np.uint8).reshape(3, 8, 8),
+         "reversed array": lambda p, x: x.numpy()[::-1].copy()[::-1]}
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
@@ -255,18 +256,20 @@ def test_pictures_of_mixed_sizes(model):
 
 
 @pytest.mark.parametrize("bad, error, message", [
-    (torch.zeros(3, 9, 9), ValueError, "item 1 of the list: images are 9×9, the model takes 8×8: resize them"),
-    (torch.zeros(1, 8, 8), ValueError, "item 1 of the list: images have 1 channels, the model takes 3"),
-    (np.zeros((8, 8, 3), np.uint8), ValueError, r"item 1 of the list: shape \(8, 8, 3\) is \(H, W, C\).*permute.*Image.fromarray"),
-    (np.zeros((8, 8)), ValueError, r"item 1 of the list: shape \(8, 8\) must be \(C, H, W\) = \(3, 8, 8\): one grey picture is x\[None\]"),
+    (torch.zeros(3, 9, 9), ValueError, "item 1 of the list of images: images are 9×9, the model takes 8×8: resize them"),
+    (torch.zeros(1, 8, 8), ValueError, "item 1 of the list of images: images have 1 channels, the model takes 3"),
+    (np.zeros((8, 8, 3), np.uint8), ValueError, r"item 1 of the list of images: shape \(8, 8, 3\) is \(H, W, C\).*permute.*Image.fromarray"),
+    (np.zeros((8, 8)), ValueError, r"item 1 of the list of images: shape \(8, 8\) must be \(C, H, W\) = \(3, 8, 8\): one grey picture is x\[None\]"),
     (torch.zeros(2, 3, 8, 8), ValueError, "a tensor of many images is given alone, not in a list"),
-    (torch.full((3, 8, 8), 200.), ValueError, "item 1 of the list: floating-point images must lie in 0…1, these span 200…200"),
-    (torch.full((3, 8, 8), -.1), ValueError, "item 1 of the list: .* undo a normalisation"),
-    (np.full((3, 8, 8), np.nan), ValueError, "item 1 of the list: .* NaN"),
-    (torch.zeros(3, 8, 8, dtype=torch.int64), TypeError, "item 1 of the list: images of torch.int64 must be uint8"),
-    (np.zeros((3, 8, 8), np.uint16), TypeError, "item 1 of the list: images of .*uint16 must be uint8"), (np.array([["a"]]), ValueError, "shape"),
-    (np.zeros((3, 8, 8), object), TypeError, "item 1 of the list: images of object"), (7, TypeError, "item 1 of the list must be .* not int"),
-    (None, TypeError, "not NoneType"), ([], TypeError, "not list"), ({"image": 1}, TypeError, "item 1 of the list is a dict of image"),
+    (torch.full((3, 8, 8), 200.), ValueError, "item 1 of the list of images: floating-point images must lie in 0…1, these span 200…200"),
+    (torch.full((3, 8, 8), -.1), ValueError, "item 1 of the list of images: .* undo a normalisation"),
+    (np.full((3, 8, 8), np.nan), ValueError, "item 1 of the list of images: .* NaN"),
+    (torch.zeros(3, 8, 8, dtype=torch.int64), TypeError, "item 1 of the list of images: images of torch.int64 must be uint8"),
+    (np.zeros((3, 8, 8), np.uint16), TypeError, "item 1 of the list of images: images of .*uint16 must be uint8"),
+    (np.array([["a"]]), ValueError, "shape"),
+    (np.zeros((3, 8, 8), object), TypeError, "item 1 of the list of images: images of object"),
+    (7, TypeError, "item 1 of the list of images must be .* not int"),
+    (None, TypeError, "not NoneType"), ([], TypeError, "not list"), ({"image": 1}, TypeError, "item 1 of the list of images is a dict of image"),
     (torch.zeros(0), ValueError, "shape"), (open, TypeError, "not builtin_function_or_method"),
 ])
 def test_an_item_that_is_no_picture(model, want, bad, error, message):
@@ -287,7 +290,8 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize("bad, error, message", [
     (stream(), TypeError, "not generator: .*list"), (iter([picture(0)]), TypeError, "not list_iterator: .*list"), (Endless(), TypeError, "not Endless"),
     ({"train": [picture(0)]}, TypeError, r"not dict: .*images\['train'\]"), ({}, TypeError, "not dict"), ([], ValueError, "no images: the list is empty"),
-    ((), ValueError, "no images: the .* is empty"), (Items([]), ValueError, "no images: the Items is empty"), (TensorDataset(torch.zeros(0, 3, 8, 8)), ValueError, "empty"),
+    ((), ValueError, "no images: the .* is empty"), (Items([]), ValueError, "no images: the Items is empty"),
+    (TensorDataset(torch.zeros(0, 3, 8, 8)), ValueError, "empty"),
     (b"", ValueError, "images, of type bytes: there are no bytes"), (b"hello", ValueError, "images, of type bytes: not a picture$"),
     (io.BytesIO(), ValueError, "images, of type BytesIO: there are no bytes"), (io.BytesIO(b"\x89PNG\r\n\x1a\n"), ValueError, "damaged"),
     (io.StringIO("x"), TypeError, "not StringIO"), (memoryview(b"x"), TypeError, "not memoryview"),
@@ -304,9 +308,10 @@ def test_a_closed_file(model):
 
 def test_damaged_bytes_are_skipped_like_files(model, pictures, want):
     sent = [b"hello", *map(png, pictures[:2]), png(pictures[2])[:60]]
-    with pytest.warns(SkippedFiles, match="(?s)skipped 2 of 4 files.*item 0 of the list: not a picture.*item 3 of the list: "): codes = model.encode(sent)
+    said = "(?s)skipped 2 of 4 files.*item 0 of the list of images: not a picture.*item 3 of the list of images: "
+    with pytest.warns(SkippedFiles, match=said): codes = model.encode(sent)
     assert torch.equal(codes, model.encode(want[:2]))
-    with pytest.warns(SkippedFiles), pytest.raises(ValueError, match="none of the 1 pictures can be read; the first: item 0 of the list"):
+    with pytest.warns(SkippedFiles), pytest.raises(ValueError, match="none of the 1 pictures can be read; the first: item 0 of the list of images"):
         model.encode([b"hello"])
     index = model.index(want, **QUIET)
     with pytest.warns(UserWarning) as said: hits = index.search(sent, k=1)
