@@ -27,7 +27,6 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import sscq.reading as sscq_reading
 import sscq.images as sscq_images
-from sscq import data as D
 from sscq.data import (
     ImageSet, RetrievalData, cifar10, data_in_memory, data_ready, data_resized, dataset, digits, fashion_mnist, flickr25k, labelled_folder,
     nuswide, resized)
