@@ -30,6 +30,7 @@ from .codebook import find_quantizer
 from .distributed import batch_norms, hold_interrupts, rank_and_world, warn_rank0
 from .files import checksum, naming, parse_json, put_in_place, read_tensors, remove_abandoned, staging
 from .history import HISTORY, lines_of, to_json, write_history
+from .objective import Parts, SPQParts
 from .validation import check_count, check_number, check_path, one_line, shown
 
 # %% ../nbs/28_checkpoint.ipynb #7c422c54
@@ -171,7 +172,7 @@ def misfit_of_history(
         if not _is(check_number, record.get("lr"), 0): return f"epoch {number} has lr={shown(record.get('lr'), 40)}"
         if not _is(check_number, record.get("seconds"), seconds):
             return f"epoch {number} ended after seconds={shown(record.get('seconds'), 40)}"
-        for terms in (("icf", "icz", "cc", "pn", "cd"), ("ab", "ba")):  # those of one objective come together
+        for terms in (Parts._fields, SPQParts._fields):  # those of one objective come together
             for name in terms if record.keys() & set(terms) else ():
                 if not _is(check_number, record.get(name)):
                     return f"epoch {number} has {name}={shown(record.get(name), 40)}"

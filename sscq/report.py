@@ -29,7 +29,7 @@ from .evaluate import Score, score_codes
 from .files import atomic_write, check_writable, check_writable_folder
 from .history import write_history
 from .index import Index
-from .objective import SPQObjective
+from .objective import Parts, SPQObjective
 from .search import train_pq
 from .train import Preset, PRESETS, TrainConfig
 from .validation import check_count, one_line
@@ -317,7 +317,7 @@ def save_report(
     from sscq.codebook_figures import usage_bars
     from sscq.figures import curves
     from sscq.page import save_page
-    terms = [name for name in history[0] if name in ("icf", "icz", "cc", "pn", "cd")]
+    terms = [name for name in history[0] if name in Parts._fields]
     epochs = [r["epoch"] for r in history]
     seen = [r for r in history if "map" in r]
     books = range(len(history[0]["perplexity"]))
