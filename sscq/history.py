@@ -10,11 +10,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # Windows
-
 from torch import Tensor
 
 from .codebook import perplexity

@@ -6,9 +6,10 @@
 __all__ = ['IVFIndex']
 
 # %% ../nbs/34_cells.ipynb #49461277
+from typing import Any
+
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 from .answers import SearchResult
@@ -37,7 +38,7 @@ def _lists(
 ):  # FAISS's inverted file, with one-hot codewords
     import faiss
     W, pq = _fast_words(codes.n_words), one_hot_pq(codes.n_books, codes.n_words)
-    ivf = faiss.IndexIVFPQ(
+    ivf: Any = faiss.IndexIVFPQ(
         faiss.IndexFlatIP(pq.d), pq.d, cells.ntotal, codes.n_books, n_bits(W), faiss.METRIC_INNER_PRODUCT
     )
     ivf.by_residual, ivf.is_trained = False, True
@@ -113,9 +114,3 @@ class IVFIndex:
             found, place = nearest_by_table(table[q:q + 1], codes[held.numpy()], k)
             distances[q], rows[q] = found[0], held[place[0]]
         return self.now.hits(asked.spread(distances, torch.inf), asked.spread(rows, -1), asked.files)
-
-# %% ../nbs/34_cells.ipynb #c812bd71
-@patch
-def to_ivf(self: Index, n_lists: int | None = None, n_probe: int | None = None, seed: int = 0) -> IVFIndex:
-    "For more than a few million items; make it again after the index changed"
-    return IVFIndex(self, n_lists, n_probe, seed)
