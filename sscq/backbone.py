@@ -45,16 +45,20 @@ def resnet18_small(channels: SupportsIndex = 3) -> tuple[nn.Module, int]:
 # %% ../nbs/03_backbone.ipynb #c2ef8c32
 class Normalize(nn.Module):
     "Images in 0…1 to the range that ImageNet models were designed for"
+    mean: Tensor
+    std: Tensor
+
     def __init__(self,
         mean: tuple = (.485, .456, .406),  # of each channel
         std: tuple = (.229, .224, .225),
     ):
         super().__init__()
-        mean, std = [check_number("mean", m) for m in mean], [check_number("std", s, above=0) for s in std]
-        if len(mean) != len(std): raise ValueError(f"mean has {len(mean)} channels, std {len(std)}: give both of each")
+        means, stds = [check_number("mean", m) for m in mean], [check_number("std", s, above=0) for s in std]
+        if len(means) != len(stds): raise ValueError(
+            f"mean has {len(means)} channels, std {len(stds)}: give both of each")
         # not persistent: constants, so a state_dict holds weights alone
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(means).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(stds).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return (x - self.mean) / self.std
@@ -129,12 +133,12 @@ def projection_head(
 ) -> nn.Sequential:
     "Linear, ReLU, Linear, initialised as in the release: N(0, 0.01), then Xavier uniform; biases 0"
     n_features, D, hidden = check_counts(n_features=n_features, D=D, hidden=hidden)
-    head = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, D))
-    nn.init.normal_(head[0].weight, 0, .01)
-    nn.init.xavier_uniform_(head[2].weight)
-    for layer in (head[0], head[2]):
+    first, last = nn.Linear(n_features, hidden), nn.Linear(hidden, D)
+    nn.init.normal_(first.weight, 0, .01)
+    nn.init.xavier_uniform_(last.weight)
+    for layer in (first, last):
         nn.init.zeros_(layer.bias)
-    return head
+    return nn.Sequential(first, nn.ReLU(), last)
 
 
 def linear_head(
@@ -142,7 +146,8 @@ def linear_head(
     D: SupportsIndex,  # M·d
 ) -> nn.Linear:
     "One linear layer, as in SPQ"
-    return nn.Linear(*check_counts(n_features=n_features, D=D))
+    n_features, D = check_counts(n_features=n_features, D=D)
+    return nn.Linear(n_features, D)
 
 # %% ../nbs/03_backbone.ipynb #a76d8668
 def pretrained_backbone(
@@ -171,7 +176,7 @@ def pretrained_backbone(
         raise ValueError(
         f"the weights of {name} in {place} are damaged ({one_line(str(error).partition(chr(10))[0])}): "
         f"delete {chosen.url.rpartition('/')[2]} there, and they are downloaded again") from error
-    backbone.origin = f"pre-trained with labels: {chosen}, torchvision"
+    vars(backbone)["origin"] = f"pre-trained with labels: {chosen}, torchvision"
     return backbone, n_features
 
 

@@ -7,6 +7,7 @@ __all__ = ['EncodedData', 'score_coded', 'score_pq', 'untrained', 'pretrained', 
 
 # %% ../nbs/42_baselines.ipynb #179ce953
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,7 +196,7 @@ def baselines(
     seed: int = 0,
 ) -> Iterator[tuple[str, str, EncodedData]]:  # method, backbone
     "What needs no training of ours, at each number of bits"
-    bits, settings = list(bits), dict(n_words=n_words, seed=check_seed("seed", seed))
+    bits, code = list(bits), partial(code_pq, n_words=n_words, seed=check_seed("seed", seed))
     if not bits: raise ValueError("bits=[]: name at least one number of bits")
     raw, random = vectors(data, pixels), untrained(seen or data, backbone, seed)
     widths = {b: 16 * (b // n_bits(n_words)) for b in bits}  # of the model's embedding: M·16
@@ -207,12 +208,12 @@ def baselines(
     w = min(256, len(raw.train) - max(widths.values()) // 16)
     turned, opq = (raw, "OPQ") if raw.train.shape[1] <= w else (first(w), f"PCA to {w} + OPQ")
     for b in bits:
-        yield "PQ", "raw pixels", code_pq(raw, b, **settings)
-        yield opq, "raw pixels", code_pq(turned, b, rotate=True, **settings)
-        yield "PCA + PQ", "raw pixels", code_pq(first(widths[b]), b, **settings)
-        yield "PQ", f"untrained {backbone}", code_pq(random, b, **settings)
+        yield "PQ", "raw pixels", code(raw, b)
+        yield opq, "raw pixels", code(turned, b, rotate=True)
+        yield "PCA + PQ", "raw pixels", code(first(widths[b]), b)
+        yield "PQ", f"untrained {backbone}", code(random, b)
         for name, features in (pretrained or {}).items():
-            yield "PQ", name, code_pq(features, b, **settings)
+            yield "PQ", name, code(features, b)
 
 
 def baseline_scores(

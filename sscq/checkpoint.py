@@ -14,16 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 try:
     import fcntl
 except ImportError:
-    fcntl = None  # Windows
+    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from . import __version__
 from .codebook import find_quantizer
@@ -31,6 +30,7 @@ from .distributed import batch_norms, hold_interrupts, rank_and_world, warn_rank
 from .files import checksum, naming, parse_json, put_in_place, read_tensors, remove_abandoned, staging
 from .history import HISTORY, lines_of, to_json, write_history
 from .objective import Parts, SPQParts
+from .reading import Images
 from .validation import check_count, check_number, check_path, one_line, shown
 
 # %% ../nbs/28_checkpoint.ipynb #7c422c54
@@ -61,7 +61,8 @@ def write_tensors(
     text: str,
 ):
     "A safetensors file; its header holds the text, and a checksum of text and tensors, made while they are written"
-    header, end = {"__metadata__": dict(sscq=text, sha256=" " * 64)}, 0
+    header: dict[str, dict] = {"__metadata__": dict(sscq=text, sha256=" " * 64)}
+    end = 0
     # the widest numbers first: then all lie at multiples of their width
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         x, start = tensors[name], end
@@ -75,7 +76,7 @@ def write_tensors(
     sha, first = hashlib.sha256(text.encode()), len(head())
     with ThreadPoolExecutor(1, "checksum") as pool, open(path, "wb") as file:
         for name, x in sorted(tensors.items()):  # the order of `checksum`
-            data = memoryview(x.cpu().contiguous().flatten().view(torch.uint8).numpy())
+            data = x.cpu().contiguous().flatten().view(torch.uint8).numpy().data
             pool.submit(sha.update, f"{name} {x.dtype} {tuple(x.shape)}".encode())
             hashed = pool.submit(sha.update, data)
             file.seek(first + header[name]["data_offsets"][0])
@@ -145,7 +146,8 @@ def misfit(
     if not (_is(check_count, meta.get("format")) and isinstance(meta.get("sscq"), str)):
         return "it does not say its format and version"
     if not isinstance(settings := meta.get("settings"), dict): return f"its settings are {shown(settings, 40)}"
-    if not _is(check_count, epochs := settings.get("epochs")): return f"its settings have epochs={shown(epochs, 40)}"
+    epochs: Any = settings.get("epochs")
+    if not _is(check_count, epochs): return f"its settings have epochs={shown(epochs, 40)}"
     if not isinstance(history := meta.get("history"), list) or not history:
         return f"its history is {shown(history, 40)}"
     if len(history) > epochs: return f"its history has {len(history)} epochs of {epochs}"
@@ -198,7 +200,7 @@ def misfit_of_tensors(
 ) -> str:
     "The same of weights and optimizer: a weight that was moved has two moments, as it is itself, and a count of steps"
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
-    states = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         kind, _, rest = name.partition(".")
         if kind not in ("model", "optimizer"):
@@ -207,7 +209,7 @@ def misfit_of_tensors(
             states.setdefault(rest.rpartition(".")[0], {})[rest.rpartition(".")[2]] = x
     if trained is not None and sorted(states) != sorted(trained):
         return f"the optimizer has no state, or one too many, of {shown(min(set(states) ^ set(trained) or {''}), 60)}"
-    longest = 0
+    longest = 0.
     for name, state in states.items():
         w = weights.get(name)
         if w is None or not w.is_floating_point():
@@ -262,6 +264,7 @@ def last_checkpoint(
         return saved
     if damage: raise ValueError(f"{'; '.join(damage)}: nothing whole to continue from: choose another folder, "
                                 "or clear_run(out), which removes what is there, to begin anew")
+    return None
 
 # %% ../nbs/28_checkpoint.ipynb #9e21d808
 def check_model(
@@ -324,14 +327,14 @@ def load_checkpoint(
 # %% ../nbs/28_checkpoint.ipynb #e5245ff9
 def run_settings(
     model: nn.Module,
-    images: Tensor | Dataset,
+    images: Tensor | Images,
     view: Callable,
     objective: Callable,
     config,
 ) -> dict:  # name -> plain value
     "What decides the result of a run, as far as names and numbers tell"
     values = {"objective": getattr(objective, "__name__", type(objective).__name__)}
-    if is_dataclass(objective):
+    if is_dataclass(objective) and not isinstance(objective, type):
         values |= {f"objective.{name}": value for name, value in asdict(objective).items()}
     values |= dict(
         view=getattr(view, "__name__", type(view).__name__),
@@ -406,13 +409,13 @@ def open_run(
         if (out / HISTORY).exists() and (out / HISTORY).stat().st_size: raise ValueError(
             f"{one_line(out / HISTORY)} is there without a checkpoint, so no run can be continued: "
             "choose another folder, or clear_run(out), which removes it, to begin anew")
-        return
+        return None
     reached, planned = len(saved.meta["history"]), saved.meta["settings"]["epochs"]
     if not resume:
         if reached < planned: raise ValueError(
             f"{one_line(out)} holds a run that was stopped after epoch {reached} of {planned}: "
             "continue it with resume=True, or clear_run(out) to begin anew")
-        return
+        return None
     if resume != "changed":
         check_unchanged(saved.meta["settings"], settings)
     load_checkpoint(saved, model, optimizer)
@@ -468,7 +471,8 @@ class Keeper:
         out: Path | None,  # None: nothing is kept
         saved: Checkpoint | None,  # what the run goes on from
     ):
-        self.run, self.settings, self.out, self.waiting = run, settings, out, None
+        self.run, self.settings, self.out = run, settings, out
+        self.waiting: dict[str, Tensor] | None = None
         self.steps = [] if saved is None else steps_before(saved)
         self.on_disk = len(self.steps)
 
@@ -487,7 +491,7 @@ class Keeper:
     def write(self, history: list[dict]):
         "Write what waits"
         tensors, self.waiting = self.waiting, None
-        if tensors and keep_epoch(self.out, tensors, self.settings, history, self.steps):
+        if tensors and self.out and keep_epoch(self.out, tensors, self.settings, history, self.steps):
             self.on_disk = len(history)
 
 

@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq)")
     p = _command(commands, "search", search, "sscq search runs/photos-32/photos.sscq holiday.jpg -k 5 --open",
                  "sscq search more.sscq *.jpg --model runs/photos-32 --json answers.json")
-    p.description += (
+    p.description = (p.description or "") + (
         "\n\nOne line an answer: a newline in a name, or what else no line can show, is printed as an escape;"
         "\n--json has every name as it is."
     )

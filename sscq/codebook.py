@@ -151,7 +151,7 @@ def distortion(
 def soft_assign(
     f: Tensor,  # (B, D)
     codebooks: Tensor,  # (M, K, d)
-    tau: float = .2,  # τ_sq; the nearer to 0, the harder the choice; at 0 it would be hard_assign
+    tau: float | Tensor = .2,  # τ_sq; the nearer to 0, the harder the choice; at 0 it would be hard_assign
 ) -> Float[Tensor, "B M K"]:  # sums to 1 over K
     "Weights of the codewords: softmax of negative squared distances (SSCQ, soft quantization)"
     tau, (f, codebooks) = check_temperature("tau_sq", tau), same_type(f, codebooks)
@@ -164,7 +164,7 @@ def soft_assign(
 def soft_quantize(
     f: Tensor,  # (B, D)
     codebooks: Tensor,  # (M, K, d)
-    tau: float = .2,  # τ_sq
+    tau: float | Tensor = .2,  # τ_sq
 ) -> Float[Tensor, "B D"]:
     "`z^m = Σ_k s^m_k c^m_k`: differentiable in f and in the codewords (SSCQ, soft quantization)"
     shares, codebooks = soft_assign(f, codebooks, tau), check_tensor("codebooks", codebooks, "M K d")
@@ -234,7 +234,7 @@ class ProductQuantizer(nn.Module):
         n_books: int,  # M
         n_words: int = 16,  # K, a power of two up to 256
         word_dim: int = 16,  # d
-        tau: float = .2,  # τ_sq
+        tau: float | Tensor = .2,  # τ_sq
     ):
         super().__init__()
         n_bits(n_words)

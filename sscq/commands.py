@@ -11,9 +11,9 @@ import html
 import os
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast, NamedTuple
 
 import torch
 
@@ -53,7 +53,7 @@ def train(args: argparse.Namespace) -> dict:
     config = config_for(preset, epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
     given = dict(backbone=args.backbone, image_size=args.image_size, n_words=args.words)
     arguments = preset.model | {name: value for name, value in given.items() if value is not None}
-    images, view = args.data, preset.view
+    images, view = args.data, cast(str | Callable | None, preset.view)
     if args.data in DATASETS:
         data = dataset(args.data, args.root)
         arguments, view = for_images(preset, data.train, **given)
@@ -121,7 +121,7 @@ def search(args: argparse.Namespace) -> dict:
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
     index = Index.load(args.index, embed=model.embed)
     found = [index.search(query, k=args.k) for query in args.queries]
-    answers = [
+    answers: list[dict] = [
         dict(
             query=str(query),
             ids=torch.as_tensor(hits.ids)[0].tolist(),
@@ -150,11 +150,11 @@ def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path
         pictures = torch.stack([thumbnail(p) for p in [answer["query"], *answer["paths"]]])
         titles = ["query", *(f"{d:.2f}" for d in answer["distances"])]
         blocks.append(image_grid(pictures, titles=titles, size=96, columns=min(len(pictures), 8)))
-    page = save_page(page, "sscq search", blocks)
-    say(f"pictures: {one_line(page)}")
+    written = save_page(page, "sscq search", blocks)
+    say(f"pictures: {one_line(written)}")
     if args.open:
-        webbrowser.open(page.resolve().as_uri())
-    return page
+        webbrowser.open(written.resolve().as_uri())
+    return written
 
 # %% ../nbs/49_commands.ipynb #6011a7f2
 class MethodResult(NamedTuple):
@@ -268,13 +268,14 @@ def save_scores(
         if line.startswith("|")
     ]
     most = max(s.bits for s in scores)
-    some = torch.linspace(0, len(data.query.labels) - 1, min(n_queries, len(data.query.labels))).long()
+    labels = data.query.known_labels
+    some = torch.linspace(0, len(labels) - 1, min(n_queries, len(labels))).long()
     curves = {
         f"{one.method}, {one.backbone}": pr_codes(
             one.coded.query[some],
-            data.query.labels[some],
+            labels[some],
             one.coded.codes,
-            data.database.labels,
+            data.database.known_labels,
             one.coded.codebooks,
             distance,
         )

@@ -6,10 +6,11 @@
 __all__ = ['FUSIONS', 'same_image', 'cosines', 'info_nce', 'log_contrast', 'symmetric_kl', 'consistency', 'fused_consistency']
 
 # %% ../nbs/05_contrastive.ipynb #edb82397
-from jaxtyping import Bool
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .numerics import unit
@@ -36,7 +37,7 @@ def cosines(
 # %% ../nbs/05_contrastive.ipynb #8a1c0ab9
 def info_nce(
     x: Tensor,  # (n, D) both views stacked: row i and row i + n/2 are one image
-    tau: float = .5,  # τ_ic
+    tau: float | Tensor = .5,  # τ_ic
 ) -> Float[Tensor, ""]:  # log(n - 1) when all rows are alike
     "NT-Xent: pick the other view of the image among all other inputs (SSCQ, instance contrast; SimCLR eq. 1)"
     x, tau = check_tensor("x", x, "n D"), check_temperature("tau_ic", tau)
@@ -49,7 +50,7 @@ def info_nce(
 # %% ../nbs/05_contrastive.ipynb #9a9c626e
 def log_contrast(
     x: Tensor,  # (n, D) both views stacked
-    tau: float,  # τ_cc
+    tau: float | Tensor,  # τ_cc
 ) -> Float[Tensor, "n n"]:  # -inf at the image's own two columns
     "Each input's similarities to its negatives, as log-probabilities"
     x, tau = check_tensor("x", x, "n D"), check_temperature("tau_cc", tau)
@@ -68,7 +69,7 @@ def symmetric_kl(
 def consistency(
     x: Tensor,  # (n, D) whose view a is compared, both views stacked
     y: Tensor,  # (n, D) whose view b is compared, both views stacked; `x` itself, or another representation of it
-    tau: float = .2,  # τ_cc
+    tau: float | Tensor = .2,  # τ_cc
 ) -> Float[Tensor, ""]:  # 0 when the views agree
     "Symmetric KL between how two views of an image see its negatives (SSCQ, consistent contrastive regularization)"
     seen_x = log_contrast(x, tau)
@@ -78,7 +79,7 @@ def consistency(
     return symmetric_kl(seen_x.chunk(2)[0], seen_y.chunk(2)[1]).mean()
 
 # %% ../nbs/05_contrastive.ipynb #ac87fb4b
-FUSIONS = {
+FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {
     "sum": lambda f, z: f + z,
     "concatenate": lambda f, z: torch.cat([f, z], 1),
     "max": torch.maximum,
@@ -99,7 +100,7 @@ def fused_consistency(
     f: Tensor,  # (n, D) embeddings, both views stacked
     z: Tensor,  # (n, D) the same, soft-quantized
     fusion: str = "sum",  # sum, concatenate, max, embedding, quantized or cross
-    tau: float = .2,  # τ_cc; the authors suggest 2.0 for "cross"
+    tau: float | Tensor = .2,  # τ_cc; the authors suggest 2.0 for "cross"
 ) -> Float[Tensor, ""]:
     "Consistency of the fused representation `u = φ(f, z)` (SSCQ, global consistent quantization)"
     check_fusion(fusion)
@@ -108,6 +109,6 @@ def fused_consistency(
         raise ValueError(
             f"f of shape {tuple(f.shape)} and z of shape {tuple(z.shape)} differ: z must be f, softly quantized"
         )
-    if fusion == "cross": return consistency(z, f, tau) + consistency(f, z, tau)
-    u = FUSIONS[fusion](f, z)
+    if (fuse := FUSIONS[fusion]) is None: return consistency(z, f, tau) + consistency(f, z, tau)
+    u = fuse(f, z)
     return consistency(u, u, tau)

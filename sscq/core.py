@@ -18,14 +18,13 @@ from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MethodType
-from typing import SupportsFloat, SupportsIndex
+from typing import SupportsFloat, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from . import train as training
@@ -37,7 +36,7 @@ from .index import Index
 from .moved import moved_from
 from .objective import SSCQObjective
 from .pretrained import CARD, exchanged, FILES, model_file, not_used, read_model, remove_old_parts, write_model
-from .reading import as_images, Batch, read, ready
+from .reading import as_images, Batch, Images, read, ready
 from .train import TrainConfig
 from sscq.validation import (
     check_callable,
@@ -96,7 +95,8 @@ class drawing_from(TorchDispatchMode):
     "Random numbers drawn inside come from generators of its own; the global ones stay as they are"
     def __init__(self, seed: int):
         super().__init__()
-        self.seed, self.generators = seed, {}
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:
@@ -149,9 +149,12 @@ def _first(x):  # of a collection, or None
     return next(iter(x.values() if type(x) is dict else x), None)
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 def eval_copy(
-    model: nn.Module,
-) -> nn.Module:  # in eval mode
+    model: Network,
+) -> Network:  # in eval mode
     "The same network with the same tensors, not copies of them, in a tree of its own; the model is not touched"
     copies, trees = {}, []
 
@@ -199,7 +202,8 @@ def eval_copy(
 def one_thread() -> None:
     "Compute with one thread: a forked child has no other, and would wait for those of its parent"
     torch.set_num_threads(1)
-    if hasattr(faiss := sys.modules.get("faiss"), "omp_set_num_threads"):
+    faiss = sys.modules.get("faiss")
+    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
         faiss.omp_set_num_threads(1)
 
 
@@ -230,8 +234,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.seed = None if seed is None else check_seed("seed", seed)
         # what was asked for, in plain numbers: what is saved, and built again
         asked = dict(bits=None if bits is None else M * n_bits(n_words), n_books=None if n_books is None else M)
-        self._hub_mixin_config = dict(
-            self._hub_mixin_config or {},
+        given = self._hub_mixin_config
+        config = dict(
+            given if isinstance(given, dict) else {},
             **asked,
             n_words=n_words,
             word_dim=d,
@@ -241,12 +246,14 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             tau_sq=tau,
             hidden=hidden,
         )
-        self._hub_mixin_config.pop("seed", None)  # its work is done once the weights are there
+        config.pop("seed", None)  # its work is done once the weights are there
+        self._hub_mixin_config = config
         check_size(M, n_words, d, c, hidden, next(f"{name}={value}" for name, value in asked.items() if value))
-        self.channels, self.image_size, self.history = c, size, []
+        self.channels, self.image_size = c, size
+        self.history: list[dict] = []
         with nullcontext() if self.seed is None else drawing_from(self.seed):
             self.backbone, n_features = make_backbone(backbone, c)
-            self.head = projection_head(n_features, M * d, hidden)
+            self.head: nn.Module = projection_head(n_features, M * d, hidden)
             self.quantizer = ProductQuantizer(M, n_words, d, tau)
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
@@ -310,7 +317,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self,
         images,  # a file, its bytes, a folder, a PIL image, a list of these, a tensor or array, a Dataset
         image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
-    ) -> Tensor | Dataset:
+    ) -> Tensor | Images:
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
             images = images[None]
@@ -329,7 +336,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         return torch.cat([self.embed_batch(half) for half in x.chunk(2)])
 
     def embed_batches(self,
-        images: Tensor | Dataset,  # as from to_images
+        images: Tensor | Images,  # as from to_images
         batch_size: SupportsIndex = 256,
     ) -> Iterator[Batch]:  # embeddings f (B, D) on the model's device, and the rows they belong to
         "Embeddings batch by batch, decoding overlapped; unreadable files are skipped, with a warning that lists them"
@@ -403,7 +410,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         push_to_hub=False,  # True: to the Hugging Face hub, too
         repo_id: str | None = None,  # there; None: the folder's name
         model_card_kwargs: dict | None = None,  # for README.md, where there is none yet
-        config: dict | None = None,  # what huggingface_hub hands back: nothing else than the model's own
+        config: object = None,  # what huggingface_hub hands back: nothing else than the model's own
         **push_to_hub_kwargs,  # token, private, branch, …
     ) -> str | None:  # the address of what was pushed
         "Write model.safetensors, config.json and, where there is none, a model card: each whole, or not at all"

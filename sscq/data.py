@@ -15,24 +15,29 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .images import _sides, check_images, SkippedFile
 from .moved import moved_from
-from .reading import _listing, _ready, _tell, Pictures, ready, WORKERS
+from .reading import _listing, _ready, _tell, Images, Pictures, ready, WORKERS
 from .validation import check_choice, check_count, check_flag, check_path, one_line, shown
 
 # %% ../nbs/01_data.ipynb #6aeedae5
 class ImageSet(NamedTuple):
     "Images, and labels that only ever score"
-    images: Tensor | Dataset  # uint8 (N, C, H, W), or a Dataset of uint8 (C, H, W)
+    images: Tensor | Images  # uint8 (N, C, H, W), or a Dataset of uint8 (C, H, W)
     labels: Tensor | None = None  # (N,) classes, or (N, L) multi-hot
+
+    @property
+    def known_labels(self) -> Tensor:
+        "The labels, or a ValueError where there are none"
+        if self.labels is None: raise ValueError("labels=None: nothing can be scored; give ImageSet(images, labels)")
+        return self.labels
 
 
 class RetrievalData(NamedTuple):
     "A data set with its retrieval protocol"
     name: str
-    train: Tensor | Dataset  # images alone: training cannot see a label
+    train: Tensor | Images  # images alone: training cannot see a label
     database: ImageSet
     query: ImageSet
     topk: int  # mAP is measured over this many answers
@@ -189,20 +194,24 @@ def labelled_folder(
     topk: int = 1000,
 ) -> RetrievalData:
     "A folder for each class; the folders' names only score"
-    root, topk, sets, classes = check_path("root", root), check_count("topk", topk), [], None
+    root, topk = check_path("root", root), check_count("topk", topk)
+    sets: list[ImageSet] = []
+    classes: list[str] = []
     for part in (root / "train", root / "test"):
         found, left_out = _listing(part)
-        of = [path.relative_to(part).parts[:-1] for path in found]
-        alone = [SkippedFile(path, "not in a class's folder") for path, folders in zip(found, of) if not folders]
+        inside = [path.relative_to(part).parts[:-1] for path in found]
+        alone = [SkippedFile(path, "not in a class's folder") for path, folders in zip(found, inside) if not folders]
         _tell(alone, len(found), stacklevel=2)
-        found, of = [path for path, folders in zip(found, of) if folders], [folders[0] for folders in of if folders]
+        found = [path for path, folders in zip(found, inside) if folders]
+        of = [folders[0] for folders in inside if folders]
         classes = classes or sorted(set(of))
         if not of: raise ValueError(f"{one_line(part)} has no folder of pictures for each class")
         if unknown := sorted(set(of) - set(classes)): raise ValueError(
             f"{one_line(part)} has classes that training lacks: {', '.join(map(one_line, unknown))}")
         labels = torch.tensor([classes.index(name) for name in of])
         sets.append(ImageSet(Pictures(found, size, channels, resize, left_out + alone), labels))
-    return RetrievalData(root.resolve().name, sets[0].images, *sets, topk, tuple(classes))
+    database, query = sets
+    return RetrievalData(root.resolve().name, database.images, database, query, topk, tuple(classes))
 
 # %% ../nbs/01_data.ipynb #9b1f83c0
 def _protocol(data) -> RetrievalData:
@@ -248,10 +257,10 @@ def _resized(x: Tensor, channels: int, size: int) -> Tensor:  # a few images
 
 
 def resized(
-    images: Tensor | Dataset,  # a tensor of squares (N, 1 or 3, H, H), or Pictures
+    images: Tensor | Images,  # a tensor of squares (N, 1 or 3, H, H), or Pictures
     channels: int,  # 1 or 3
     size: int,  # side of the squares
-) -> Tensor | Dataset:
+) -> Tensor | Images:
     "The same images as squares of another size, grey or in colour"
     size, channels, _ = _sides(size, channels, None)
     if isinstance(images, Pictures):

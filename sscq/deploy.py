@@ -8,6 +8,7 @@ __all__ = ['Encoder']
 # %% ../nbs/36_deploy.ipynb #9e406480
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -19,8 +20,14 @@ from .validation import check_path, shown
 # %% ../nbs/36_deploy.ipynb #1fb0b3ad
 class Encoder(nn.Module):
     "A model's codes as one graph: uint8 images (B, C, H, W) in, uint8 codes (B, M) out"
+    backbone: nn.Module
+    head: nn.Module
+    codebooks: Tensor  # (M, K, d)
+    channels: int
+    image_size: int
+
     def __init__(self,
-        model: nn.Module,  # an SSCQ; copied, in float32 and eval mode
+        model,  # an SSCQ; copied, in float32 and eval mode
     ):
         super().__init__()
         if lacking := [n for n in ("backbone", "head", "codebooks", "channels", "image_size") if not hasattr(model, n)]:
@@ -29,7 +36,7 @@ class Encoder(nn.Module):
         if bad: raise ValueError(
             f"the model holds NaN or infinite values, in {bad[0]}: train it again, or load another copy")
         self.channels, self.image_size = model.channels, model.image_size
-        self.backbone, self.head = (copy.deepcopy(part).float() for part in (model.backbone, model.head))
+        self.backbone, self.head = copy.deepcopy(model.backbone).float(), copy.deepcopy(model.head).float()
         self.register_buffer("codebooks", model.codebooks.detach().float().clone())
         self.eval().requires_grad_(False)
 
@@ -69,7 +76,7 @@ class Encoder(nn.Module):
         except ImportError as error:
             raise ImportError("ONNX is written with the package onnxscript: pip install 'sscq[onnx]'") from error
         batch = {"images": {0: torch.export.Dim("batch")}}
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             self, (self.example(),), input_names=["images"], output_names=["codes"], dynamic_shapes=batch, dynamo=True,
             verbose=False,
         )

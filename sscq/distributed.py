@@ -17,11 +17,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # Windows
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -128,6 +123,7 @@ def embed_chunks(
         with hold_interrupts(), frozen_statistics(model):
             generator.set_state(before)  # dropout must drop the same again
             try:
+                assert f.grad is not None
                 for chunk, grad in zip(chunks, f.grad.tensor_split(n_chunks)):
                     embed(model, chunk, precision).backward(grad)
             finally:
@@ -371,11 +367,12 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         n, mean = sums[-1].detach(), sums[:-1] / sums[-1]
         h = h - mean.view(shape)
         var = AllReduceSum.apply(h.square().sum(over)) / n
-        if self.track_running_stats:
-            self.num_batches_tracked.add_(1)
-            momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean.detach(), momentum)
-            self.running_var.lerp_(var.detach() * n / (n - 1), momentum)
+        seen, old_mean, old_var = self.num_batches_tracked, self.running_mean, self.running_var
+        if self.track_running_stats and seen is not None and old_mean is not None and old_var is not None:
+            seen.add_(1)
+            momentum = 1 / seen.item() if self.momentum is None else self.momentum
+            old_mean.lerp_(mean.detach(), momentum)
+            old_var.lerp_(var.detach() * n / (n - 1), momentum)
         scale = (var + self.eps).rsqrt()
         h = h * (self.weight * scale).view(shape) + self.bias.view(shape) if self.affine else h * scale.view(shape)
         return h.to(x.dtype)
@@ -391,7 +388,8 @@ def synced_batch_norm(model: nn.Module):
     try:
         with hold_interrupts():
             for m in norms:
-                m.__class__, m.process_group = kind, None
+                m.__class__ = kind
+                vars(m)["process_group"] = None
         yield
     finally:
         with hold_interrupts():
@@ -417,7 +415,7 @@ def broadcast_initial_state(
     "All ranks begin with rank 0's weights, after a check that their settings agree"
     _, world = rank_and_world()
     if world == 1: return
-    of_ranks = [None] * world
+    of_ranks: list = [None] * world
     run_collective(dist.all_gather_object, of_ranks, settings)
     for rank, theirs in enumerate(of_ranks):
         for name, value in of_ranks[0].items():

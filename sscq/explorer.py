@@ -29,7 +29,7 @@ class PlotlyScript(ipywidgets.Widget):
     "plotly.js for the page: a widget without a view"
     packed = traitlets.Bytes().tag(sync=True)  # gzipped
 
-_KEPT = []
+_KEPT: list[PlotlyScript] = []
 
 def plotly_script() -> PlotlyScript:
     "The one that all figures of this kernel share"
@@ -122,7 +122,12 @@ class Explorer(ipywidgets.VBox):
         build: Callable,  # called with the explorer: adds controls and figures, returns the function that redraws
     ):
         super().__init__(layout=dict(overflow="visible"))
-        self.name, self.controls, self.figures, self.rows, self.extra, self.update = name, {}, {}, [], [], None
+        self.name = name
+        self.controls: dict[str, ipywidgets.DOMWidget] = {}
+        self.figures: dict[str, ipywidgets.DOMWidget] = {}
+        self.rows: list[list[str]] = []
+        self.extra: list[ipywidgets.DOMWidget] = []
+        self.update: Callable | None = None
         self.readout, self.message = (ipywidgets.HTML().add_class(f"sscq-{part}") for part in ("readout", "message"))
         self.add_class("sscq-explorer").add_class(f"sscq-{name}")
         with self.guard():
@@ -154,7 +159,8 @@ class Explorer(ipywidgets.VBox):
 
     def redraw(self, _change=None):
         with self.guard():
-            self.say(self.update() or "")
+            if self.update is not None:
+                self.say(self.update() or "")
 
     def say(self, text: str):
         self.message.value = f'<div role="status">{html.escape(text)}</div>' if text else ""

@@ -23,6 +23,7 @@ from .core import SSCQ
 from .data import digits
 from .explorer import Explorer
 from .figures import curves, image_grid, number, PALETTE
+from .reading import in_memory
 from .search import train_pq
 from .train import PRESETS
 from .validation import check_temperature
@@ -372,7 +373,7 @@ def usage_runs(
             model, data.train, VIEWS[preset.view], objective, replace(preset.config, epochs=epochs), progress=progress
         )
         codes[name] = model.encode(data.train)
-    return runs, data.train, codes
+    return runs, in_memory(data.train), codes
 
 # %% ../nbs/45_explorers.ipynb #f46513b4
 def usage_explorer(
@@ -421,7 +422,7 @@ def usage_explorer(
                 f"words in use {sum(c > 0 for c in counts)}",
                 f"codeword {k}: {counts[k] / max(1, sum(counts)):.1%} of the codes",
             ]
-            if named is not None:
+            if named is not None and pictures is not None:
                 rows = users(named, m, k)
                 explorer.draw("images", some_images(pictures, rows))
                 parts.append(

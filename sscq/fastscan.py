@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/30_fastscan.ipynb #0cb9ca43
 import threading
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ class PackedCodes:
         n_books: int,  # M
         n_words: int,  # K
     ):
-        self._rows, self.n_books, self.n_words, self._scan = rows, n_books, n_words, None
+        self._rows: np.ndarray | None = rows
+        self.n_books, self.n_words = n_books, n_words
+        self._scan: Any = None  # an index of FAISS
 
     def scan(self):  # FAISS's index of the same codes, made when first asked for; it holds them from then on
         with _SCANNING:
@@ -117,7 +120,7 @@ def scan_index(
         some = slice(first, first + block)
         index.add_sa_codes(codes.rows[some] if W == codes.n_words else pack(codes[some], W).numpy())
     if W == 256: return index
-    fast = faiss.IndexPQFastScan(index)
+    fast: Any = faiss.IndexPQFastScan(index)
     fast.orig_codes = None  # it has its own copy, in its own order: the first index can go
     fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
     if not np.array_equal(scanned_codes(fast, np.arange(min(len(codes), 64)))[:, :codes.n_books], codes[:64].numpy()):
@@ -145,10 +148,10 @@ def rerank(
 ) -> Float[Tensor, "q c"]:
     "Exact distances of candidates: what `adc` gives for them, to the bit"
     q, M, K = table.shape
-    entries, codes, first = table.contiguous().numpy().reshape(-1), codes.numpy(), np.arange(q)[:, None] * (M * K)
-    total = np.zeros(codes.shape[:2], np.float32)
+    entries, words, first = table.contiguous().numpy().reshape(-1), codes.numpy(), np.arange(q)[:, None] * (M * K)
+    total = np.zeros(words.shape[:2], np.float32)
     for m in range(M):
-        total += entries.take(codes[:, :, m] + (first + m * K))
+        total += entries.take(words[:, :, m] + (first + m * K))
     return torch.from_numpy(total)
 
 # %% ../nbs/30_fastscan.ipynb #bb7a252b

@@ -428,7 +428,7 @@ def distance_heatmap(
             f"{table.shape[1] - 1}"
         )
     marks = None if code is None else [(m, int(k)) for m, k in enumerate(_array(code, int))]
-    total = "" if code is None else f"distance {sum(table[m, k] for m, k in marks):.2f}"
+    total = "" if marks is None else f"distance {sum(table[m, k] for m, k in marks):.2f}"
     return matrix(table, "codeword", "part", marks=marks, title=" · ".join(filter(None, (title, total))))
 
 # %% ../nbs/00_figures.ipynb #957f29ad

@@ -20,7 +20,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:
-    fcntl = None  # Windows
+    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -233,7 +233,7 @@ def checksum(
     sha = hashlib.sha256(text.encode())
     for name, x in sorted(tensors.items()):
         sha.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        sha.update(x.flatten().view(torch.uint8).numpy())
+        sha.update(x.flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

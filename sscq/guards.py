@@ -9,7 +9,7 @@ __all__ = []
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import cast, NamedTuple
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ def compiled(
 ) -> Compilable:
     "The network through torch.compile; where that fails, a warning and the parts as they were"
     try:
-        fast = parts._replace(model=torch.compile(parts.model.train(), dynamic=False))
+        fast = parts._replace(model=cast(nn.Module, torch.compile(parts.model.train(), dynamic=False)))
         if all_parts:
             fast = fast._replace(
                 view=torch.compile(parts.view, dynamic=False), objective=torch.compile(parts.objective, dynamic=False)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast, NamedTuple
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def exif_transpose(
     image.load()
     # ImageOps.exif_transpose would copy every picture, rewrite its EXIF block, and fail on a damaged one
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:
         turn = None  # a damaged EXIF block is no reason to lose the picture
     return image if turn is None else image.transpose(turn)
@@ -195,7 +195,7 @@ def _square(image: Image.Image, size: int, channels: int, resize: int) -> Tensor
     box = (left * w / W, top * h / H, min((left + size) * w / W, w), min((top + size) * h / H, h))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     if change:
-        image = ImageCms.applyTransform(image, change).convert(mode)
+        image = (ImageCms.applyTransform(image, change) or image).convert(mode)  # None is what it gives of changes in place
     pixels = np.asarray(image)
     return torch.from_numpy(pixels.reshape(size, size, channels).transpose(2, 0, 1).copy())
 
@@ -297,7 +297,7 @@ class _Decoding(threading.local):
     def __enter__(self):
         # tests, and whoever sets filters, may have put others in front since
         if not warnings.filters or warnings.filters[0] is not _REMARKS:
-            warnings.filters.insert(0, _REMARKS)
+            cast(list, warnings.filters).insert(0, _REMARKS)
         self.now = True
 
     def __exit__(self, *error):
@@ -332,9 +332,10 @@ def _reader(start: bytes) -> Callable:
     "What opens a file that begins like this"
     # asked first, since Pillow's AVIF reader takes some HEIC files for its own
     if start[4:8] == b"ftyp" and foreign(start).startswith("HEIC"):
-        reader = _heif_reader()
+        reader: Callable | None = _heif_reader()
     else:
-        reader = next((opener for opener, accept in map(Image.OPEN.get, FORMATS) if accept(start[:16]) is True), None)
+        known = (Image.OPEN[name] for name in FORMATS)
+        reader = next((opener for opener, accept in known if accept and accept(start[:16]) is True), None)
     if reader is None: raise UnidentifiedImageError(foreign(start))
     return reader
 
@@ -408,7 +409,7 @@ def _versions(file: BufferedIOBase) -> Iterator[BufferedIOBase]:
 # %% ../nbs/22_images.ipynb #8f779206
 def _first_decoded(file: BufferedIOBase, name: str, size: int, channels: int, resize: int) -> Tensor:
     "What the first version of a file gives that can be decoded; if none can, the error of the file itself"
-    first = None
+    first: Exception | None = None
     with _decoding:
         for version in _versions(file):
             try:
@@ -417,7 +418,7 @@ def _first_decoded(file: BufferedIOBase, name: str, size: int, channels: int, re
                 raise
             except Exception as error:
                 first = first or error
-        raise first
+        raise first or UnidentifiedImageError(foreign(b""))
 
 
 def load_image(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, distance_table
 from .validation import check_callable, check_count, check_flag, check_path, check_text, one_line, shown
+
+if TYPE_CHECKING:
+    pass
 
 # %% ../nbs/34_database.ipynb #f754ea39
 def model_fingerprint(
@@ -48,12 +51,16 @@ def _tensor(name: str, x) -> Tensor:
 
 # %% ../nbs/34_database.ipynb #72387b19
 _CHANGING = threading.RLock()
+_I = TypeVar("_I", bound="Index")
+_R = TypeVar("_R")
+_P = ParamSpec("_P")
 
-def _locked(method):  # one thread at a time changes an index, or looks at all of it; searching itself waits for nobody
+# one thread at a time changes an index, or looks at all of it; searching itself waits for nobody
+def _locked(method: Callable[Concatenate[_I, _P], _R]) -> Callable[Concatenate[_I, _P], _R]:
     @wraps(method)
-    def alone(*args, **kwargs):
+    def alone(self: _I, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with _CHANGING:
-            return method(*args, **kwargs)
+            return method(self, *args, **kwargs)
     return alone
 
 def _concatenate(chunks: list) -> np.ndarray:  # of arrays and PackedCodes
@@ -114,7 +121,7 @@ def embed_readable(
             error = error or problem
             name = one if isinstance(one, (str, os.PathLike)) else getattr(one, "filename", "") or f"picture {i}"
             wrong.append(f"{one_line(name)} ({one_line(problem)})")
-    if not found: raise error
+    if error and not found: raise error
     return torch.cat(found), rows, wrong
 
 def as_pictures(
@@ -157,7 +164,10 @@ class Index:
         if embed is not None:
             check_callable("embed", embed, "what is asked, which gives embeddings (Q, D)")
         self.embed, self.distance, self.name = embed, check_distance(distance), name
-        self._rows, self._ids, self._paths, self._next = [], None, [], 0
+        self._rows: list[np.ndarray | PackedCodes] = []
+        self._ids: list[np.ndarray] | None = None
+        self._paths: list[str] | np.ndarray = []
+        self._next = 0
 
     def __len__(self):
         return sum(map(len, self._rows))
@@ -258,9 +268,10 @@ class Index:
     @_locked
     def packed(self) -> PackedCodes:  # in the order of the ids, as everything below
         M, K, _ = self.codebooks.shape
-        if len(self._rows) == 1 and isinstance(self._rows[0], PackedCodes): return self._rows[0]
+        whole = self._rows[0] if len(self._rows) == 1 else None
+        if isinstance(whole, PackedCodes): return whole
         none = np.empty((0, -(-self.bits // 8)), np.uint8)
-        rows = self._rows[0] if len(self._rows) == 1 else _concatenate(self._rows or [none])
+        rows = _concatenate(self._rows or [none]) if whole is None else whole
         if self._ids is not None:
             ids = self._ids[0] if len(self._ids) == 1 else np.concatenate(self._ids)
             if not (np.diff(ids) > 0).all():
@@ -268,8 +279,9 @@ class Index:
                 paths = [self._path_list()[i] for i in order] if len(self._paths) else []
                 rows, ids, self._paths = rows[order], ids[order], paths
             self._ids = [ids]
-        self._rows = [PackedCodes(rows, M, K)]
-        return self._rows[0]
+        packed = PackedCodes(rows, M, K)
+        self._rows = [packed]
+        return packed
 
     @property
     def codes(self) -> Tensor:
@@ -327,17 +339,19 @@ class Index:
     def snapshot(self) -> IndexSnapshot:
         "What is searched"
         if not len(self): raise ValueError(f"the index of model {self.model} is empty: add something first")
-        return IndexSnapshot(self.packed(), self._ids and self._ids[0], self.paths)
+        return IndexSnapshot(self.packed(), None if self._ids is None else self._ids[0], self.paths)
 
     def _asked(self, query) -> Asked:
-        f, files, wrong = query, None, []
+        f, several, files = query, [], None
+        rows: list[int] = []
+        wrong: list[str] = []
         if not isinstance(query, (Tensor, np.ndarray)) or query.ndim > 2 or query.dtype in (torch.uint8, np.uint8):
             if self.embed is None:
                 raise ValueError(
                     f"this index cannot look at {type(query).__name__}s: ask with embeddings, or give it embed= of "
                     f"model {self.model}"
                 )
-            several = as_pictures(query)
+            several = as_pictures(query) or []
             if several and isinstance(several[0], (str, os.PathLike)):
                 files = [os.fspath(one) for one in several]
             if several:

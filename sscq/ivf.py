@@ -6,7 +6,7 @@
 __all__ = ['IVFIndex']
 
 # %% ../nbs/33_cells.ipynb #49461277
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def _lists(
 ):  # FAISS's inverted file, with one-hot codewords
     import faiss
     W, pq = _fast_words(codes.n_words), one_hot_pq(codes.n_books, codes.n_words)
-    ivf = faiss.IndexIVFPQ(
+    ivf: Any = faiss.IndexIVFPQ(
         faiss.IndexFlatIP(pq.d), pq.d, cells.ntotal, codes.n_books, n_bits(W), faiss.METRIC_INNER_PRODUCT
     )
     ivf.by_residual, ivf.is_trained = False, True
@@ -54,7 +54,8 @@ def _lists(
 @runtime_checkable
 class _Query(Protocol):
     "Queries as vectors, and what is known of them"
-    f: Tensor  # (R, D) of those that could be read
+    @property
+    def f(self) -> Tensor: ...  # (R, D) of those that could be read
     @property
     def files(self) -> list[str] | None: ...  # Q paths, where files were asked
     def spread(self, x: Tensor, empty: float) -> Tensor: ...  # (R, k) -> (Q, k)

@@ -50,7 +50,8 @@ class _ShareOfNearest(torch.autograd.Function):
         few = max(
             1, (2**18 if parts.device.type == "cpu" else 2**26) // inputs**2
         )  # 1 MB of tables on a CPU, 256 on a GPU
-        loss, grads = 0., []
+        loss: float | Tensor = 0.
+        grads = []
         for x in parts.split(few):
             y = x / tau
             sim = y @ x.mT

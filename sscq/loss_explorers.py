@@ -8,6 +8,8 @@ __all__ = ['neighbor_explorer', 'contrast_explorer']
 # %% ../nbs/46_loss_explorers.ipynb #1dcf3f46
 from collections.abc import Callable
 from copy import deepcopy
+from functools import reduce
+from operator import add
 
 import ipywidgets
 import numpy as np
@@ -89,7 +91,7 @@ def neighbor_explorer(
         n = explorer.control(
             "n", ipywidgets.IntSlider, "n", "neighbours", min=1, max=min(12, len(x) - 1), value=min(8, len(x) - 1)
         )
-        shown = []
+        shown: list[int] = []
         def update():
             here, whole = part_neighbors(z, i.value, n.value, M, part.value), part_neighbors(z, i.value, n.value)
             shown[:] = [i.value, *here[1].tolist(), i.value, *whole[1].tolist()]
@@ -117,13 +119,13 @@ def seen_negatives(
     tau: float = .2,  # τ_cc
 ) -> list:  # of pairs: log-probabilities (B, 2B) of view a, and of view b; "cross" has two pairs, the others one
     "How each image's two views see its negatives"
-    check_fusion(fusion)
-    pairs = [(z, f), (f, z)] if fusion == "cross" else [(FUSIONS[fusion](f, z),) * 2]
+    fuse = FUSIONS[check_fusion(fusion)]
+    pairs = [(z, f), (f, z)] if fuse is None else [(fuse(f, z),) * 2]
     return [(log_contrast(x, tau).chunk(2)[0], log_contrast(y, tau).chunk(2)[1]) for x, y in pairs]
 
 def divergences(pairs: list) -> Tensor:  # (B,)
     "Symmetric KL of every image, summed over the pairs"
-    return sum(symmetric_kl(p, q) for p, q in pairs)
+    return reduce(add, (symmetric_kl(p, q) for p, q in pairs))
 
 # %% ../nbs/46_loss_explorers.ipynb #97cda9cc
 def seen_figure(

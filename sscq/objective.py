@@ -7,6 +7,8 @@ __all__ = ['Parts', 'SSCQObjective', 'SPQParts', 'SPQObjective']
 
 # %% ../nbs/08_objective.ipynb #32c01420
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -110,7 +112,7 @@ class SSCQObjective:
             fused_consistency(f, z, self.fusion, self.tau_cc),
             neighbor(z, len(codebooks), self.n_neighbors, self.tau_pn),
             codeword_diversity(f, codebooks, self.tau_cd))
-        return sum(w * part for w, part in zip(self.weights, parts)), parts
+        return reduce(add, (w * part for w, part in zip(self.weights, parts))), parts
 
 # %% ../nbs/08_objective.ipynb #496bb74b
 class SPQParts(NamedTuple):
@@ -134,7 +136,7 @@ class SPQObjective:
     ) -> tuple[Tensor, SPQParts]:  # the sum, and its two halves
         (fa, fb), (za, zb) = (x.chunk(2) for x in stack_views(a, b))
         parts = SPQParts(info_nce(torch.cat([fa, zb]), self.tau), info_nce(torch.cat([fb, za]), self.tau))
-        return sum(parts), parts
+        return parts.ab + parts.ba, parts
 
 # %% ../nbs/08_objective.ipynb #ba4be30c
 from typing import TYPE_CHECKING

@@ -71,7 +71,8 @@ def page(
     if not isinstance(title, str): raise TypeError(f"title={shown(title)} must be text")
     if not isinstance(blocks, (list, tuple)): raise TypeError(
         f"blocks={shown(blocks)} must be a list of plotly figures and HTML text")
-    body, figures = [], []
+    body: list[str] = []
+    figures: list[str] = []
     for block in blocks:
         if isinstance(block, BaseFigure):
             body.append(

@@ -29,6 +29,7 @@ from .explorer import Explorer, short
 from .explorers import over_epochs
 from .figures import number, PALETTE
 from .objective import Parts, SSCQObjective
+from .reading import in_memory
 from .train import PRESETS, TrainConfig
 from .validation import check_count
 
@@ -53,7 +54,7 @@ def setup(
     **objective,  # weights, fusion, temperatures: arguments of SSCQObjective
 ) -> Setup:
     "The preset `digits` with some things changed; for small pictures of one or three channels"
-    preset, x, device = PRESETS["digits"], data.train, find_device(device)
+    preset, x, device = PRESETS["digits"], in_memory(data.train), find_device(device)
     smallest = len(x) // -(-len(x) // batch_size)
     objective.setdefault("n_neighbors", min(preset.objective.n_neighbors, 2 * smallest - 2))
     with torch.random.fork_rng(devices=[]):
@@ -258,14 +259,10 @@ _BUSY = threading.Lock()  # one training at a time in a kernel: two would share 
 class TrainingExplorer(Explorer):
     "Trains in a thread of its own, so that the page stays alive; `runs` keeps every run's model, settings and history"
     def __init__(self, data: RetrievalData | None, epochs: int, device: str | torch.device | None):
-        self.data, self.epochs, self.device, self.runs, self.stop, self.thread = (
-            data,
-            epochs,
-            device,
-            {},
-            threading.Event(),
-            None,
-        )
+        self.given, self.epochs, self.device, self.stop = data, epochs, device, threading.Event()
+        self.data: RetrievalData  # in memory, once it is built
+        self.runs: dict[str, dict] = {}
+        self.thread: threading.Thread | None = None
         self.bar = ipywidgets.IntProgress(description="steps", style=dict(description_width="initial")).add_class(
             "sscq-progress"
         )
@@ -280,7 +277,7 @@ class TrainingExplorer(Explorer):
 @patch
 def build(self: TrainingExplorer):
     self.device = find_device(self.device)
-    self.data = data_in_memory(self.data or digits(), progress=False)
+    self.data = data_in_memory(self.given or digits(), progress=False)
     if self.data.query.labels is None: raise ValueError("the data has no labels: mAP cannot be scored")
     settings = training_controls(self, self.data, min(check_count("epochs", self.epochs), 50))
     self.base = settings()
@@ -289,9 +286,10 @@ def build(self: TrainingExplorer):
         "stop", ipywidgets.Button, "Stop", "end training now; the last complete epoch is kept", icon="stop"
     )
     start.on_click(lambda _: self.start(settings()))
-    stop.on_click(
-        lambda _: self.say("stopping …" if self.running else "nothing is training: press Start") or self.stop.set()
-    )
+    def end(_):
+        self.say("stopping …" if self.running else "nothing is training: press Start")
+        self.stop.set()
+    stop.on_click(end)
     self.picture([], [[0] * 16], {})
     self.rows, self.extra = [["loss", "runs"], ["gauge", "shares"]], [self.bar, self.table]
     self.tell("no run yet", f"trains on {self.device}", "press Start")
@@ -386,7 +384,8 @@ def pose(self: TrainingExplorer):
     "A still of empty axes would show nothing: train"
     if not self.runs and "start" in self.controls:
         self.controls["start"].click()
-        self.thread.join()
+        if self.thread is not None:
+            self.thread.join()
 
 # %% ../nbs/47_playground.ipynb #59de5930
 def training_explorer(

@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -149,7 +150,8 @@ def exchanged(
     model: nn.Module,  # an SSCQ
 ) -> str:  # empty if nothing is
     "What of a model is not as its arguments build it"
-    built = plan(type(model), model._hub_mixin_config)
+    arguments: Any = model._hub_mixin_config
+    built = plan(type(model), arguments)
     mine, theirs = layers(model), layers(built)
     for name in mine.keys() & theirs.keys():
         if mine[name] != theirs[name]:

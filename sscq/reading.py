@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, cast, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def skip_report(
     return "\n".join([f"skipped {len(skipped):,} of {total:,} files", *lines])
 
 
-_told = set()  # what this process has reported
+_told: set[SkippedFile] = set()  # what this process has reported
 
 
 def _tell(skipped: list[SkippedFile], total: int, stacklevel: int) -> None:
@@ -118,6 +118,20 @@ def find_images(
     "Every file in a folder and the folders below it that is named like a picture; warns of the others"
     return _listing(folder)[0]
 
+# %% ../nbs/23_reading.ipynb #de844e0d
+@runtime_checkable
+class Images(Protocol):
+    "Images by row, as many as they say: a tensor is one, and so is a torch Dataset with a length"
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Any: ...
+
+
+@runtime_checkable
+class SquareImages(Images, Protocol):
+    "Images, and their side and channels"
+    size: int
+    channels: int
+
 # %% ../nbs/23_reading.ipynb #4a45ad9a
 class Pictures(Dataset):
     "Pictures on disk, decoded when asked for"
@@ -132,7 +146,8 @@ class Pictures(Dataset):
             f"paths={shown(paths)} must be a list of files; as_images takes a folder, or one file")
         self.size, self.channels, self.resize = _sides(size, channels, resize)
         self.paths = [check_path("paths", p) for p in paths]
-        self.left_out, self.unreadable = list(left_out), {}  # row -> Skipped, filled by reading
+        self.left_out = list(left_out)
+        self.unreadable: dict[int, SkippedFile] = {}  # by row, filled by reading
 
     @property
     def skipped(self) -> list[SkippedFile]:
@@ -157,7 +172,7 @@ class Batch(NamedTuple):
 
 def _ahead(items: Iterable, n: int) -> Iterator:
     "The same items, each asked for n places early"
-    waiting = deque()
+    waiting: deque = deque()
     for item in items:
         waiting.append(item)
         if len(waiting) > n:
@@ -179,7 +194,7 @@ def _row_numbers(indices: Iterable[Tensor]) -> Iterator[Tensor]:
         yield i
 
 
-def _pictures_or_reasons(images: Dataset, rows: list[int]) -> list[tuple[int, Tensor | SkippedFile]]:
+def _pictures_or_reasons(images: Images, rows: list[int]) -> list[tuple[int, Tensor | SkippedFile]]:
     "What reading each row gives"
     out, n = [], len(images)
     if rows and not (-n <= min(rows) and max(rows) < n): raise IndexError(
@@ -192,7 +207,7 @@ def _pictures_or_reasons(images: Dataset, rows: list[int]) -> list[tuple[int, Te
     return out
 
 
-def _start(images: Dataset, rows: list[int], pool: ThreadPoolExecutor | None, workers: int) -> list[Callable]:
+def _start(images: Images, rows: list[int], pool: ThreadPoolExecutor | None, workers: int) -> list[Callable]:
     "Functions that give the parts of a batch, already at work if there is a pool"
     if pool is None: return [partial(_pictures_or_reasons, images, rows)]
     step = -(-len(rows) // workers)
@@ -200,7 +215,7 @@ def _start(images: Dataset, rows: list[int], pool: ThreadPoolExecutor | None, wo
 
 # %% ../nbs/23_reading.ipynb #ddef0d34
 def read(
-    images: Tensor | Dataset,  # as `as_images` gives them
+    images: Tensor | Images,  # as `as_images` gives them
     indices: Iterable[Tensor],  # which rows make each batch
     workers: int = WORKERS,  # threads that decode; 0: decode when asked, in the caller's thread
 ) -> Iterator[Batch]:
@@ -238,7 +253,7 @@ def read(
 
 # %% ../nbs/23_reading.ipynb #ca17d47c
 def batches(
-    images: Tensor | Dataset,
+    images: Tensor | Images,
     indices: Iterable[Tensor],  # which images make each batch
     workers: int = 0,  # threads that decode ahead
 ) -> Iterator[Tensor]:
@@ -348,7 +363,7 @@ def file_paths(source) -> list[str] | None:
         return paths and [paths[i] for i in source.indices]
     if isinstance(source, ConcatDataset):
         parts = [file_paths(part) for part in source.datasets]
-        return [path for part in parts for path in part] if all(parts) else None
+        return [path for part in parts if part for path in part] if all(parts) else None
     folder = getattr(sys.modules.get("torchvision.datasets"), "DatasetFolder", ())
     return [os.fspath(path) for path, _ in source.samples] if isinstance(source, folder) else None
 
@@ -387,8 +402,8 @@ def as_images(
     source,  # a folder, a picture (file, bytes or PIL), a list of pictures, a Dataset, a tensor, an array
     channels: int,
     size: int,
-    image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
-) -> Tensor | Dataset:
+    image_key: str | None = None,  # which entry is the picture, where items are dicts
+) -> Tensor | Images:
     "Whatever holds images, as something with `len` and items of uint8 (C, size, size)"
     size, channels, _ = _sides(size, channels, None)
     if image_key is not None:
@@ -447,33 +462,34 @@ def as_images(
     return source
 
 # %% ../nbs/23_reading.ipynb #25339a94
-def _read_all(images: Dataset, workers: int, progress: bool | None, keep: bool = True) -> tuple[Tensor | None, Tensor]:
-    "All images that can be read (or None), and their rows"
-    out, rows, n = None, [], 0
+def _read_all(images: Images, workers: int, progress: bool | None, keep: bool = True) -> tuple[Tensor, Tensor]:
+    "All images that can be read (or none of them), and their rows"
+    out, rows, n = torch.empty(0), [], 0
     if progress is not None:
         progress = check_flag("progress", progress)
     with tqdm(
         total=len(images), desc="reading", unit="image", disable=None if progress is None else not progress
     ) as bar:
         for x, i in read(images, torch.arange(len(images)).split(256), workers):
-            if keep and out is None:
+            if keep and not n:
                 out = torch.empty(len(images), *x.shape[1:], dtype=x.dtype)
             if keep:
                 out[n:n + len(x)] = x
             n += len(x)
             rows.append(i)
             bar.update(len(x))
-    return out if out is None else out[:n], torch.cat(rows)
+    return out[:n], torch.cat(rows)
 
 
-def _sized(images: Dataset) -> Dataset:
+def _sized(images: object) -> SquareImages:
     "The same, if `as_images` gave it"
-    if all(hasattr(images, name) for name in ("__len__", "__getitem__", "size", "channels")): return images
+    if all(hasattr(images, name) for name in ("__len__", "__getitem__", "size", "channels")):
+        return cast(SquareImages, images)
     raise TypeError(f"images={shown(images)} must be a tensor or what as_images gives")
 
 
 def in_memory(
-    images: Tensor | Dataset,
+    images: Tensor | Images,
     workers: int = WORKERS,
     progress: bool | None = None,  # a progress bar; None: where the output is a terminal
 ) -> Tensor:  # uint8 (N, C, H, W), less what cannot be read
@@ -483,24 +499,23 @@ def in_memory(
 
 # %% ../nbs/23_reading.ipynb #8c20d723
 def _ready(
-    images: Tensor | Dataset, limit: float, workers: int, progress: bool | None
-) -> tuple[Tensor | Dataset, Tensor]:
+    images: Tensor | Images, limit: float, workers: int, progress: bool | None
+) -> tuple[Tensor | Images, Tensor]:
     "What `ready` gives, and its rows"
     limit = check_number("limit", limit, least=0, finite=False)
     if isinstance(images, Tensor): return images, torch.arange(len(images))
-    keep = len(_sized(images)) * images.channels * images.size ** 2 <= limit
-    if not keep and not isinstance(images, Pictures): return images, torch.arange(len(images))
-    x, rows = _read_all(images, workers, progress, keep)
-    return x if keep else Pictures(
-        [images.paths[i] for i in rows], images.size, images.channels, images.resize, images.skipped
-    ), rows
+    squares = _sized(images)
+    if len(squares) * squares.channels * squares.size ** 2 <= limit: return _read_all(squares, workers, progress)
+    if not isinstance(images, Pictures): return images, torch.arange(len(images))
+    _, rows = _read_all(images, workers, progress, keep=False)
+    return Pictures([images.paths[i] for i in rows], images.size, images.channels, images.resize, images.skipped), rows
 
 
 def ready(
-    images: Tensor | Dataset,  # as `as_images` gives them
+    images: Tensor | Images,  # as `as_images` gives them
     limit: float = 2 ** 30,  # bytes that may be held in memory
     workers: int = WORKERS,
     progress: bool | None = None,
-) -> Tensor | Dataset:
+) -> Tensor | Images:
     "Images to train on: in memory if they fit; else the same collection, without the files that cannot be read"
     return _ready(images, limit, workers, progress)[0]

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch import nn, Tensor
 
 from .backbone import linear_head
 from .codebook import hard_assign, n_bits, usage
@@ -30,6 +29,7 @@ from .files import atomic_write, check_writable, check_writable_folder
 from .history import write_history
 from .index import Index
 from .objective import Parts, SPQObjective
+from .reading import _sized, batches, Images
 from .search import train_pq
 from .train import Preset, PRESETS, TrainConfig
 from .validation import check_count, one_line
@@ -135,12 +135,12 @@ def raw_pq(
 # %% ../nbs/43_report.ipynb #275ef2ef
 def for_images(
     preset: Preset,
-    images: Tensor | Dataset,
+    images: Tensor | Images,
     **given,  # arguments of SSCQ that somebody chose; None: the preset's
 ) -> tuple[dict, str | Callable | None]:  # arguments of SSCQ, the view
     "A preset for these images: grey ones make a grey model"
     arguments = preset.model | {name: value for name, value in given.items() if value is not None}
-    channels = images.shape[1] if isinstance(images, Tensor) else images.channels
+    channels = images.shape[1] if isinstance(images, Tensor) else _sized(images).channels
     return arguments | {"channels": channels}, preset.view if channels == arguments["channels"] else None
 
 
@@ -166,9 +166,11 @@ def learn(
     "Train on the images of a data set; SPQ differs in head and objective, in nothing else"
     arguments, view = for_images(preset, data.train)
     torch.manual_seed(seed)
-    model, objective = SSCQ(bits=bits, **arguments), preset.objective
+    model = SSCQ(bits=bits, **arguments)
+    objective: Callable = preset.objective
     if method == "spq":
-        model.head, objective = linear_head(model.head[0].in_features, model.head[-1].out_features), SPQObjective()
+        first, last = (layer for layer in model.head.children() if isinstance(layer, nn.Linear))
+        model.head, objective = linear_head(first.in_features, last.out_features), SPQObjective()
     config = config_for(preset, epochs=epochs, seed=seed)
     images = data_resized(data, model.channels, model.image_size).train
     model.fit(
@@ -265,14 +267,15 @@ def answers_grid(
     "Queries, each with its nearest images; hits and misses marked"
     from sscq.figures import image_grid
     asked = torch.linspace(0, len(data.query.images) - 1, n_queries).long()
-    ids = torch.as_tensor(index.search(data.query.images[asked], k=k).ids)
+    ids = index.search(next(batches(data.query.images, [asked])), k=k).ids
     images = torch.cat(
-        [torch.cat([data.query.images[q : q + 1], data.database.images[row]]) for q, row in zip(asked, ids)]
+        [next(batches(part.images, [rows])) for q, row in zip(asked, ids)
+         for part, rows in ((data.query, q[None]), (data.database, row))]
     )
     marks = [
         mark
         for q, row in zip(asked, ids)
-        for mark in [None, *(data.database.labels[row] == data.query.labels[q]).tolist()]
+        for mark in [None, *(data.database.known_labels[row] == data.query.known_labels[q]).tolist()]
     ]
     titles = [title for _ in asked for title in ["query", *range(1, k + 1)]]
     return image_grid(images, columns=k + 1, marks=marks, titles=titles)

@@ -10,6 +10,7 @@ import html
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,10 +38,16 @@ from .search import train_pq
 from .validation import check_count
 
 # %% ../nbs/48_retrieval.ipynb #9635f5fd
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     "Something that can be asked: codes, and the real vectors they stand for"
     index: Index
     f: Tensor  # (N, D) real vectors of the database
+
+    def embed(self, images) -> Tensor:  # (n, D)
+        "Real vectors of what is asked"
+        if self.index.embed is None: raise ValueError("the index has no embed=: it cannot look at pictures")
+        return torch.as_tensor(self.index.embed(images)).float()
 
 def embed_all(
     embed: Callable,  # images -> (n, D)
@@ -193,7 +200,8 @@ def retrieval_explorer(
         sources = {name: as_source(name, model, data) for name, model in models.items()}
         queries, top = data.query.images, min(check_count("k", k), len(data.database.images))
         first = next(batches(queries, [torch.arange(1)]))
-        size, channels, upload = first.shape[-1], first.shape[1], []
+        size, channels = first.shape[-1], first.shape[1]
+        upload: list[Tensor] = []
         shown = torch.linspace(0, len(queries) - 1, min(30, len(queries))).long()
         asked = explorer.control(
             "query",
@@ -224,24 +232,22 @@ def retrieval_explorer(
 
         def update():
             x = upload[0] if upload else next(batches(queries, [torch.tensor([asked.value])]))
-            found, also, hits, parts = {}, {}, {}, []
+            found, also, parts = {}, {}, []
+            hits: dict[str, Tensor | None] = {}
+            asked_labels, labels = None if upload else data.query.labels, data.database.labels
             for name, source in sources.items():
-                f = torch.as_tensor(source.index.embed(x)).float()[0]
+                f = source.embed(x)[0]
                 found[name], also[name] = (
                     answers(source, f, top, e) for e in (exact.value == "exact", exact.value != "exact")
                 )
-                known = not upload and data.query.labels is not None
-                hits[name] = (
-                    relevance(data.query.labels[asked.value : asked.value + 1], data.database.labels[found[name].ids])[
-                        0
-                    ]
-                    if known
-                    else None
-                )
+                right = None
+                if asked_labels is not None and labels is not None:
+                    right = relevance(asked_labels[asked.value:asked.value + 1], labels[found[name].ids])[0]
+                hits[name] = right
                 same = len(set(found[name].ids.tolist()) & set(also[name].ids.tolist()))
                 parts += [
                     f"{name}: {source.index.bits} bits",
-                    f"hits {int(hits[name].sum())} of {top}" if known else "labels not known",
+                    "labels not known" if right is None else f"hits {int(right.sum())} of {top}",
                     f"nearest {number(found[name].distances[0].item(), 4)}",
                     f"{same} of {top} also {'quantized' if exact.value == 'exact' else 'exact'}",
                 ]

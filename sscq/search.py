@@ -100,7 +100,8 @@ def shared_evenly(
 ) -> np.ndarray:  # (D, D), rows are principal axes
     "A rotation that deals out the principal axes, the largest first, to the part with the least variance (Ge et al.)"
     spread, axes = np.linalg.eigh(np.cov(x.astype(np.float64), rowvar=False).reshape(x.shape[1], -1))
-    parts, size = [[] for _ in range(n_books)], x.shape[1] // n_books
+    parts: list[list[int]] = [[] for _ in range(n_books)]
+    size = x.shape[1] // n_books
     logs = np.log(
         np.maximum(spread, 1e-12 * max(spread[-1], 1e-30))
     )  # the product of a part's variances is what counts
@@ -206,6 +207,7 @@ def nearest_by_table(
         keys = to_keys(distances, rows)
         best = keys if best is None else torch.cat([best, keys], 1)
         best = smallest(best, min(k, best.shape[1]))
+    if best is None: raise ValueError("codes of length 0 hold nothing to be found: give at least one")
     return from_keys(best)
 
 # %% ../nbs/10_search.ipynb #69f19282

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from numbers import Real
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def shown(
 # %% ../nbs/20_validation.ipynb #8b5a39d8
 def check_count(
     name: str,  # of the setting, as its user knows it
-    value: object,
+    value: Any,
     least: int = 1,
     most: int = 2 ** 31 - 1,  # what FAISS and the memory of a machine take
 ) -> int:
@@ -86,7 +87,7 @@ def check_number(
     try:
         x = float(value)
     except OverflowError:
-        x = math.inf if value > 0 else -math.inf
+        x = -math.inf if value < 0 else math.inf
     if above is not None and not x > above: raise ValueError(
         f"{name}={shown(value)} must be {'positive' if above == 0 else f'above {above:g}'}")
     if least is not None and not x >= least: raise ValueError(
@@ -132,18 +133,19 @@ def check_text(
     return str(value)
 
 
+Choice = TypeVar("Choice")
+
+
 def check_choice(
     name: str,
     value: object,
-    choices: Iterable,  # of what it may be
-) -> object:
+    choices: Iterable[Choice],  # of what it may be
+) -> Choice:
     "One of a few values; a ValueError that lists them otherwise"
     choices = list(choices)
-    if any(
-        isinstance(value, type(one)) and isinstance(value, bool) == isinstance(one, bool) and value == one
-        for one in choices
-    ):
-        return value
+    for one in choices:
+        if isinstance(value, type(one)) and isinstance(value, bool) == isinstance(one, bool) and value == one:
+            return value
     raise ValueError(f"{name}={shown(value)} is unknown; choose one of {', '.join(map(str, choices))}")
 
 
