@@ -248,7 +248,7 @@ def test_two_gpus_are_one(images, tmp_path):
         "from train_runs import *\n"
         "from sscq.data import digits\n"
         "torch.backends.cudnn.allow_tf32 = False\n"
-        "with ranks() as device:\n"
+        "with process_group() as device:\n"
         "    model = small_model().to(device)\n"
         "    h = fit(model, digits().train[:128], Mirror(), OBJECTIVE, settings(epochs=10), progress=False)\n"
         "    if rank_and_world()[0] == 0: torch.save(model.state_dict(), f'{rank_and_world()[1]}.pt')\n")

@@ -492,7 +492,7 @@ def test_what_counts_are_pixels_that_take_memory(tmp_path, monkeypatch):
 
 def test_a_bomb_takes_no_memory(tmp_path):
     (tmp_path / "bomb.png").write_bytes(png_of(30_000, 30_000))
-    code = ("import resource, sys; from sscq.data import load_image, Unreadable\n"
+    code = ("import resource, sys; from sscq.images import load_image, Unreadable\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = peak()\ntry: load_image(sys.argv[1], 8)\nexcept Unreadable as error: print('enormous' in str(error), (peak() - before) < 20_000)")
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "bomb.png"], capture_output=True, text=True).stdout == "True True\n"

@@ -130,7 +130,7 @@ def test_torchrun(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import torch\n"
         "from train_runs import *\n"
-        "with ranks() as device:\n"
+        "with process_group() as device:\n"
         "    rank, world = rank_and_world()\n"
         "    h = fit(small_model().to(device), torch.arange(64 * 64).remainder(251).byte().view(64, 1, 8, 8), Mirror(), OBJECTIVE,\n"
         "            settings(epochs=2), out='run', progress=False)\n"

@@ -66,7 +66,7 @@ Response.prototype.text = async function () { if (!this.url) { window.held++; aw
 STOPPED = ["""import time
 from sscq.data import digits
 from sscq.explorers import codebook_explorer
-from sscq.retrieval import raw_pixel_index, retrieval_explorer""", "codebook_explorer()", """data = digits
+from sscq.retrieval import raw_pixel_index, retrieval_explorer""", "codebook_explorer()", """data = digits()
 index = raw_pixel_index(data)
 embed = index.embed
 index.embed = lambda x: time.sleep(1) or embed(x)

@@ -703,7 +703,7 @@ from torch import nn
 from sscq.train import TrainConfig, epoch_batches, fit, learning_rate
 from sscq.history import tensorboard
 from sscq.checkpoint import clear_run
-from sscq.distributed import embed, find_device, ranks
+from sscq.distributed import embed, find_device, process_group
 sys.path.insert(0, sys.argv[1])
 from train_runs import small_model
 warnings.simplefilter("error")
@@ -724,7 +724,7 @@ calls += [("batches", lambda v=v: epoch_batches(*v), v) for v in (
 calls += [("device", lambda v=v: find_device(v), v) for v in (
     5, True, [], {}, 1.5, "gpu", "cuda:x", "cuda:-1", "cpu\x1b[2J", b"cpu", torch.device("meta"), torch.float32)]
 def joined(timeout):
-    with ranks(timeout): pass
+    with process_group(timeout): pass
 calls += [("timeout", lambda v=v: joined(v), v) for v in (0, -1, float("nan"), float("inf"), "x", None, True)]
 calls += [("precision", lambda v=v: embed(model, images / 255, v), v) for v in ("fp16", None, 5, [])]
 calls += [("out", lambda v=v: clear_run(v), v) for v in (5, None, "", [], "a\0b")]
