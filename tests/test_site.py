@@ -182,7 +182,7 @@ def test_constants_come_last():
 
 def test_api_page_tells_the_parameters(pages):
     text = "".join(pages["api/codebook.html"].text)
-    assert re.search(r"soft_assign\(.*tau: float = 0\.2.*Weights of the codewords.*tau\s+float\s+0\.2\s+τ_sq; the nearer to 0", text, re.S)
+    assert re.search(r"soft_assign\(.*tau: float \| Tensor = 0\.2.*Weights of the codewords.*tau\s+float \| Tensor\s+0\.2\s+τ_sq; the nearer to 0", text, re.S)
     assert "sscq.core.SSCQ.fit" in pages["api/core.html"].ids
 
 

@@ -164,6 +164,8 @@ def entries(source: str, cell: str) -> list[Entry]:
             targets = [t for target in node.targets for t in getattr(target, "elts", [target])]
             names = [t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("_")]
             found += [Entry(name, "data", text(node.value), notes.get(node.end_lineno, ""), [], cell) for name in names]
+        elif isinstance(node, ast.AnnAssign) and node.value and isinstance(node.target, ast.Name) and not node.target.id.startswith("_"):
+            found.append(Entry(node.target.id, "data", text(node.value), notes.get(node.end_lineno, ""), [], cell))
     return found
 
 
