@@ -19,7 +19,6 @@ import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 import traitlets
-from fastcore.basics import patch
 from PIL import Image
 
 from .page import packed_plotly
@@ -114,6 +113,9 @@ def short(error: Exception) -> str:
         text = f"{type(error).__name__}: {text}"
     return text if len(text) <= 300 else text[:299] + "…"
 
+# %% ../nbs/44_explorer.ipynb #8a898ef7
+_SLIDERS = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider, ipywidgets.SelectionSlider)
+
 # %% ../nbs/44_explorer.ipynb #c3cb1892
 class Explorer(ipywidgets.VBox):
     "Controls, figures and a line of numbers; whatever goes wrong becomes a short message in it"
@@ -171,50 +173,45 @@ class Explorer(ipywidgets.VBox):
     def __repr__(self):
         return f"{self.name} explorer: run this cell in JupyterLab to use it"
 
+    def control(self,
+        name: str,  # DOM class `sscq-control-NAME`
+        kind: type,  # of ipywidget
+        description: str,  # its label
+        tooltip: str,
+        **settings,
+    ) -> ipywidgets.Widget:
+        "Add a labelled control"
+        if issubclass(kind, _SLIDERS):
+            settings["continuous_update"] = False
+        if issubclass(kind, (ipywidgets.Button, ipywidgets.FileUpload)):
+            settings["layout"] = dict(width="auto")
+        else:
+            settings |= dict(
+                style=dict(description_width="initial"),
+                layout=dict(width="auto" if kind is ipywidgets.ToggleButtons else "254px"),
+            )
+        control = kind(description=description, tooltip=tooltip, **settings)
+        self.controls[name] = control.add_class(f"sscq-control-{name}")
+        return self.controls[name]
+
+    def draw(self, name: str, figure: go.Figure):
+        "Put a figure in its place, or redraw the one that is there"
+        if name in self.figures:
+            self.figures[name].show(figure)
+        else:
+            self.figures[name] = LiveFigure(figure)
+
+    def on_pick(self, name: str, trace: int, function: Callable):
+        "Call a function with the number of the point or bar that was clicked"
+        def picked(place):
+            with self.guard():
+                function(place)
+        self.figures[name].on_pick(trace, picked)
+
 def _wrapped(widgets, name):
     return ipywidgets.Box(list(widgets), layout=dict(flex_flow="row wrap", overflow="visible")).add_class(
         f"sscq-{name}"
     )
-
-# %% ../nbs/44_explorer.ipynb #8a898ef7
-_SLIDERS = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider, ipywidgets.SelectionSlider)
-
-@patch
-def control(self: Explorer,
-    name: str,  # DOM class `sscq-control-NAME`
-    kind: type,  # of ipywidget
-    description: str,  # its label
-    tooltip: str,
-    **settings,
-) -> ipywidgets.Widget:
-    "Add a labelled control"
-    if issubclass(kind, _SLIDERS):
-        settings["continuous_update"] = False
-    if issubclass(kind, (ipywidgets.Button, ipywidgets.FileUpload)):
-        settings["layout"] = dict(width="auto")
-    else:
-        settings |= dict(
-            style=dict(description_width="initial"),
-            layout=dict(width="auto" if kind is ipywidgets.ToggleButtons else "254px"),
-        )
-    self.controls[name] = kind(description=description, tooltip=tooltip, **settings).add_class(f"sscq-control-{name}")
-    return self.controls[name]
-
-@patch
-def draw(self: Explorer, name: str, figure: go.Figure):
-    "Put a figure in its place, or redraw the one that is there"
-    if name in self.figures:
-        self.figures[name].show(figure)
-    else:
-        self.figures[name] = LiveFigure(figure)
-
-@patch
-def on_pick(self: Explorer, name: str, trace: int, function: Callable):
-    "Call a function with the number of the point or bar that was clicked"
-    def picked(place):
-        with self.guard():
-            function(place)
-    self.figures[name].on_pick(trace, picked)
 
 # %% ../nbs/44_explorer.ipynb #a4b4d240
 def _png(figure):

@@ -17,7 +17,6 @@ import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from fastcore.basics import patch
 
 from . import train as training
 from .contrastive import FUSIONS
@@ -273,119 +272,109 @@ class TrainingExplorer(Explorer):
     def running(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
 
-# %% ../nbs/47_playground.ipynb #83a1f1aa
-@patch
-def build(self: TrainingExplorer):
-    self.device = find_device(self.device)
-    self.data = data_in_memory(self.given or digits(), progress=False)
-    if self.data.query.labels is None: raise ValueError("the data has no labels: mAP cannot be scored")
-    settings = training_controls(self, self.data, min(check_count("epochs", self.epochs), 50))
-    self.base = settings()
-    start = self.control("start", ipywidgets.Button, "Start", "train with these settings", icon="play")
-    stop = self.control(
-        "stop", ipywidgets.Button, "Stop", "end training now; the last complete epoch is kept", icon="stop"
-    )
-    start.on_click(lambda _: self.start(settings()))
-    def end(_):
-        self.say("stopping …" if self.running else "nothing is training: press Start")
-        self.stop.set()
-    stop.on_click(end)
-    self.picture([], [[0] * 16], {})
-    self.rows, self.extra = [["loss", "runs"], ["gauge", "shares"]], [self.bar, self.table]
-    self.tell("no run yet", f"trains on {self.device}", "press Start")
-    return lambda: "a training is under way: the change applies to the next run" if self.running else ""
-
-@patch
-def picture(self: TrainingExplorer, history: list, counts: list, runs: dict):
-    self.draw("loss", loss_figure(history))
-    self.draw("runs", runs_figure(runs))
-    self.draw("gauge", gauge_figure(history[-1]["map"] if history else 0))
-    self.draw("shares", shares_figure(counts))
-
-# %% ../nbs/47_playground.ipynb #506b3cbf
-@patch
-def start(self: TrainingExplorer, settings: dict):
-    "Begin a run in the background; refused while another one is under way"
-    if not _BUSY.acquire(blocking=False):
-        return self.say("a training is under way already: stop it, or wait for its end")
-    try:
-        run, name = setup(self.data, device=self.device, **settings), f"run {len(self.runs) + 1}"
-        self.stop.clear()
-        self.bar.value, self.bar.max = 0, run.config.epochs * -(-len(self.data.train) // run.config.batch_size)
-        self.runs[name] = dict(
-            model=run.model, settings=settings, changed=changes(settings, self.base), state="training", history=[]
+    def build(self):
+        self.device = find_device(self.device)
+        self.data = data_in_memory(self.given or digits(), progress=False)
+        if self.data.query.labels is None: raise ValueError("the data has no labels: mAP cannot be scored")
+        settings = training_controls(self, self.data, min(check_count("epochs", self.epochs), 50))
+        self.base = settings()
+        start = self.control("start", ipywidgets.Button, "Start", "train with these settings", icon="play")
+        stop = self.control(
+            "stop", ipywidgets.Button, "Stop", "end training now; the last complete epoch is kept", icon="stop"
         )
-        self.say("")
-        self.thread = threading.Thread(target=self.train, args=(name, run), daemon=True)
-        self.thread.start()
-    except Exception as error:
-        _BUSY.release()
-        self.say(short(error))
+        start.on_click(lambda _: self.start(settings()))
+        def end(_):
+            self.say("stopping …" if self.running else "nothing is training: press Start")
+            self.stop.set()
+        stop.on_click(end)
+        self.picture([], [[0] * 16], {})
+        self.rows, self.extra = [["loss", "runs"], ["gauge", "shares"]], [self.bar, self.table]
+        self.tell("no run yet", f"trains on {self.device}", "press Start")
+        return lambda: "a training is under way: the change applies to the next run" if self.running else ""
 
-@patch
-def train(self: TrainingExplorer, name: str, run: Setup):
-    "What the thread does"
-    mine, calls = self.runs[name], []
-    def on_step():
-        calls.append(1)
-        self.bar.value = len(calls) // 2  # two views a step
-    def on_epoch(record):
-        mine["history"].append(record)
-        self.progress(name)
-    try:
-        self.progress(name)
-        train_watched(run, self.data, self.stop, on_step, on_epoch)
-        done = len(mine["history"])
-        mine["state"] = "done" if done == run.config.epochs else "stopped"
-        self.say(
-            ""
-            if done == run.config.epochs
-            else f"stopped during epoch {done + 1}: the model keeps the weights of epoch {done}"
-        )
-    except Exception as error:
-        mine["state"] = "failed"
-        self.say(short(error))
-    finally:
-        _BUSY.release()
-        with self.guard():
+    def picture(self, history: list, counts: list, runs: dict):
+        self.draw("loss", loss_figure(history))
+        self.draw("runs", runs_figure(runs))
+        self.draw("gauge", gauge_figure(history[-1]["map"] if history else 0))
+        self.draw("shares", shares_figure(counts))
+
+    def start(self, settings: dict):
+        "Begin a run in the background; refused while another one is under way"
+        if not _BUSY.acquire(blocking=False):
+            return self.say("a training is under way already: stop it, or wait for its end")
+        try:
+            run, name = setup(self.data, device=self.device, **settings), f"run {len(self.runs) + 1}"
+            self.stop.clear()
+            self.bar.value, self.bar.max = 0, run.config.epochs * -(-len(self.data.train) // run.config.batch_size)
+            self.runs[name] = dict(
+                model=run.model, settings=settings, changed=changes(settings, self.base), state="training", history=[]
+            )
+            self.say("")
+            self.thread = threading.Thread(target=self.train, args=(name, run), daemon=True)
+            self.thread.start()
+        except Exception as error:
+            _BUSY.release()
+            self.say(short(error))
+
+    def train(self, name: str, run: Setup):
+        "What the thread does"
+        mine, calls = self.runs[name], []
+        def on_step():
+            calls.append(1)
+            self.bar.value = len(calls) // 2  # two views a step
+        def on_epoch(record):
+            mine["history"].append(record)
             self.progress(name)
+        try:
+            self.progress(name)
+            train_watched(run, self.data, self.stop, on_step, on_epoch)
+            done = len(mine["history"])
+            mine["state"] = "done" if done == run.config.epochs else "stopped"
+            self.say(
+                ""
+                if done == run.config.epochs
+                else f"stopped during epoch {done + 1}: the model keeps the weights of epoch {done}"
+            )
+        except Exception as error:
+            mine["state"] = "failed"
+            self.say(short(error))
+        finally:
+            _BUSY.release()
+            with self.guard():
+                self.progress(name)
 
-# %% ../nbs/47_playground.ipynb #f7dd9359
-@patch
-def progress(self: TrainingExplorer, name: str):
-    "Show how far a run has come, beside those before it"
-    mine = self.runs[name]
-    history, epochs, K = mine["history"], mine["settings"]["epochs"], mine["settings"]["n_words"]
-    shown = {n: r["history"] for n, r in list(self.runs.items())[-6:]}  # as many as there are line styles
-    self.picture(history, history[-1]["usage"] if history else [[0] * K], shown)
-    self.table.value = runs_table([(n, r["changed"], r["state"], r["history"]) for n, r in self.runs.items()])
-    last = (
-        [
-            f"loss {history[-1]['loss']:.3f}",
-            f"mAP {history[-1]['map']:.3f}",
-            f"perplexity {np.mean(history[-1]['perplexity']):.1f} of {K}",
-            f"{history[-1]['seconds']:.1f} s",
-        ]
-        if history
-        else []
-    )
-    self.tell(
-        name,
-        mine["state"],
-        f"epoch {len(history)} of {epochs}",
-        f"{mine['model'].bits} bits",
-        f"on {self.device}",
-        *last,
-    )
+    def progress(self, name: str):
+        "Show how far a run has come, beside those before it"
+        mine = self.runs[name]
+        history, epochs, K = mine["history"], mine["settings"]["epochs"], mine["settings"]["n_words"]
+        shown = {n: r["history"] for n, r in list(self.runs.items())[-6:]}  # as many as there are line styles
+        self.picture(history, history[-1]["usage"] if history else [[0] * K], shown)
+        self.table.value = runs_table([(n, r["changed"], r["state"], r["history"]) for n, r in self.runs.items()])
+        last = (
+            [
+                f"loss {history[-1]['loss']:.3f}",
+                f"mAP {history[-1]['map']:.3f}",
+                f"perplexity {np.mean(history[-1]['perplexity']):.1f} of {K}",
+                f"{history[-1]['seconds']:.1f} s",
+            ]
+            if history
+            else []
+        )
+        self.tell(
+            name,
+            mine["state"],
+            f"epoch {len(history)} of {epochs}",
+            f"{mine['model'].bits} bits",
+            f"on {self.device}",
+            *last,
+        )
 
-# %% ../nbs/47_playground.ipynb #d51daa2b
-@patch
-def pose(self: TrainingExplorer):
-    "A still of empty axes would show nothing: train"
-    if not self.runs and "start" in self.controls:
-        self.controls["start"].click()
-        if self.thread is not None:
-            self.thread.join()
+    def pose(self):
+        "A still of empty axes would show nothing: train"
+        if not self.runs and "start" in self.controls:
+            self.controls["start"].click()
+            if self.thread is not None:
+                self.thread.join()
 
 # %% ../nbs/47_playground.ipynb #59de5930
 def training_explorer(
