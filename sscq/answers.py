@@ -21,8 +21,8 @@ class SearchResult(NamedTuple):
     "Answers to Q queries, nearest first"
     ids: Tensor  # (Q, k) int64
     distances: Tensor  # (Q, k) float32
-    paths: list | None = None  # Q lists of k paths
-    queries: list | None = None  # Q paths, where the queries were files
+    paths: list[list[str]] | None = None  # Q lists of k paths
+    queries: list[str] | None = None  # Q paths, where the queries were files
 
     def __repr__(self):
         Q, k = self.ids.shape
@@ -83,7 +83,7 @@ class IndexSnapshot(NamedTuple):
     ids: np.ndarray | None  # None: row numbers
     paths: list[str] | None
 
-    def hits(self, distances: Tensor, rows: Tensor, queries: list | None) -> SearchResult:
+    def hits(self, distances: Tensor, rows: Tensor, queries: list[str] | None) -> SearchResult:
         none = rows < 0
         ids = rows if self.ids is None else torch.from_numpy(self.ids)[rows]
         paths = [[self.paths[i] if i >= 0 else "" for i in row] for row in rows.tolist()] if self.paths else None

@@ -318,7 +318,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if isinstance(images, (list, tuple)):
             if not images: raise ValueError("no images: the list is empty")
             if isinstance(images[0], Image.Image):
-                return torch.cat(cast(list[Tensor], [self.to_images(one) for one in images]))  # of pictures, all of them
+                return torch.cat(cast(list[Tensor], [self.to_images(one) for one in images]))  # pictures, all of them
         return as_images(images, self.channels, self.image_size)
 
     @torch.no_grad()

@@ -195,7 +195,7 @@ def _square(image: Image.Image, size: int, channels: int, resize: int) -> Tensor
     box = (left * w / W, top * h / H, min((left + size) * w / W, w), min((top + size) * h / H, h))
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     if change:
-        image = (ImageCms.applyTransform(image, change) or image).convert(mode)  # None is what it gives of changes in place
+        image = (ImageCms.applyTransform(image, change) or image).convert(mode)  # None would be a change in place
     pixels = np.asarray(image)
     return torch.from_numpy(pixels.reshape(size, size, channels).transpose(2, 0, 1).copy())
 

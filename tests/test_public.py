@@ -23,7 +23,7 @@ LONG_LINES = 1  # of more than 120 columns, where people write them
 ROOT_NAMES = {"SSCQ": "core", "Index": "index", "SSCQObjective": "objective", "TrainConfig": "train"}
 VERBS = {
     "SSCQ": ["fit", "encode", "embed", "index", "bits", "save_pretrained", "from_pretrained"],
-    "Index": ["add", "remove", "search", "explain", "bits", "save", "load"],
+    "Index": ["add", "remove", "search", "explain", "bits", "to_ivf", "save", "load"],
 }
 
 
@@ -58,7 +58,7 @@ def test_the_line_that_asked_is_the_one_to_be_blamed(tmp_path):
     script.write_text("import sscq.widgets\nfrom sscq.search import Hits\nsscq.widgets.Explorer\n", encoding="utf-8")
     said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stderr
     assert re.findall(r"script\.py:(\d): DeprecationWarning: (.*)", said) == [
-        ("2", "sscq.search.Hits is now sscq.index.SearchResult"), ("3", "sscq.widgets.Explorer is now sscq.explorer.Explorer")]
+        ("2", "sscq.search.Hits is now sscq.answers.SearchResult"), ("3", "sscq.widgets.Explorer is now sscq.explorer.Explorer")]
 
 
 def test_every_name_of_0_1_0_is_there_or_said_to_be_gone():
@@ -132,47 +132,61 @@ def test_lines_fit_on_a_page():
     assert len(long) <= LONG_LINES, long
 
 
-README_VERBS = '''
-from sscq import SSCQ, Index, SSCQObjective, TrainConfig
-
-model = SSCQ(bits=16)
-reveal_type(model)  # sscq.core.SSCQ
-reveal_type(model.fit("photos/", TrainConfig(), objective=SSCQObjective()))  # sscq.core.SSCQ
-reveal_type(model.fit("photos/", epochs=50))  # sscq.core.SSCQ
-reveal_type(model.bits)  # int
-reveal_type(model.encode("photos/"))  # torch._tensor.Tensor
-reveal_type(model.embed("photos/"))  # torch._tensor.Tensor
-reveal_type(model.save_pretrained("runs/mine"))  # str | None
-reveal_type(SSCQ.from_pretrained("runs/mine"))  # sscq.core.SSCQ
-index = model.index("photos/")
-reveal_type(index)  # sscq.index.Index
-reveal_type(index.bits)  # int
-answers = index.search("query.jpg", k=10)
-reveal_type(answers)  # sscq.index.SearchResult
-reveal_type(answers.ids)  # torch._tensor.Tensor
-reveal_type(answers.distances)  # torch._tensor.Tensor
-reveal_type(index.add(model.embed("more/")))  # sscq.index.Index
-reveal_type(index.explain("query.jpg", 3))  # sscq.index.Explanation
-reveal_type(index.save("photos.sscq"))  # pathlib.Path
-reveal_type(Index.load("photos.sscq", embed=model.embed))  # sscq.index.Index
-'''
+SCRIPT = ROOT / "tests/data/readme_verbs.py"
+ASKED = {n: line.rpartition("  # ")[2] for n, line in enumerate(SCRIPT.read_text(encoding="utf-8").splitlines(), 1) if line.startswith("reveal_type(")}
 
 
-def test_tools_see_every_verb(tmp_path):
-    "mypy reads a user's script: each verb has a type, and it is the right one"
+def named(kind: str) -> str:
+    "A type as mypy shows it, but a NamedTuple by its name: mypy shows its fields first, and the name as `fallback`"
+    kind = kind.replace("builtins.", "")
+    while found := re.search(r", fallback=([\w.]+)\]", kind):
+        start, depth = found.start(), 1
+        while depth:
+            start -= 1
+            depth += (kind[start] == "]") - (kind[start] == "[")
+        kind = kind[:start].removesuffix("tuple") + found[1] + kind[found.end():]
+    return kind
+
+
+@pytest.mark.parametrize("kind, short", [
+    ("builtins.int | None", "int | None"), ("tuple[int, list[str], fallback=sscq.a.B]", "sscq.a.B"),
+    ("tuple[int, tuple[str, fallback=sscq.a.B] | None]", "tuple[int, sscq.a.B | None]")])
+def test_a_named_tuple_is_called_by_its_name(kind, short): assert named(kind) == short
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory) -> list[str]:
+    "What mypy says of the package and of a user's script"
     if importlib.util.find_spec("mypy") is None: (pytest.fail if os.environ.get("CI") else pytest.skip)("no mypy: pip install mypy")
-    script = tmp_path / "script.py"
-    script.write_text(README_VERBS, encoding="utf-8")
-    options = ["--ignore-missing-imports", "--follow-imports=silent", f"--cache-dir={tmp_path / 'cache'}", "--config-file="]
-    found = subprocess.run([sys.executable, "-m", "mypy", *options, script.name], capture_output=True, text=True, cwd=tmp_path,
-                           env=os.environ | {"MYPYPATH": str(ROOT)})
-    assert found.returncode == 0 and " error: " not in found.stdout, found.stdout + found.stderr
-    said = {int(n): kind for n, kind in re.findall(r'^script\.py:(\d+): note: Revealed type is "(.*)"$', found.stdout, re.M)}
-    for n, line in enumerate(README_VERBS.splitlines(), 1):
-        if not line.startswith("reveal_type"): continue
-        wanted = line.rpartition("  # ")[2]
-        # a NamedTuple is shown with its fields first
-        assert said[n] == wanted or said[n].endswith(f"fallback={wanted}]"), f"{line}: {said[n]}"
+    cache = tmp_path_factory.mktemp("mypy")
+    said = subprocess.run([sys.executable, "-m", "mypy", f"--cache-dir={cache}", "sscq", str(SCRIPT.relative_to(ROOT))], capture_output=True, text=True,
+                          cwd=ROOT, env={k: v for k, v in os.environ.items() if k not in ("MYPYPATH", "MYPY_FORCE_COLOR", "FORCE_COLOR")})
+    assert said.returncode in (0, 1), said.stdout + said.stderr
+    return said.stdout.splitlines()
+
+
+def test_types_fit_together(mypy):
+    assert [line for line in mypy if ": note: Revealed type" not in line] == [mypy[-1]] and mypy[-1].startswith("Success: "), "\n".join(mypy)
+
+
+@pytest.mark.parametrize("line", ASKED)
+def test_tools_see_every_verb(mypy, line):
+    "Each verb of README.md has a type, and it is the right one"
+    said = {int(found[1]): named(found[2]) for text in mypy if (found := re.search(r'readme_verbs\.py:(\d+): note: Revealed type is "(.*)"$', text))}
+    assert said[line] == ASKED[line] and not re.search(r"\bAny\b", said[line])
+
+
+def test_every_verb_is_asked_for():
+    text = SCRIPT.read_text(encoding="utf-8")
+    verbs = {verb for names in VERBS.values() for verb in names} | {"to_ivf"}
+    assert not [verb for verb in sorted(verbs) if not re.search(rf"\.{verb}\b", text)]
+
+
+@pytest.mark.parametrize("path", [p for p in (ROOT / "sscq").glob("*.py") if p.stem != "_modidx"], ids=lambda p: p.stem)
+def test_a_type_is_rarely_ignored_and_never_without_a_reason(path):
+    "`type: ignore[code]  # reason`, or no comment at all"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "type: ignore" in line]
+    assert len(lines) <= 2 and all(re.search(r"# type: ignore\[[\w, -]+\]  # \S", line) for line in lines)
 
 
 def test_type_information_is_packed():
