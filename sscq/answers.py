@@ -6,6 +6,7 @@
 __all__ = ['SearchResult', 'IndexSnapshot', 'Explanation']
 
 # %% ../nbs/31_answers.ipynb #087d4894
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +78,8 @@ def thumbnail(
         return torch.full((3, side, side), 200, dtype=torch.uint8)
 
 # %% ../nbs/31_answers.ipynb #c2119072
-class IndexSnapshot(NamedTuple):
+@dataclass(frozen=True)
+class IndexSnapshot:
     "An index as it is now"
     codes: PackedCodes
     ids: np.ndarray | None  # None: row numbers
@@ -90,7 +92,8 @@ class IndexSnapshot(NamedTuple):
         return SearchResult(ids.masked_fill(none, -1), distances, paths, queries)
 
 # %% ../nbs/31_answers.ipynb #3de5b504
-class Explanation(NamedTuple):
+@dataclass(frozen=True)
+class Explanation:
     "Why an item is as far from the query as it is"
     id: int
     distance: float
