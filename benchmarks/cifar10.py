@@ -118,7 +118,7 @@ def baselines(args, data, results: Results):
         v = raw._replace(database=some(ImageSet(raw.database, full.database.labels), n).images)
         for distance in DISTANCES:
             found = [score_pq(v, large, bits, "PQ", f"raw pixels {args.pixels}×{args.pixels}", distance=distance) for bits in args.bits]
-            others = [s._replace(backbone=s.backbone.replace("raw pixels", f"raw pixels {size}×{size}"))
+            others = [replace(s, backbone=s.backbone.replace("raw pixels", f"raw pixels {size}×{size}"))
                       for s in baseline_scores(small, args.bits, distance=distance, backbone=backbone)]
             found += others if size != args.pixels else [s for s in others if s.method != "PQ" or "untrained" in s.backbone]
             results.add("rows", [row(s, 0, images=None, epochs=None, seconds=None, cpu_seconds=None) for s in found])

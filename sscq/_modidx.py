@@ -661,6 +661,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sscq.search.train_pq': ('search.html#train_pq', 'sscq/search.py')},
             'sscq.train': { 'sscq.train.Preset': ('train.html#preset', 'sscq/train.py'),
                             'sscq.train.Run': ('train.html#run', 'sscq/train.py'),
+                            'sscq.train.Terms': ('train.html#terms', 'sscq/train.py'),
+                            'sscq.train.Terms.__iter__': ('train.html#terms.__iter__', 'sscq/train.py'),
                             'sscq.train.TrainConfig': ('train.html#trainconfig', 'sscq/train.py'),
                             'sscq.train.TrainConfig.__post_init__': ('train.html#trainconfig.__post_init__', 'sscq/train.py'),
                             'sscq.train._Terms': ('train.html#_terms', 'sscq/train.py'),

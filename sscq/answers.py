@@ -6,6 +6,7 @@
 __all__ = ['SearchResult', 'IndexSnapshot', 'Explanation']
 
 # %% ../nbs/31_answers.ipynb #087d4894
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +34,8 @@ class SearchResult(NamedTuple):
     "Answers to Q queries, nearest first"
     ids: Tensor  # (Q, k) int64
     distances: Tensor  # (Q, k) float32
-    paths: list | None = None  # Q lists of k paths
-    queries: list | None = None  # Q paths, where the queries were files
+    paths: list[list[str]] | None = None  # Q lists of k paths
+    queries: list[str] | None = None  # Q paths, where the queries were files
 
     def __repr__(self):
         Q, k = self.ids.shape
@@ -77,20 +78,22 @@ class SearchResult(NamedTuple):
         }
 
 # %% ../nbs/31_answers.ipynb #c2119072
-class IndexSnapshot(NamedTuple):
+@dataclass(frozen=True)
+class IndexSnapshot:
     "An index as it is now"
     codes: PackedCodes
     ids: np.ndarray | None  # None: row numbers
     paths: list[str] | None
 
-    def hits(self, distances: Tensor, rows: Tensor, queries: list | None) -> SearchResult:
+    def hits(self, distances: Tensor, rows: Tensor, queries: list[str] | None) -> SearchResult:
         none = rows < 0
         ids = rows if self.ids is None else torch.from_numpy(self.ids)[rows]
         paths = [[self.paths[i] if i >= 0 else "" for i in row] for row in rows.tolist()] if self.paths else None
         return SearchResult(ids.masked_fill(none, -1), distances, paths, queries)
 
 # %% ../nbs/31_answers.ipynb #3de5b504
-class Explanation(NamedTuple):
+@dataclass(frozen=True)
+class Explanation:
     "Why an item is as far from the query as it is"
     id: int
     distance: float

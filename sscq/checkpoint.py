@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 try:
     import fcntl
@@ -119,7 +119,8 @@ def read_checkpoint(path: Path) -> tuple[dict, dict]:  # tensors; format, versio
     return tensors, parse_json(texts["sscq"], str(path))
 
 # %% ../nbs/28_checkpoint.ipynb #7c150b6d
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoint:
     "A checkpoint that was read back"
     path: Path
     tensors: dict

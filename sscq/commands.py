@@ -12,8 +12,9 @@ import os
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast, NamedTuple
+from typing import cast
 
 import torch
 
@@ -157,7 +158,8 @@ def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path
     return written
 
 # %% ../nbs/49_commands.ipynb #6011a7f2
-class MethodResult(NamedTuple):
+@dataclass(frozen=True)
+class MethodResult:
     "A method at one number of bits, ready to be scored"
     method: str
     backbone: str  # its origin
@@ -244,7 +246,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     if args.html:
         save_scores(args.html, data, tried, list(scores.values()), f"{table.splitlines()[-1]} {how}", distances[0])
     rows = [
-        score._asdict() | dict(epochs=tried[i].epochs, seconds=tried[i].seconds) for (i, _), score in scores.items()
+        asdict(score) | dict(epochs=tried[i].epochs, seconds=tried[i].seconds) for (i, _), score in scores.items()
     ]
     return dict(data=data.name, rows=rows, training=how,
                 skipped=left_out(found.train, found.database.images, found.query.images))

@@ -9,6 +9,7 @@ __all__ = ['DISTANCES', 'relevance', 'precision_at', 'average_precision', 'Curve
 # %% ../nbs/11_evaluate.ipynb #b9ac8944
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -317,7 +318,8 @@ def bootstrap(
     return low, high
 
 # %% ../nbs/11_evaluate.ipynb #b5aa591a
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     "How well codes answer, and under which protocol"
     map: float  # mean of AP@k, equal distances by row number
     topk: int  # k

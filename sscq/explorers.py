@@ -6,8 +6,7 @@
 __all__ = ['codebook_explorer', 'usage_explorer']
 
 # %% ../nbs/45_explorers.ipynb #19897d92
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import ipywidgets
 import numpy as np
@@ -41,7 +40,8 @@ def example_points(
     return bow + .13 * torch.randn(n, 2, generator=g)
 
 # %% ../nbs/45_explorers.ipynb #5a8d258a
-class PlaneState(NamedTuple):
+@dataclass(frozen=True)
+class PlaneState:
     "A point in a quantized plane"
     codebooks: Tensor  # (M, K, d), M d = 2
     f: Tensor  # (2,)

@@ -11,10 +11,11 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TYPE_CHECKING, TypeVar
+from typing import Concatenate, ParamSpec, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ def _split_paths(joined: np.ndarray) -> list[str]:
     return os.fsdecode(joined.tobytes()).split("\0")
 
 # %% ../nbs/34_database.ipynb #527e80e1
-class Asked(NamedTuple):
+@dataclass(frozen=True)
+class Asked:
     "Queries as vectors"
     f: Tensor  # (R, D) on the CPU, of the queries that could be read
     rows: Tensor  # (R,) which of the Q queries these are

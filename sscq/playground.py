@@ -10,8 +10,7 @@ import html
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import ipywidgets
 import numpy as np
@@ -33,7 +32,8 @@ from .train import PRESETS, TrainConfig
 from .validation import check_count
 
 # %% ../nbs/47_playground.ipynb #22332478
-class Setup(NamedTuple):
+@dataclass(frozen=True)
+class Setup:
     "All that a training run needs, but the images"
     model: SSCQ
     view: Callable

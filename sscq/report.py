@@ -13,9 +13,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -77,7 +76,8 @@ def pr_figure(
     return fig.update_xaxes(range=[0, 1.02]).update_yaxes(range=[0, 1.02])
 
 # %% ../nbs/43_report.ipynb #59282220
-class Result(NamedTuple):
+@dataclass(frozen=True)
+class Result:
     "What one method reached with one seed"
     method: str  # raw-pq, spq or sscq
     seed: int

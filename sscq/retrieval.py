@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import ipywidgets
 import plotly.graph_objects as go
@@ -106,7 +105,8 @@ def raw_pixel_index(
     )
 
 # %% ../nbs/48_retrieval.ipynb #a224b690
-class Answers(NamedTuple):
+@dataclass(frozen=True)
+class Answers:
     "The k nearest images of one query"
     ids: Tensor  # (k,)
     distances: Tensor  # (k,) squared

@@ -141,6 +141,13 @@ def epoch_batches(
     order = torch.randperm(n_images, generator=torch.Generator().manual_seed(derive_seed(seed, epoch, "order")))
     return order.to(device).tensor_split(n_batches)
 
+# %% ../nbs/09_train.ipynb #7ec5a722
+@runtime_checkable
+class Terms(Protocol):
+    "An objective's terms, as a NamedTuple of tensors has them"
+    _fields: ClassVar[tuple[str, ...]]
+    def __iter__(self) -> Iterator[Tensor]: ...
+
 # %% ../nbs/09_train.ipynb #39f18669
 @runtime_checkable
 class _Terms(Protocol):

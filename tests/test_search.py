@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -625,6 +626,10 @@ def test_every_query_has_its_row(pictures, tmp_path):
     assert hits.ids[[0, 2, 4], 0].tolist() == [0, 2, 3] and empty(hits, 1) and empty(hits, 3)
     with pytest.warns(UserWarning, match="2 of 5"): approximate = index.to_ivf(2, 2).search(asked, k=2)
     assert torch.equal(approximate.ids, hits.ids) and approximate.queries == hits.queries
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(paths[3], folder)
+    assert index.search(folder, k=1).ids.tolist() == [[3]]
     with pytest.raises(ValueError, match="tes.jpg"): index.search([notes, gone])
     with pytest.raises(ValueError, match="is a folder: ask with it alone"): index.search([paths[0], tmp_path])
     with pytest.raises(ValueError, match="the list is empty|nothing to ask"): index.search([])

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime
 
 import ipywidgets
@@ -189,7 +190,7 @@ def test_every_position_of_the_training_controls_is_valid(data):
         assert run.model.bits == bits
     assert options["d"][0] >= 1 and max(options["batch"]) <= len(data.train)
     smallest = setup(data, batch_size=32)
-    assert len(train_watched(smallest._replace(config=PRESETS["digits"].config.__class__(epochs=1, batch_size=32)), data, threading.Event())) == 1
+    assert len(train_watched(replace(smallest, config=PRESETS["digits"].config.__class__(epochs=1, batch_size=32)), data, threading.Event())) == 1
 
 
 def test_a_stop_keeps_the_last_complete_epoch(data):
