@@ -665,8 +665,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'sscq.train.Terms.__iter__': ('train.html#terms.__iter__', 'sscq/train.py'),
                             'sscq.train.TrainConfig': ('train.html#trainconfig', 'sscq/train.py'),
                             'sscq.train.TrainConfig.__post_init__': ('train.html#trainconfig.__post_init__', 'sscq/train.py'),
-                            'sscq.train._Terms': ('train.html#_terms', 'sscq/train.py'),
-                            'sscq.train._Terms.__iter__': ('train.html#_terms.__iter__', 'sscq/train.py'),
                             'sscq.train.check_finite': ('train.html#check_finite', 'sscq/train.py'),
                             'sscq.train.check_fit_arguments': ('train.html#check_fit_arguments', 'sscq/train.py'),
                             'sscq.train.check_weights_finite': ('train.html#check_weights_finite', 'sscq/train.py'),

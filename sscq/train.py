@@ -149,13 +149,6 @@ class Terms(Protocol):
     def __iter__(self) -> Iterator[Tensor]: ...
 
 # %% ../nbs/09_train.ipynb #39f18669
-@runtime_checkable
-class _Terms(Protocol):
-    "An objective's terms, as a NamedTuple of tensors has them"
-    _fields: ClassVar[tuple[str, ...]]
-    def __iter__(self) -> Iterator[Tensor]: ...
-
-
 def train_step(
     model: nn.Module,  # images in 0…1 -> Encoded(f, z)
     codebooks: Tensor,  # (M, K, d)
@@ -166,7 +159,7 @@ def train_step(
     precision: str = "fp32",  # of backbone and head
     micro_batch: int | None = None,  # images whose activations are kept at once
     total: int | None = None,  # images of all ranks together
-) -> tuple[Tensor, _Terms, Tensor]:  # the loss, its unweighted terms, and the (2B, D) embeddings
+) -> tuple[Tensor, Terms, Tensor]:  # the loss, its unweighted terms, and the (2B, D) embeddings
     "Two views, one forward pass of both, the objective, one step down"
     x = torch.cat(two_views(images, view)).contiguous(memory_format=torch.channels_last)
     # as many on all ranks, though a share may be an image short: batch norm exchanges once a chunk
