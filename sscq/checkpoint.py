@@ -342,7 +342,6 @@ def run_settings(
         images=len(images),
         quantizer=find_quantizer(model).extra_repr(),
         ranks=rank_and_world()[1],
-        sscq=__version__,
     )
     values |= {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every")}
     return json.loads(to_json(values))
@@ -355,7 +354,9 @@ def check_unchanged(
     "Raise a ValueError that lists what changed"
     changed = [
         f"{one_line(name)} from {shown(before.get(name))} to {shown(now.get(name))}"
-        for name in {**before, **now} if before.get(name) != now.get(name)]
+        for name in {**before, **now}
+        if name != "sscq" and before.get(name) != now.get(name)  # which version began a run decides nothing
+    ]
     if changed: raise ValueError(f"the run was started with other settings; changed: {', '.join(changed)}. "
                                  "Put them back, or continue all the same with resume='changed'")
 

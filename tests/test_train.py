@@ -1047,6 +1047,14 @@ def test_a_finished_run_is_written_over_once_there_is_something_better(images, t
     assert len(last_checkpoint(tmp_path).meta["history"]) == len((tmp_path / HISTORY).read_text().splitlines()) == 1
 
 
+def test_the_version_that_began_a_run_is_no_setting(images, tmp_path):
+    trained(images, out=tmp_path, epochs=2)
+    tensors, meta = read_checkpoint(tmp_path / CHECKPOINT)
+    assert "sscq" not in meta["settings"] and meta["sscq"]
+    sscq_checkpoint.check_unchanged(meta["settings"] | {"sscq": "0.0.1"}, meta["settings"])  # as older versions wrote it
+    with pytest.raises(ValueError, match="lr from"): sscq_checkpoint.check_unchanged(meta["settings"], meta["settings"] | {"lr": 7.})
+
+
 def test_changed_settings_are_told(images, tmp_path):
     stopped(images, tmp_path)
     changed = dict(objective=SSCQObjective(n_neighbors=5, tau_ic=.3), lr=1e-3, out=tmp_path)
