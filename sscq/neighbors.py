@@ -22,7 +22,8 @@ def part_cosines(
 ) -> Float[Tensor, "M inputs inputs"]:
     "Cosine similarity of every pair of inputs, part by part"
     parts = _parts(z, n_books)
-    return parts @ parts.mT
+    with torch.autocast(parts.device.type, enabled=False):  # in float32 at least, whatever the network runs in
+        return parts @ parts.mT
 
 def _parts(z, n_books):  # (M, 2B, d), each part of length 1
     z, n_books = check_tensor("z", z, "2B D"), check_count("n_books", n_books)
@@ -58,7 +59,8 @@ def part_neighbor(
     tau: float = .5,  # τ_pn
 ) -> Float[Tensor, ""]:  # 0 when the neighbours hold all of it, log(negatives / neighbours) when all are alike
     "Similarity held by each input's nearest negatives, in every part (SSCQ, part neighbor semantic consistency)"
-    _check(z, 2, n_neighbors, "negatives", tau)
+    z = check_tensor("z", z, "2B D")
+    tau = _check(z, 2, n_neighbors, "negatives", tau)
     hidden = same_image(len(z), z.device)
     sim = (part_cosines(z, n_books) / tau).masked_fill(hidden, -torch.inf)
     return (sim.logsumexp(-1) - sim.topk(n_neighbors).values.logsumexp(-1)).mean()

@@ -291,3 +291,13 @@ def test_cuda_agrees_with_cpu():
         here, there = loss(z, 4, 10), loss(z.cuda(), 4, 10)
         torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=0)
         torch.testing.assert_close(*(torch.autograd.grad(x, z)[0] for x in (there, here)), rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("plain, fast", [("part_neighbor", "fast_part_neighbor"), ("part_neighbor_with_positive", "fast_part_neighbor_with_positive")])
+def test_the_plain_loss_takes_and_gives_what_the_fast_one_does(plain, fast):
+    "float32 in a network that runs in bf16"
+    import sscq.kernels
+    import sscq.neighbors
+    plain, fast = getattr(sscq.neighbors, plain), getattr(sscq.kernels, fast)
+    z = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16): torch.testing.assert_close(plain(z, 2, 3), fast(z, 2, 3))
