@@ -6,175 +6,300 @@
 __all__ = []
 
 # %% ../nbs/30_fastscan.ipynb #0cb9ca43
-import threading
-from functools import reduce
+import ctypes
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .codebook import n_bits, pack, unpack
-from .kernels import from_keys, smallest, to_keys
 from .search import nearest_by_table
+from .validation import shown
 
 # %% ../nbs/30_fastscan.ipynb #005f459d
 def rounding(
     table: Float[Tensor, "Q M K"],
-) -> Float[Tensor, "Q"]:
-    "How far FastScan's distances, sums of 8-bit entries, can be off"
-    span = _over_words(np.maximum, table) - _over_words(np.minimum, table)
-    step = np.maximum(span.max(1) / 255, span.sum(1) / 65535)  # the sum has 16 bits
-    return torch.from_numpy(span.shape[1] / 2 * step) + _float_error(table)
-
-def _float_error(table: Tensor) -> Tensor:  # of adding M entries, in whatever order
-    return torch.from_numpy(table.shape[1] * 2 ** -23 * _over_words(np.maximum, table).sum(1))
-
-def _over_words(
-    extreme, table: Tensor
-) -> np.ndarray:  # (Q, M); ten times quicker than NumPy's reduction of a short last axis
-    return reduce(extreme, np.moveaxis(table.numpy(), -1, 0))
+    n_words: int = 16,  # with more, FAISS adds up floating-point entries
+) -> np.ndarray:  # (Q,)
+    "How far FAISS's distances can be off: FastScan's are sums of 8-bit entries"
+    M = table.shape[1]
+    if n_words > 16: return (M * 2 ** -23) * table.amax(2).numpy().sum(1)  # of adding M entries, in whatever order
+    low, high = (x.numpy() for x in torch.aminmax(table, dim=2))
+    span = high - low
+    step = span.max(1) / 255
+    if M > 257:  # the sum has 16 bits
+        step = np.maximum(step, span.sum(1) / 65535)
+    return M / 2 * step + (M * 2 ** -23) * high.sum(1)
 
 # %% ../nbs/30_fastscan.ipynb #6aedfce3
-def _fast_words(n_words: int) -> int:  # FAISS is fast with codes of 4 bits and of 8; smaller numbers fit in these
-    return 16 if n_words <= 16 else 256
-
 def as_faiss_query(
-    table: Float[Tensor, "Q M K"],
-) -> np.ndarray:  # (Q, M·16) or (Q, M·256)
+    table: Float[Tensor, "Q M K"],  # K at most 16
+) -> np.ndarray:  # (Q, M·16)
     "A table as the vector that FAISS is asked for; codewords that do not exist repeat the last one's distance"
     x = -table.numpy()
-    missing = _fast_words(x.shape[2]) - x.shape[2]
-    return np.pad(x, ((0, 0), (0, 0), (0, missing)), "edge").reshape(len(x), -1)
+    if x.shape[2] < 16:
+        x = np.pad(x, ((0, 0), (0, 0), (0, 16 - x.shape[2])), "edge")
+    return x.reshape(len(x), -1)
 
+@lru_cache(maxsize=8)
 def one_hot_pq(
     n_books: int,  # M
-    n_words: int,  # K
+    n_words: int = 16,  # K
 ):
     "A faiss.IndexPQ whose codewords are one-hot: it finds the largest sums of the query's entries"
     import faiss
-    W = _fast_words(n_words)
-    index = faiss.IndexPQ(n_books * W, n_books, n_bits(W), faiss.METRIC_INNER_PRODUCT)
-    faiss.copy_array_to_vector(np.tile(np.eye(W, dtype=np.float32).ravel(), n_books), index.pq.centroids)
+    index = faiss.IndexPQ(n_books * n_words, n_books, n_bits(n_words), faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(np.tile(np.eye(n_words, dtype=np.float32).ravel(), n_books), index.pq.centroids)
     index.is_trained = True
     return index
 
 # %% ../nbs/30_fastscan.ipynb #086a2028
-_SCANNING = threading.Lock()  # what the first search needs is made once, by whichever thread comes first
+_PLACE = np.arange(32)  # an item's byte among the 16, and which half of it
+_BYTE, _HALF = 2 * (_PLACE % 8) + _PLACE % 16 // 8, (_PLACE // 16 * 4).astype(np.uint8)
+
+def held_shape(
+    n: int,  # items
+    n_books: int,  # M
+    n_words: int,  # K
+) -> tuple[int, ...]:
+    "Of the bytes that are scanned: blocks of 32 items up to 16 codewords, a byte a codeword's number beyond"
+    return (-(-n // 32), n_books + n_books % 2, 16) if n_words <= 16 else (n, n_books)
+
+def to_held(
+    codes: np.ndarray,  # (n, M) uint8
+    n_words: int,  # K
+) -> np.ndarray:  # `held_shape`
+    "Codes in the order in which they are scanned"
+    if n_words > 16: return np.ascontiguousarray(codes)
+    n, M = codes.shape
+    blocks, books, _ = held_shape(n, M, n_words)
+    rows = np.zeros((blocks * 32, books), np.uint8)
+    rows[:n, :M] = codes
+    halves = rows.reshape(blocks, 2, 2, 8, books).transpose(1, 0, 4, 3, 2).reshape(2, blocks, books, 16)
+    return halves[0] | halves[1] << 4
 
 class PackedCodes:
-    "Codes without a wasted bit; `codes[i]` unpacks those asked for"
+    "Codes as they are scanned, in memory or on disk; `codes[i]` unpacks those asked for"
     def __init__(self,
-        rows: np.ndarray,  # (N, bytes) uint8, from `pack`; may lie on disk
+        held: np.ndarray,  # from `to_held`; what lies behind the n items is not looked at
+        n: int,
         n_books: int,  # M
         n_words: int,  # K
     ):
-        self._rows: np.ndarray | None = rows
-        self.n_books, self.n_words = n_books, n_words
-        self._scan: Any = None  # an index of FAISS
+        self.held, self.n, self.n_books, self.n_words = held[:held_shape(n, n_books, n_words)[0]], n, n_books, n_words
+        self._scan: _Borrowed | None = None
 
-    def scan(self):  # FAISS's index of the same codes, made when first asked for; it holds them from then on
-        with _SCANNING:
-            if self._scan is None:
-                self._scan = scan_index(self)
-        self._rows = None
-        return self._scan
-
-    @property
-    def rows(self) -> np.ndarray:  # (N, bytes) uint8
-        return pack(self[:], self.n_words).numpy() if (rows := self._rows) is None else rows
-
-    @property
-    def nbytes(self) -> int:
-        return scanned(self._scan).nbytes if (rows := self._rows) is None else rows.nbytes
     def __len__(self):
-        return self._scan.ntotal if (rows := self._rows) is None else len(rows)
+        return self.n
+
+    @property
+    def nbytes(self) -> int:  # without the padding of the last block
+        return self.n * self.n_books if self.n_words > 16 else self.n * self.held.shape[1] // 2
+
+    def at(self,
+        i: np.ndarray,  # (...) items
+    ) -> np.ndarray:  # (..., M) uint8
+        if self.n_words > 16: return self.held[i]
+        place = i & 31
+        return (self.held[i >> 5, :, _BYTE[place]] >> _HALF[place][..., None] & 15)[..., :self.n_books]
 
     def __getitem__(self, i) -> Tensor:  # (..., M) uint8
-        if (rows := self._rows) is None:
-            i = np.arange(*i.indices(len(self))) if isinstance(i, slice) else np.asarray(i)
-            return torch.from_numpy(scanned_codes(self._scan, i)[..., :self.n_books])
-        *shape, width = (rows := rows[i]).shape
-        if self.n_words == 256:
-            codes = rows
-        elif self.n_words == 16:
-            codes = np.stack([rows & 15, rows >> 4], -1).reshape(*shape, 2 * width)[..., :self.n_books]
-        else:
-            codes = (
-                unpack(torch.from_numpy(rows.reshape(-1, width)), self.n_books, self.n_words)
-                .numpy()
-                .reshape(*shape, self.n_books)
-            )
-        return torch.from_numpy(codes)
+        if not isinstance(i, slice): return torch.from_numpy(self.at(np.asarray(i)))
+        first, last, step = i.indices(self.n)
+        if step != 1: return torch.from_numpy(self.at(np.arange(first, last, step)))
+        return torch.from_numpy(self._between(first, max(first, last)))
+
+    def _between(self, first: int, last: int) -> np.ndarray:  # all of them, a copy
+        if self.n_words > 16: return self.held[first:last].copy()
+        some = self.held[first // 32:-(-last // 32)]
+        halves = np.stack([some & 15, some >> 4]).reshape(2, len(some), -1, 8, 2)
+        rows = halves.transpose(1, 0, 4, 3, 2).reshape(32 * len(some), -1)
+        return np.ascontiguousarray(rows[first % 32:first % 32 + last - first, :self.n_books])
+
+    def rough(self,
+        table: Float[Tensor, "Q M K"],
+        width: int,  # at most n
+    ) -> tuple[np.ndarray, np.ndarray]:  # distances (Q, width) as FAISS adds them up, nearest first; items
+        "Candidates, at the speed of FAISS"
+        if self.n_words > 16: return _scan_bytes(self.held, table.numpy(), width)
+        scan = self._scan
+        if scan is None:  # made by whoever comes first; two who come at once make the same twice
+            self._scan = scan = _Borrowed(self.held, self.n, self.n_books)
+        negative, found = scan.fast.search(as_faiss_query(table), width)
+        return -negative, found
 
 # %% ../nbs/30_fastscan.ipynb #2168ec0b
-def scan_index(
-    codes: PackedCodes,
-    block: int = 65536,
-):
-    "FAISS's fastest index of these codes: 4-bit FastScan up to 16 codewords, 8-bit PQ beyond"
-    import faiss
-    W, index = _fast_words(codes.n_words), one_hot_pq(codes.n_books, codes.n_words)
-    for first in range(0, len(codes), block):
-        some = slice(first, first + block)
-        index.add_sa_codes(codes.rows[some] if W == codes.n_words else pack(codes[some], W).numpy())
-    if W == 256: return index
-    fast: Any = faiss.IndexPQFastScan(index)
-    fast.orig_codes = None  # it has its own copy, in its own order: the first index can go
-    fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
-    if not np.array_equal(scanned_codes(fast, np.arange(min(len(codes), 64)))[:, :codes.n_books], codes[:64].numpy()):
-        raise RuntimeError(
-            f"FAISS {faiss.__version__} keeps codes in an order that this version of sscq cannot read: install "
-            "faiss-cpu 1.15"
-        )
-    return fast
+class _Borrowed:
+    "FAISS's FastScan over blocks that stay where they are, in memory or on disk"
+    def __init__(self,
+        held: np.ndarray,  # (blocks, M or M + 1, 16)
+        n: int,
+        n_books: int,
+    ):
+        import faiss
+        held = np.ascontiguousarray(held)
+        self.fast: Any = faiss.IndexPQFastScan(one_hot_pq(n_books))
+        self.held, self.fast.orig_codes = held, None
+        self.fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
+        # FAISS's table of codes is a pointer and a length. They are set to our array, and back before FAISS frees it
+        fields = (ctypes.c_size_t * 2).from_address(int(self.fast.codes.tab))
+        if fields[0] or fields[1]: raise RuntimeError(f"FAISS {faiss.__version__} keeps codes in a way that this "
+                                                      "version of sscq does not know: install faiss-cpu 1.15")
+        fields[0], fields[1], self._fields = held.ctypes.data, held.size, fields
+        self.fast.codes.numel = held.size
+        self.fast.ntotal, self.fast.ntotal2 = n, 32 * len(held)
+
+    def __del__(self):
+        if (fields := getattr(self, "_fields", None)) is not None:
+            fields[0] = fields[1] = 0
 
 # %% ../nbs/30_fastscan.ipynb #5ca9b10d
-def scanned(index) -> np.ndarray:  # what FAISS holds, not copied: (blocks, books, 16) of FastScan, (N, M) of PQ
+def _scan_bytes(held: np.ndarray, table: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     import faiss
-    if hasattr(index, "bbs"): return faiss.rev_swig_ptr(index.codes.get(), index.codes.size()).reshape(-1, index.M2, 16)
-    return faiss.rev_swig_ptr(index.codes.data(), index.codes.size()).reshape(index.ntotal, -1)
-
-def scanned_codes(index, i: np.ndarray) -> np.ndarray:  # (..., M) uint8 of items i; with one more column where M is odd
-    held = scanned(index)
-    if held.ndim == 2: return held[i]
-    return held[i // 32, :, 2 * (i % 8) + i % 16 // 8] >> (i % 32 // 16 * 4).astype(np.uint8)[..., None] & 15
+    Q, M, K = table.shape
+    held = np.ascontiguousarray(held)
+    # a codebook of numbers, the table's own, and a query of ones: FAISS's table is then ours
+    pq, ones = faiss.ProductQuantizer(M, M, 8), np.ones(M, np.float32)
+    words = faiss.rev_swig_ptr(pq.centroids.data(), M * 256).reshape(M, 256)
+    rough, found = np.empty((Q, width), np.float32), np.empty((Q, width), np.int64)
+    best = faiss.float_minheap_array_t()
+    best.nh, best.k = 1, width
+    for q in range(Q):
+        words[:, :K] = -table[q]
+        words[:, K:] = -table[q, :, -1:]
+        best.val, best.ids = faiss.swig_ptr(rough[q]), faiss.swig_ptr(found[q])
+        pq.search_ip(faiss.swig_ptr(ones), 1, faiss.swig_ptr(held), len(held), best, True)
+    return -rough, found
 
 # %% ../nbs/30_fastscan.ipynb #5c43e6e6
 def rerank(
     table: Float[Tensor, "q M K"],
-    codes: UInt8[Tensor, "q c M"],  # each query's own candidates
-) -> Float[Tensor, "q c"]:
+    codes: np.ndarray,  # (q, c, M) uint8: each query's own candidates
+) -> np.ndarray:  # (q, c) float32
     "Exact distances of candidates: what `adc` gives for them, to the bit"
     q, M, K = table.shape
-    entries, words, first = table.contiguous().numpy().reshape(-1), codes.numpy(), np.arange(q)[:, None] * (M * K)
-    total = np.zeros(words.shape[:2], np.float32)
-    for m in range(M):
-        total += entries.take(words[:, :, m] + (first + m * K))
-    return torch.from_numpy(total)
+    firsts = np.arange(0, q * M * K, K).reshape(q, 1, M)
+    return np.add.accumulate(table.contiguous().numpy().reshape(-1).take(codes + firsts), axis=2)[:, :, -1]
+
+def keys_np(distances: np.ndarray, rows: np.ndarray) -> np.ndarray:  # as `to_keys`, of rows that were looked at before
+    keys = np.empty((*rows.shape, 2), np.int32)  # low half first
+    keys[..., 0], keys[..., 1] = rows, distances.view(np.int32)
+    return keys.view(np.int64)[..., 0]
+
+def from_keys_np(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    halves = np.ascontiguousarray(keys).view(np.int32).reshape(*keys.shape, 2)
+    return halves[..., 1].copy().view(np.float32), halves[..., 0].astype(np.int64)
 
 # %% ../nbs/30_fastscan.ipynb #bb7a252b
+class _Rows:
+    "Some of the codes, in the order of their rows"
+    def __init__(self, codes: PackedCodes, rows: np.ndarray):
+        self.codes, self.rows = codes, rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, some: slice) -> Tensor:
+        return self.codes[self.rows[some]]
+
+def search_rows(
+    codes: PackedCodes,
+    table: Float[Tensor, "Q M K"],
+    k: int,  # at most as many as there are rows
+    rows: np.ndarray,  # ascending
+) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) float32, int64
+    "What `nearest_by_table` finds among some of the rows, by looking at all of them"
+    distances, found = np.empty((len(table), k), np.float32), np.empty((len(table), k), np.int64)
+    few = max(1, min(64, 2 ** 22 // k))
+    held = codes if len(rows) == len(codes) else _Rows(codes, rows)
+    for first in range(0, len(table), few):
+        some = slice(first, first + few)
+        near, place = nearest_by_table(table[some], held, k)
+        distances[some], found[some] = near.numpy(), rows[place.numpy()]
+    return distances, found
+
 def search_codes(
     codes: PackedCodes,
     table: Float[Tensor, "Q M K"],
-    k: int,  # at most N
-) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
+    k: int,  # at most as many as may be found
+    hidden: np.ndarray | None = None,  # (n,) bool: which must not be found
+) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) float32, int64
     "Exactly what `nearest_by_table` finds, by looking closely at few codes"
-    distances, rows = torch.empty(len(table), k), torch.empty(len(table), k, dtype=torch.int64)
-    off = rounding(table) if codes.n_words <= 16 else _float_error(table)
-    todo, width = torch.arange(len(table)), k + k // 4 + 16
-    while len(todo) and 16 * width <= len(codes):
-        asked = table if len(todo) == len(table) else table[todo]
-        rough, found = codes.scan().search(as_faiss_query(asked), width)
-        keys = to_keys(rerank(asked, codes[found]), torch.from_numpy(found))
-        distances[todo], rows[todo] = from_keys(smallest(keys, k))
+    off, width, todo = rounding(table, codes.n_words), k + k // 4 + 16, None
+    distances = rows = np.empty(0)
+    while 16 * width <= len(codes) and (todo is None or len(todo)):
+        asked, bound = (table, off) if todo is None else (table[todo], off[todo])
+        rough, found = codes.rough(asked, width)
+        exact = rerank(asked, codes.at(found))
+        if hidden is not None: exact[hidden[found]] = np.inf
+        keys = keys_np(exact, found)
+        keys.sort(axis=1)
+        near, own = from_keys_np(keys[:, :k])
         # all that was not found is farther than the last rough distance, less the error
-        proven = (distances[todo, -1] < -torch.from_numpy(rough[:, -1]) - off[todo]) & torch.from_numpy(
-            (found >= 0).all(1)
-        )
-        todo, width = todo[~proven], 8 * width
-    for first in range(0, len(todo), 64):
-        some = todo[first:first + 64]
-        distances[some], rows[some] = nearest_by_table(table[some], codes, k)
+        proven = (near[:, -1] < rough[:, -1] - bound) & (found >= 0).all(1)
+        if todo is None:
+            if proven.all(): return near, own
+            distances, rows, todo = near, own, np.flatnonzero(~proven)
+        else:
+            distances[todo], rows[todo] = near, own
+            todo = todo[~proven]
+        width *= 8
+    if todo is None or len(todo):
+        seen = np.arange(len(codes)) if hidden is None else np.flatnonzero(~hidden)
+        if todo is None: return search_rows(codes, table, k, seen)
+        distances[todo], rows[todo] = search_rows(codes, table[todo], k, seen)
     return distances, rows
+
+# %% ../nbs/30_fastscan.ipynb #c243ddb9
+def faiss_on_one_thread():  # of FAISS's, for the calling thread only
+    import faiss
+    faiss.omp_set_num_threads(1)
+
+# %% ../nbs/30_fastscan.ipynb #fad30e1a
+def as_faiss_index(
+    codebooks: Tensor,  # (M, K, d)
+    codes: Tensor,  # (N, M) uint8
+    ids: Tensor,  # (N,) int64
+):
+    "An index of FAISS's own with these codes"
+    import faiss
+    M, K, d = codebooks.shape
+    pq = faiss.IndexPQ(M * d, M, n_bits(K))
+    faiss.copy_array_to_vector(codebooks.numpy().ravel(), pq.pq.centroids)
+    pq.is_trained = True
+    pq.add_sa_codes(pack(codes, K).numpy())
+    index = faiss.IndexPQFastScan(pq) if K == 16 else pq
+    if torch.equal(ids, torch.arange(len(ids))): return index
+    named = faiss.IndexIDMap2(index)  # over one that holds items already: their numbers are given here
+    faiss.copy_array_to_vector(ids.numpy(), named.id_map)
+    named.ntotal = index.ntotal
+    named.construct_rev_map()
+    named.referenced_objects = [index]
+    return named
+
+def of_faiss_index(index) -> tuple[Tensor, Tensor, Tensor | None]:  # codebooks (M, K, d), codes (N, M), ids (N,)
+    "What an index of FAISS's holds; a TypeError or ValueError if it is none of product-quantized codes"
+    import faiss
+    ids = None
+    if isinstance(index, faiss.Index):
+        index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexIDMap, faiss.IndexIDMap2)):
+        ids = torch.from_numpy(faiss.vector_to_array(index.id_map))
+        index = faiss.downcast_index(index.index)
+    if not isinstance(index, (faiss.IndexPQ, faiss.IndexPQFastScan)): raise TypeError(
+        f"index={shown(index)} must be a faiss.IndexPQ or IndexPQFastScan, or one of them in an IndexIDMap")
+    pq, n = index.pq, index.ntotal
+    if not index.is_trained or index.metric_type != faiss.METRIC_L2 or pq.nbits > 8: raise ValueError(
+        f"the index of FAISS's must be trained, measure METRIC_L2 and have codes of at most 8 bits; it has {pq.nbits} bits, "
+        f"metric {index.metric_type}, trained: {index.is_trained}")
+    M, K = pq.M, pq.ksub
+    books = torch.from_numpy(faiss.vector_to_array(pq.centroids).reshape(M, K, pq.dsub).copy())
+    if isinstance(index, faiss.IndexPQFastScan):
+        if index.bbs != 32: raise ValueError(f"bbs={index.bbs} must be 32: other blocks of FastScan are not read")
+        held = faiss.rev_swig_ptr(index.codes.get(), index.codes.size()).reshape(-1, index.M2, 16)
+        return books, PackedCodes(held, n, M, K)[:], ids
+    rows = faiss.vector_to_array(index.codes).reshape(n, -1)
+    return books, unpack(torch.from_numpy(rows.copy()), M, K), ids

@@ -45,6 +45,20 @@ def _lock(
         raise
 
 
+def lock_alone(
+    fd: int,  # of an open file; closing it opens the lock
+) -> bool:
+    "Whether nobody else holds the file; where a file system has no locks, nobody does"
+    if fcntl is None: return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def remove_abandoned(
     folder: str | Path,
 ) -> None:

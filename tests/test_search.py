@@ -23,7 +23,7 @@ from sscq.codebook import decode, hard_assign, n_bits, pack
 from sscq.data import digits
 from sscq.images import load_image
 from sscq.index import Index, model_fingerprint
-from sscq.fastscan import PackedCodes, rerank, rounding, search_codes
+from sscq.fastscan import PackedCodes, held_shape, rerank, rounding, search_codes, to_held
 from sscq.search import adc, distance_table, nearest, nearest_by_table, ranked, train_opq, train_pq
 from sscq.kernels import from_keys, smallest, to_keys
 from sscq.validation import one_line
@@ -200,6 +200,12 @@ def test_keys_hold_rows_below_two_to_the_31():
     with pytest.raises(TypeError, match="distances of torch.float64 must be torch.float32"): to_keys(d.double(), torch.arange(3))
 
 
+def packed_codes(codes, K=16): return PackedCodes(to_held(codes.numpy(), K), len(codes), codes.shape[1], K)
+
+
+def searched(*asked): return [torch.from_numpy(x) for x in search_codes(*asked)]
+
+
 def brute_force(f, codebooks, codes, squared):
     "Distances in float64, item by item"
     f, books, out = f.double().numpy(), codebooks.double().numpy(), np.zeros((len(f), len(codes)))
@@ -235,9 +241,9 @@ def test_the_index_agrees_with_brute_force(M, K, d, N, k, squared, whole, shuffl
 @pytest.mark.parametrize("squared", [True, False])
 def test_fast_search_equals_looking_at_all(M, K, squared):
     f, codebooks, codes = random_search(M, K, N=3000, Q=20)
-    packed = PackedCodes(pack(codes, K).numpy(), M, K)
+    packed = packed_codes(codes, K)
     assert torch.equal(packed[:], codes) and torch.equal(packed[np.array([[5, 2]])], codes[[5, 2]][None])
-    for got, expected in zip(search_codes(packed, distance_table(f, codebooks, squared), 10), by_sorting(f, codebooks, codes, 10, squared)):
+    for got, expected in zip(searched(packed, distance_table(f, codebooks, squared), 10), by_sorting(f, codebooks, codes, 10, squared)):
         assert torch.equal(got, expected)
 
 
@@ -254,7 +260,7 @@ def test_codes_and_distances_are_those_of_faiss(M, K):
 @pytest.mark.parametrize("distinct", [1, 3, 200])
 def test_ties_are_ordered_by_row_whatever_the_back_end(distinct):
     f, codebooks, codes = tied(3000, distinct=distinct)
-    got = search_codes(PackedCodes(pack(codes).numpy(), 4, 16), distance_table(f, codebooks), 10)
+    got = searched(packed_codes(codes), distance_table(f, codebooks), 10)
     assert torch.equal(got[1], by_sorting(f, codebooks, codes, 10)[1])
 
 
@@ -264,19 +270,18 @@ def test_tables_that_round_badly(spoil):
     f, codebooks, codes = random_search(N=2000)
     spoil(codebooks)
     for squared in (True, False):
-        got = search_codes(PackedCodes(pack(codes).numpy(), 4, 16), distance_table(f, codebooks, squared), 10)
+        got = searched(packed_codes(codes), distance_table(f, codebooks, squared), 10)
         for a, b in zip(got, by_sorting(f, codebooks, codes, 10, squared)): assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("M", [1, 2, 5, 16, 33])
 def test_fastscan_is_no_rougher_than_its_bound(M):
     f, codebooks, codes = random_search(M, N=1000, Q=30)
-    packed, table = PackedCodes(pack(codes).numpy(), M, 16), distance_table(f, codebooks)
-    from sscq.fastscan import as_faiss_query
-    rough, rows = packed.scan().search(as_faiss_query(table), 500)
-    exact = rerank(table, packed[rows])
-    assert torch.equal(exact, adc(table, codes).gather(1, torch.from_numpy(rows)))
-    assert ((exact + torch.from_numpy(rough)).abs() <= rounding(table)[:, None]).all()
+    packed, table = packed_codes(codes), distance_table(f, codebooks)
+    rough, rows = packed.rough(table, 500)
+    exact = rerank(table, packed.at(rows))
+    assert np.array_equal(exact, adc(table, codes).gather(1, torch.from_numpy(rows)).numpy())
+    assert (abs(exact - rough) <= rounding(table)[:, None]).all()
 
 
 # codebooks by k-means
@@ -400,7 +405,7 @@ def test_adding_in_batches_equals_adding_at_once(M, K):
     f, codebooks, codes = random_search(M, K, N=1111)
     once, often = Index(codebooks).add(codes), Index(codebooks)
     for some in codes.split(17): often.add(some)
-    assert len(often._rows) < 11  # arrays were joined as they grew
+    assert len(often._state.segments) == 1
     assert len(often) == len(once) == 1111 and torch.equal(often.codes, codes) and torch.equal(often.ids, torch.arange(1111))
     a, b = once.search(f), often.search(f)
     assert torch.equal(a.ids, b.ids) and torch.equal(a.distances, b.distances)
@@ -537,13 +542,15 @@ def test_memory_is_the_codes_once(M, K, width):
 
 @pytest.mark.parametrize("M, K", [(1, 16), (4, 16), (5, 16), (16, 16), (33, 16), (4, 4), (3, 32), (3, 256)])
 @pytest.mark.parametrize("N", [1, 31, 32, 33, 1000])
-def test_codes_come_back_from_faiss(M, K, N):
+def test_codes_come_back_from_what_is_scanned(M, K, N):
     _, _, codes = random_search(M, K, N=N)
-    packed, some = PackedCodes(pack(codes, K).numpy(), M, K), torch.randint(N, (3, 2), generator=torch.Generator().manual_seed(0))
-    assert packed.scan() is packed.scan() and len(packed) == N
+    packed, some = packed_codes(codes, K), torch.randint(N, (3, 2), generator=torch.Generator().manual_seed(0))
+    assert len(packed) == N and packed.held.shape == held_shape(N, M, K)
     assert torch.equal(packed[:], codes) and torch.equal(packed[some.numpy()], codes[some]) and torch.equal(packed[5:20], codes[5:20])
-    assert torch.equal(packed[np.array([-1])][:, :M].long() < max(K, 16), torch.ones(1, M, dtype=torch.bool))  # FAISS's "none"
-    assert np.array_equal(packed.rows, pack(codes, K).numpy())
+    assert torch.equal(packed[2:20:3], codes[2:20:3])
+    if K == 16:  # FAISS's own order
+        fast = faiss.IndexPQFastScan(faiss_by_hand(torch.zeros(M, 16, 1), codes))
+        assert np.array_equal(faiss.rev_swig_ptr(fast.codes.get(), fast.codes.size()), packed.held.reshape(-1))
 
 
 def test_adding_after_a_search_equals_adding_before():
@@ -899,7 +906,7 @@ def test_an_index_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_names_that_are_too_long_are_told_before_the_work(tmp_path, monkeypatch):
     _, index = make_index(5)
-    monkeypatch.setattr(Index, "packed", lambda self: pytest.fail("the work was done first"))
+    monkeypatch.setattr("sscq.index.save_state", lambda *args: pytest.fail("the work was done first"))
     for path in (tmp_path / f"{'n' * 251}.sscq", tmp_path / "i.bin", "/proc/nowhere/i.sscq"):
         with pytest.raises((ValueError, OSError)): index.save(path)
 
@@ -971,14 +978,17 @@ def test_one_thread_adds_and_removes_while_others_search():
     assert len(index) == 1500 - 14
 
 
-def test_nothing_is_added_while_items_are_removed(monkeypatch):
-    _, index = make_index(300)
-    codes, looks, is_in = index.codes, [], np.isin
+def test_nothing_is_added_while_items_are_removed_and_searches_do_not_wait(monkeypatch):
+    import sscq.index
+    f, index = make_index(300)
+    codes, looks, take_out = index.codes, [], sscq.index.removed
     with ThreadPoolExecutor(1) as pool:
-        def slow(*args, **kwargs):
-            if not looks: looks.append(pool.submit(index.add, codes)); wait(looks, timeout=.3)  # cannot be done before this is
-            return is_in(*args, **kwargs)
-        monkeypatch.setattr(np, "isin", slow)
+        def slow(*args):
+            index.search(f)
+            looks.append(pool.submit(index.add, codes)); wait(looks, timeout=.3)  # cannot be done before this is
+            assert pool.submit(lambda: 0).done() is False and len(index) == 300
+            return take_out(*args)
+        monkeypatch.setattr(sscq.index, "removed", slow)
         index.remove([5])
         looks[0].result()
     assert len(index) == 300 - 1 + 300
