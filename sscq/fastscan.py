@@ -273,7 +273,9 @@ def as_faiss_index(
     pq.add_sa_codes(pack(codes, K).numpy())
     index = faiss.IndexPQFastScan(pq) if K == 16 else pq
     if torch.equal(ids, torch.arange(len(ids))): return index
-    named = faiss.IndexIDMap2(index)  # over one that holds items already: their numbers are given here
+    index.ntotal = 0  # only an empty one may be given numbers
+    named = faiss.IndexIDMap2(index)
+    index.ntotal = len(ids)
     faiss.copy_array_to_vector(ids.numpy(), named.id_map)
     named.ntotal = index.ntotal
     named.construct_rev_map()

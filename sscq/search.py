@@ -198,6 +198,7 @@ def nearest_by_table(
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     "Distances and row numbers of the k nearest codes, by looking at all of them"
     table, best, k = check_table(table.float()), None, check_count("k", k)
+    block = max(block, k)  # the best so far are sorted once a block: with many of them, seldom
     for first in range(0, len(codes), block):
         some = codes[first:first + block].to(table.device)
         distances, rows = _adc(table, some), torch.arange(first, first + len(some), device=table.device)

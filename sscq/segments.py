@@ -220,12 +220,15 @@ LARGEST = 2 ** 22  # items of a segment: 32 MB of 64-bit codes, what a search re
 
 class _Buffer:
     "An array that grows at its end; what was handed out of it before stays as it was"
-    def __init__(self, shape: tuple[int, ...], dtype):
-        self.array, self.used = np.zeros((0, *shape), dtype), 0
+    def __init__(self, shape: tuple[int, ...], dtype, most: int = 0):
+        self.array, self.used, self.most = np.zeros((0, *shape), dtype), 0, most
 
     def room(self, n: int) -> np.ndarray:  # the whole array, for at least n rows
         if n > len(self.array):
             size = n if not len(self.array) else max(n, len(self.array) * 3 // 2)
+            # near its largest size it gets that at once: pages that are not yet written cost no memory, and a copy does
+            if self.most // 8 < n <= self.most:
+                size = self.most
             grown = np.zeros((size, *self.array.shape[1:]), self.array.dtype)
             grown[:self.used] = self.array[:self.used]
             self.array = grown
@@ -242,14 +245,14 @@ class Growing:
     def __init__(self, n_books: int, n_words: int, columns: dict[str, Column], explicit: bool):
         self.n, self.n_books, self.n_words, self.explicit = 0, n_books, n_words, explicit
         self.looked_at = 0  # its size when equal codes were last looked for
-        self.held = _Buffer(held_shape(0, n_books, n_words)[1:], np.uint8)
-        self.ids = _Buffer((), np.int64)
+        self.held = _Buffer(held_shape(0, n_books, n_words)[1:], np.uint8, held_shape(LARGEST, n_books, n_words)[0])
+        self.ids = _Buffer((), np.int64, LARGEST)
         self.columns = {name: self._buffers(column) for name, column in columns.items()}
 
     @staticmethod
     def _buffers(column: Column) -> tuple[_Buffer, ...]:
-        if isinstance(column, Texts): return _Buffer((), np.int64), _Buffer((), np.uint8)
-        return _Buffer(column.shape[1:], column.dtype),
+        if isinstance(column, Texts): return _Buffer((), np.int64, LARGEST), _Buffer((), np.uint8)
+        return _Buffer(column.shape[1:], column.dtype, LARGEST),
 
     def _append_codes(self, codes: np.ndarray) -> PackedCodes:
         n = self.n + len(codes)

@@ -1,0 +1,357 @@
+"The index against a model of it: a dict, changed by one thread and searched by looking at everything."
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from sscq import segments
+from sscq.index import Index
+from sscq.search import adc, distance_table, nearest
+from sscq.segments import Growing, Texts
+
+
+def random_search(M=4, K=16, d=3, N=50, Q=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(Q, M * d, generator=g), torch.randn(M, K, d, generator=g), torch.randint(K, (N, M), generator=g, dtype=torch.uint8)
+
+
+def looked_up(f, codebooks, held: dict, k: int, squared=True):  # ids and distances, by (distance, id)
+    ids = sorted(held)
+    if not ids: return [], []
+    codes = torch.stack([held[i] for i in ids])
+    d = adc(distance_table(f[None], codebooks, squared), codes)[0].tolist()
+    best = sorted(zip(d, ids))[:k]
+    return [i for _, i in best], [x for x, _ in best]
+
+
+class Model:
+    "What an index holds, as a dict of codes by id"
+    def __init__(self): self.held, self.next, self.given = {}, 0, False
+
+    def add(self, codes, ids=None):
+        if ids is None: ids = list(range(self.next, self.next + len(codes)))
+        else: self.given = self.given or len(codes) > 0
+        self.held.update(zip(ids, codes))
+        self.next = max(self.next, max(ids, default=-1) + 1)
+
+
+def agree(index, model, f, k=7):
+    assert len(index) == len(model.held) and index.ids.tolist() == sorted(model.held)
+    if not model.held: return
+    assert torch.equal(index.codes, torch.stack([model.held[i] for i in sorted(model.held)]))
+    if index.paths is not None: assert index.paths == [f"{i}.png" for i in sorted(model.held)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for distance in ("squared", "unsquared"):
+            hits = index.search(f, k, distance)
+            for q in range(len(f)):
+                ids, d = looked_up(f[q], index.codebooks, model.held, k, distance == "squared")
+                assert hits.ids[q].tolist() == ids and hits.distances[q].tolist() == d
+
+
+@pytest.fixture
+def small(monkeypatch):
+    "Segments of 64 items, and ties looked for from 32 on: what happens to millions happens to hundreds"
+    monkeypatch.setattr(segments, "LARGEST", 64)
+    monkeypatch.setattr(segments, "_FEW", 32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), M=st.sampled_from([1, 3, 4]), K=st.sampled_from([2, 16, 256]), distinct=st.sampled_from([2, 10 ** 6]),
+       few=st.booleans())
+def test_an_index_agrees_with_its_model(tmp_path_factory, data, M, K, distinct, few):
+    f, codebooks, codes = random_search(M, K, N=2000, Q=3)
+    codes = codes[torch.randint(min(distinct, 2000), (2000,), generator=torch.Generator().manual_seed(1))]
+    index, model, file, start = Index(codebooks), Model(), tmp_path_factory.mktemp("i") / "i.sscq", 0
+    with pytest.MonkeyPatch.context() as patched:
+        if few:
+            patched.setattr(segments, "LARGEST", 64)
+            patched.setattr(segments, "_FEW", 32)
+        for _ in range(data.draw(st.integers(1, 12))):
+            what = data.draw(st.sampled_from(["add", "add", "ids", "remove", "save", "compact", "merge", "search"]))
+            n = data.draw(st.sampled_from([1, 5, 31, 32, 33, 130]))
+            some, start = codes[start:start + n], (start + n) % 1800
+            n = len(some)
+            if what == "add":
+                new = range(model.next, model.next + n)
+                index.add(some, paths=[f"{i}.png" for i in new])
+                model.add(some)
+            elif what == "ids":
+                free = [i for i in range(0, 3 * (model.next + n)) if i not in model.held]
+                ids = data.draw(st.permutations(free[:3 * n]))[:n]
+                index.add(some, ids=ids, paths=[f"{i}.png" for i in ids])
+                model.add(some, ids)
+            elif what == "remove" and model.held:
+                gone = sorted(model.held)[data.draw(st.integers(0, 3))::data.draw(st.sampled_from([1, 2, 3, 50]))]
+                index.remove(gone)
+                for i in gone: del model.held[i]
+            elif what == "save":
+                index = Index.load(index.save(file), mmap=data.draw(st.booleans()))
+            elif what == "compact":
+                index.compact()
+                assert all(s.hidden is None for s in index._state.segments)
+            elif what == "merge":
+                names = [f"{i}.png" for i in range(model.next, model.next + n)]
+                index.merge(Index(codebooks).add(torch.cat([some[:1], some]), paths=["x", *names]).remove([0]))
+                model.add(some)
+            agree(index, model, f)
+
+
+def test_a_batch_of_any_size_goes_into_segments(small):
+    f, codebooks, codes = random_search(N=500)
+    index, model = Index(codebooks), Model()
+    for part in (codes[:300], codes[300:301], codes[301:]):
+        index.add(part)
+        model.add(part)
+    agree(index, model, f, 40)
+    assert max(s.n for s in index._state.segments) == 64 and len(index._state.segments) < 14
+
+
+def test_adding_one_by_one_makes_few_segments(small):
+    f, codebooks, codes = random_search(N=200)
+    index = Index(codebooks)
+    for code in codes: index.add(code[None])
+    assert len(index._state.segments) <= 4 and torch.equal(index.codes, codes)
+    index = Index(codebooks)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0)).tolist()
+    for i in order: index.add(codes[i:i + 1], ids=[i])
+    assert len(index._state.segments) <= 12 and torch.equal(index.codes, codes)
+
+
+# ties
+
+@pytest.mark.parametrize("M, K", [(4, 16), (12, 16), (3, 256)])
+@pytest.mark.parametrize("hide", [False, True])
+def test_equal_codes_are_searched_once_and_ordered_by_id(M, K, hide):
+    f, codebooks, few = random_search(M, K, N=40, Q=6)
+    codes = few[torch.randint(40, (30_000,), generator=torch.Generator().manual_seed(2))]
+    index = Index(codebooks).add(codes)
+    assert [len(s.codes) for s in index._state.segments] == [40]
+    assert torch.equal(index.codes, codes)
+    keep = torch.ones(30_000, dtype=torch.bool)
+    if hide:
+        gone = index.search(f, 500).ids.flatten().unique()
+        index.remove(gone)
+        keep[gone] = False
+    ids = torch.arange(30_000)[keep]
+    for k in (1, 10, 2000):
+        hits, (d, rows) = index.search(f, k), nearest(f, codebooks, codes[keep], k)
+        assert torch.equal(hits.distances, d) and torch.equal(hits.ids, ids[rows])
+    index.add(codes[:5])
+    assert torch.equal(index.codes, torch.cat([codes[keep], codes[:5]]))
+
+
+def test_codes_that_are_mostly_different_are_not_grouped():
+    _, codebooks, codes = random_search(M=8, N=80_000)
+    index = Index(codebooks).add(codes)
+    assert index._state.segments[0].groups is None
+    half = codes[:40_000].repeat(2, 1)
+    assert Index(codebooks).add(half)._state.segments[0].groups is None
+
+
+# which items, how near
+
+@pytest.mark.parametrize("n", [1, 5, 300, 4000])
+@pytest.mark.parametrize("distinct", [20, 10 ** 6])
+def test_filters(n, distinct):
+    f, codebooks, codes = random_search(M=8, N=20_000, Q=4)
+    codes = codes[torch.randint(min(distinct, 20_000), (20_000,), generator=torch.Generator().manual_seed(2))]
+    index = Index(codebooks).add(codes)
+    some = torch.randperm(20_000, generator=torch.Generator().manual_seed(1))[:n]
+    inside = torch.zeros(20_000, dtype=torch.bool).index_fill(0, some, True)
+    for kept, arguments in ((inside, dict(among=some)), (~inside, dict(without=some.tolist())),
+                            (inside & (torch.arange(20_000) % 2 > 0), dict(among=some, without=torch.arange(0, 20_000, 2)))):
+        rows = torch.arange(20_000)[kept]
+        if not len(rows): continue
+        k = min(10, len(rows))
+        d, place = nearest(f, codebooks, codes[rows], k)
+        hits = index.search(f, k, **arguments)
+        assert torch.equal(hits.ids, rows[place]) and torch.equal(hits.distances, d)
+    assert torch.equal(index.search(f).ids, nearest(f, codebooks, codes, 10)[1])  # nothing of it stays
+
+
+def test_a_filter_that_leaves_little_or_nothing():
+    f, codebooks, codes = random_search(N=50)
+    index = Index(codebooks).add(codes)
+    with pytest.raises(ValueError, match="leave none of the index's items"): index.search(f, among=[77])
+    with pytest.raises(ValueError, match="leave none of the index's items"): index.search(f, without=range(50))
+    with pytest.raises(TypeError, match="ids of float64 must be whole"): index.search(f, among=[1.5])
+    with pytest.warns(UserWarning, match="k=10, but among= and without= leave 2"): hits = index.search(f, among=[3, 4, 99])
+    assert sorted(hits.ids[0].tolist()) == [3, 4]
+
+
+@pytest.mark.parametrize("distance", ["squared", "unsquared"])
+def test_within_a_radius(distance):
+    f, codebooks, codes = random_search(M=4, N=3000, Q=4)
+    index = Index(codebooks).add(codes, paths=map(str, range(3000)))
+    exact = adc(distance_table(f, codebooks, distance == "squared"), codes)
+    radius = exact.sort(1).values[0, 40].item()  # the 41st is as far as that, and counts
+    hits = index.search(f, 3000, distance, radius=radius)
+    assert hits.ids.shape[1] == (exact <= radius).sum(1).max()
+    for q in range(4):
+        found = hits.ids[q][hits.ids[q] >= 0]
+        assert set(found.tolist()) == set(torch.arange(3000)[exact[q] <= radius].tolist())
+        assert hits.distances[q][len(found):].isinf().all() and hits.paths[q][len(found):] == [""] * (hits.ids.shape[1] - len(found))
+    assert torch.equal(index.search(f, 5, distance, radius=1e9).ids, index.search(f, 5, distance).ids)
+    none = index.search(f, 5, distance, radius=0)
+    assert (none.ids == -1).all() and none.ids.shape == (4, 1) and "none" in repr(none)
+    for wrong in (float("nan"), -1.):
+        with pytest.raises(ValueError, match="radius="): index.search(f, radius=wrong)
+
+
+def test_all_of_them():
+    f, codebooks, codes = random_search(M=4, N=5000, Q=3)
+    hits = Index(codebooks).add(codes).search(f, 5000)
+    d, rows = nearest(f, codebooks, codes, 5000)
+    assert torch.equal(hits.ids, rows) and torch.equal(hits.distances, d)
+
+
+# columns
+
+def test_texts():
+    names = ["a", "", "Ünï 猫", "new\nline", b"\xff.jpg".decode("utf-8", "surrogateescape")]
+    texts = Texts.of(names)
+    assert list(texts) == names and [texts[i] for i in range(5)] == names and texts[-1] == names[-1] and texts[-2] == names[-2]
+    assert list(texts[1:3]) == names[1:3] and list(texts[np.array([3, 0, 0])]) == [names[3], "a", "a"] and list(texts[2:2]) == []
+    assert list(segments.concatenated([texts[3:], texts[:1]])) == [*names[3:], "a"]
+
+
+def test_columns_come_back(tmp_path):
+    _, codebooks, codes = random_search(N=40)
+    def given(a, b):
+        return dict(label=[f"kind {i % 3}" for i in range(a, b)], year=np.arange(a, b) + 1900, where=np.random.default_rng(a).random((b - a, 2)))
+    index = Index(codebooks).add(codes[:20], columns=given(0, 20)).add(codes[20:], columns=given(20, 40)).remove([3, 30])
+    index = Index.load(index.save(tmp_path / "i.sscq"))
+    ids = index.ids.tolist()
+    assert index.column("label") == [f"kind {i % 3}" for i in ids] and index.column("year").tolist() == [i + 1900 for i in ids]
+    assert index.column("where").shape == (38, 2)
+    index.column("year")[:] = 0
+    assert index.column("year").tolist() == [i + 1900 for i in ids]  # what was handed out is a copy
+    for error, message, columns in (
+            (ValueError, "39 values for 40", dict(year=range(39))), (TypeError, "is one text", dict(year="1999")),
+            (TypeError, "must be a list", dict(year=5)), (ValueError, "must have a name", {"a b": range(40)}),
+            (ValueError, "must have a name", dict(paths=range(40))), (TypeError, "holds complex128", dict(year=[1j] * 40))):
+        with pytest.raises(error, match=message): Index(codebooks).add(codes, columns=columns)
+    for message, columns in (("all have one, or none", None), ("all have one, or none", dict(label=["a"])),
+                             ("column 'year' holds int64, and the new items have float64", dict(given(0, 1), year=[1.5]))):
+        with pytest.raises(ValueError, match=message): index.add(codes[:1], columns=columns)
+    assert len(index) == 38
+    with pytest.raises(ValueError, match="no column 'size'; it has label, year, where"): index.column("size")
+
+
+def test_paths_are_found_from_anywhere(tmp_path, monkeypatch):
+    _, codebooks, codes = random_search(N=3)
+    home = tmp_path / "home"
+    (home / "photos").mkdir(parents=True)
+    for name in "abc": (home / "photos" / f"{name}.png").write_bytes(b"x")
+    monkeypatch.chdir(home)
+    index = Index(codebooks).add(codes, paths=[f"photos/{name}.png" for name in "abc"])
+    index.save("i.sscq")
+    assert Index.load("i.sscq").paths == index.paths == ["photos/a.png", "photos/b.png", "photos/c.png"]
+    monkeypatch.chdir(tmp_path)
+    found = Index.load("home/i.sscq")
+    assert all(Path(p).is_file() for p in found.paths) and Path(found.search(torch.zeros(1, 12), 1).paths[0][0]).is_file()
+    assert Path(found.explain(torch.zeros(12), 1).path).is_file()
+    home.rename(tmp_path / "moved")  # together
+    again = Index.load("moved/i.sscq")
+    assert all(Path(p).is_file() for p in again.paths)
+    (tmp_path / "moved" / "photos" / "d.png").write_bytes(b"x")
+    again.add(codes[:1], paths=["moved/photos/d.png"]).save("moved/i.sscq")  # seen from here
+    monkeypatch.chdir("/")
+    assert all(Path(p).is_file() for p in Index.load(tmp_path / "moved" / "i.sscq").paths)
+    (tmp_path / "moved" / "i.sscq").rename(tmp_path / "j.sscq")  # the file alone: the pictures are where they were
+    assert len(Index.load(tmp_path / "j.sscq").paths) == 4
+
+
+@pytest.mark.parametrize("keep", ["half", "int8"])
+def test_embeddings_that_are_kept_choose_among_what_codes_find(tmp_path, keep):
+    f, codebooks, _ = random_search(M=4, K=4, N=0, Q=400)
+    index = Index(codebooks, keep=keep).add(f[:200]).add(f[200:])
+    index = Index.load(index.save(tmp_path / "i.sscq"))
+    exact = torch.nn.functional.normalize(f, dim=1) @ torch.nn.functional.normalize(f, dim=1).T
+    hits = index.search(f, 5, refine=400)
+    assert torch.equal(hits.ids[:, 0], torch.arange(400))  # itself first
+    want = exact.topk(5).indices
+    assert (hits.ids[:, :, None] == want[:, None]).any(2).float().mean() > (.999 if keep == "half" else .95)
+    torch.testing.assert_close(hits.distances, 2 - 2 * exact.gather(1, hits.ids), atol=.03, rtol=0)
+    narrow = index.search(f, 5, refine=8)
+    assert all(set(a) <= set(b) for a, b in zip(narrow.ids.tolist(), index.search(f, 8).ids.tolist()))
+    with pytest.raises(ValueError, match="codes alone cannot be added"): index.add(index.codes[:1])
+    with pytest.raises(ValueError, match="this index keeps none: make it with keep="): Index(codebooks).add(f).search(f, refine=20)
+    with pytest.raises(ValueError, match="keep='float'"): Index(codebooks, keep="float")
+
+
+# what is handed out
+
+@pytest.mark.parametrize("K", [16, 256])
+def test_what_is_handed_out_does_not_reach_inside(K):
+    f, codebooks, codes = random_search(K=K, N=100)
+    for index in (Index(codebooks).add(codes), Index(codebooks).add(codes, ids=range(5, 105)), Index(codebooks).add(codes).remove([0])):
+        before, ids = index.search(f), index.ids.tolist()
+        index.codes.zero_(); index.ids.add_(7); index.codebooks.zero_()
+        index.snapshot().codes.zero_(); index.snapshot().ids.zero_()
+        if K == 256: index._state.segments[0].codes[:].zero_()
+        assert index.ids.tolist() == ids and torch.equal(index.search(f).ids, before.ids) and torch.equal(index.search(f).distances, before.distances)
+
+
+def test_a_snapshot_stays_what_it_was():
+    f, codebooks, codes = random_search(N=200)
+    index = Index(codebooks).add(codes[:100])
+    then = index.snapshot()
+    index.add(codes[100:]).remove(range(50))
+    assert len(then) == 100 and torch.equal(then.codes, codes[:100]) and torch.equal(then.ids, torch.arange(100))
+
+
+def test_merging_counts_on_where_nobody_gave_ids():
+    _, codebooks, codes = random_search(N=10)
+    a, b = Index(codebooks).add(codes[:5]), Index(codebooks).add(codes[5:]).remove([0])
+    assert a.merge(b).ids.tolist() == list(range(9)) and torch.equal(a.codes, torch.cat([codes[:5], codes[6:]]))
+    c = Index(codebooks).add(codes[:2], ids=[3, 50])
+    with pytest.raises(ValueError, match="id 3 is in the index already"): a.merge(c)
+    assert len(a) == 9 and a.merge(Index(codebooks).add(codes[:2], ids=[50, 40])).ids[-2:].tolist() == [40, 50]
+    with_paths = Index(codebooks).add(codes, paths=map(str, range(10)))
+    with pytest.raises(ValueError, match="all have one, or none"): a.merge(with_paths)
+    assert len(a) == 11
+
+
+def test_an_index_can_be_copied():
+    f, codebooks, codes = random_search(N=100)
+    index = Index(codebooks).add(codes)
+    index.search(f)
+    twin = copy.deepcopy(index)
+    twin.add(codes[:1]).remove([3])
+    assert len(index) == 100 and len(twin) == 100 and torch.equal(index.search(f).ids, nearest(f, codebooks, codes, 10)[1])
+
+
+# FAISS
+
+@pytest.mark.parametrize("M, K", [(4, 16), (3, 16), (3, 256), (5, 4)])
+@pytest.mark.parametrize("given", [False, True])
+def test_to_faiss_and_back(M, K, given):
+    f, codebooks, codes = random_search(M, K, N=300)
+    ids = list(range(1000, 1300)) if given else None
+    index = Index(codebooks).add(codes, ids=ids)
+    theirs = index.to_faiss()
+    d, found = theirs.search(f.numpy(), 300)
+    order = {id: i for i, id in enumerate(index.ids.tolist())}
+    exact = adc(distance_table(f, codebooks), codes)
+    for q in range(len(f)):
+        mine = exact[q][[order[i] for i in found[q].tolist()]]
+        np.testing.assert_allclose(mine.numpy(), d[q], rtol=.1, atol=.5 if K == 16 else 1e-3)
+    again = Index.from_faiss(theirs, name="back")
+    assert torch.equal(again.codes, codes) and torch.equal(again.ids, index.ids) and torch.equal(again.codebooks, index.codebooks)
+    for wrong in (faiss.IndexFlatL2(4), None, "x", faiss.IndexPQ(4, 2, 4), faiss.IndexPQ(4, 2, 4, faiss.METRIC_INNER_PRODUCT)):
+        with pytest.raises((TypeError, ValueError)): Index.from_faiss(wrong)
