@@ -285,7 +285,7 @@ def test_embeddings_that_are_kept_choose_among_what_codes_find(tmp_path, keep):
     hits = index.search(f, 5, refine=400)
     assert torch.equal(hits.ids[:, 0], torch.arange(400))  # itself first
     want = exact.topk(5).indices
-    assert (hits.ids[:, :, None] == want[:, None]).any(2).float().mean() > (.999 if keep == "half" else .95)
+    assert (hits.ids[:, :, None] == want[:, None]).any(2).float().mean() > (.99 if keep == "half" else .95)
     torch.testing.assert_close(hits.distances, 2 - 2 * exact.gather(1, hits.ids), atol=.03, rtol=0)
     narrow = index.search(f, 5, refine=8)
     assert all(set(a) <= set(b) for a, b in zip(narrow.ids.tolist(), index.search(f, 8).ids.tolist()))
