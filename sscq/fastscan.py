@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .codebook import n_bits, pack, unpack
@@ -141,16 +141,16 @@ class _Borrowed:
     ):
         import faiss
         held = np.ascontiguousarray(held)
-        self.fast: Any = faiss.IndexPQFastScan(one_hot_pq(n_books))
-        self.held, self.fast.orig_codes = held, None
-        self.fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
+        fast: Any = faiss.IndexPQFastScan(one_hot_pq(n_books))
+        fast.orig_codes = None
+        fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
         # FAISS's table of codes is a pointer and a length. They are set to our array, and back before FAISS frees it
-        fields = (ctypes.c_size_t * 2).from_address(int(self.fast.codes.tab))
+        fields = (ctypes.c_size_t * 2).from_address(int(fast.codes.tab))
         if fields[0] or fields[1]: raise RuntimeError(f"FAISS {faiss.__version__} keeps codes in a way that this "
                                                       "version of sscq does not know: install faiss-cpu 1.15")
-        fields[0], fields[1], self._fields = held.ctypes.data, held.size, fields
-        self.fast.codes.numel = held.size
-        self.fast.ntotal, self.fast.ntotal2 = n, 32 * len(held)
+        fields[0], fields[1] = held.ctypes.data, held.size
+        fast.codes.numel, fast.ntotal, fast.ntotal2 = held.size, n, 32 * len(held)
+        self.fast, self.held, self._fields = fast, held, fields
 
     def __del__(self):
         if (fields := getattr(self, "_fields", None)) is not None:
@@ -253,12 +253,12 @@ def search_codes(
         distances[todo], rows[todo] = search_rows(codes, table[todo], k, seen)
     return distances, rows
 
-# %% ../nbs/30_fastscan.ipynb #c243ddb9
+# %% ../nbs/30_fastscan.ipynb #6d8db02a
 def faiss_on_one_thread():  # of FAISS's, for the calling thread only
     import faiss
     faiss.omp_set_num_threads(1)
 
-# %% ../nbs/30_fastscan.ipynb #fad30e1a
+# %% ../nbs/30_fastscan.ipynb #9d82ca16
 def as_faiss_index(
     codebooks: Tensor,  # (M, K, d)
     codes: Tensor,  # (N, M) uint8
@@ -267,14 +267,14 @@ def as_faiss_index(
     "An index of FAISS's own with these codes"
     import faiss
     M, K, d = codebooks.shape
-    pq = faiss.IndexPQ(M * d, M, n_bits(K))
+    pq: Any = faiss.IndexPQ(M * d, M, n_bits(K))
     faiss.copy_array_to_vector(codebooks.numpy().ravel(), pq.pq.centroids)
     pq.is_trained = True
     pq.add_sa_codes(pack(codes, K).numpy())
-    index = faiss.IndexPQFastScan(pq) if K == 16 else pq
+    index: Any = faiss.IndexPQFastScan(pq) if K == 16 else pq
     if torch.equal(ids, torch.arange(len(ids))): return index
     index.ntotal = 0  # only an empty one may be given numbers
-    named = faiss.IndexIDMap2(index)
+    named: Any = faiss.IndexIDMap2(index)
     index.ntotal = len(ids)
     faiss.copy_array_to_vector(ids.numpy(), named.id_map)
     named.ntotal = index.ntotal
@@ -295,8 +295,8 @@ def of_faiss_index(index) -> tuple[Tensor, Tensor, Tensor | None]:  # codebooks 
         f"index={shown(index)} must be a faiss.IndexPQ or IndexPQFastScan, or one of them in an IndexIDMap")
     pq, n = index.pq, index.ntotal
     if not index.is_trained or index.metric_type != faiss.METRIC_L2 or pq.nbits > 8: raise ValueError(
-        f"the index of FAISS's must be trained, measure METRIC_L2 and have codes of at most 8 bits; it has {pq.nbits} bits, "
-        f"metric {index.metric_type}, trained: {index.is_trained}")
+        f"the index of FAISS's must be trained, measure METRIC_L2 and have codes of at most 8 bits; it has {pq.nbits} "
+        f"bits, metric {index.metric_type}, trained: {index.is_trained}")
     M, K = pq.M, pq.ksub
     books = torch.from_numpy(faiss.vector_to_array(pq.centroids).reshape(M, K, pq.dsub).copy())
     if isinstance(index, faiss.IndexPQFastScan):

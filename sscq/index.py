@@ -10,7 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .answers import as_ids, as_tensor, Asked, asked_pictures, Explanation, SearchResult
+from sscq.answers import (
+    as_column, as_ids, as_paths, as_tensor, Asked, asked_pictures, check_alike, Column, Explanation, KEPT,
+    kept_embeddings, RESERVED, rooted, SearchResult,
+)
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
 from .files import check_writable
+from .container import Verification
 from .indexfile import check_codes, check_file, model_fingerprint, read_index, save_state, Saved, verification
 from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, table_of_parts
 from sscq.segments import (
-    appended, as_column, as_paths, check_alike, Column, compacted, found_root, Growing, joined_answers, kept_embeddings, KEPT,
-    IndexSnapshot, refined, removed, RESERVED, root_of, rooted, search_segments, State,
+    appended, compacted, found_root, Growing, IndexSnapshot, joined_answers, refined, removed, root_of,
+    search_segments, State,
 )
-from .validation import check_callable, check_choice, check_count, check_flag, check_number, check_path, check_text, one_line, shown
+from sscq.validation import (
+    check_callable, check_choice, check_count, check_flag, check_number, check_path, check_text, one_line, shown,
+)
 
 # %% ../nbs/35_database.ipynb #f9c1876a
 class Index:
@@ -53,13 +59,18 @@ class Index:
         if keep is not None:
             check_choice("keep", keep, ("half", "int8"))
         self.embed, self.distance, self.name, self.keep = embed, check_distance(distance), name, keep
-        self._state, self._growing, self._saved = State(), None, Saved()
-        self._root, self._checked = "", None
-        self._locks: dict[int, threading.RLock] = {}
+        self._state, self._saved = State(), Saved()
+        self._growing: Growing | None = None
+        self._root = ""
+        self._checked: Verification | None = None
+        self._locks: dict[tuple[str, int], threading.RLock] = {}
+
+    def _alone(self, what: str) -> threading.RLock:  # a forked child has its own: nobody would open the parent's for it
+        return self._locks.setdefault((what, os.getpid()), threading.RLock())
 
     @property
-    def _lock(self) -> "threading.RLock":  # of who changes it; a forked child has its own, as nobody would open the parent's
-        return self._locks.setdefault(os.getpid(), threading.RLock())
+    def _lock(self) -> threading.RLock:  # held by who changes the index
+        return self._alone("change")
 
     def __getstate__(self):
         return {**self.__dict__, "_locks": {}, "_growing": None, "_saved": Saved(), "_checked": None}
@@ -212,15 +223,17 @@ class Index:
                     self._check_ids(theirs.ids(), len(theirs))
                 order = theirs.order()
                 if isinstance(order, np.ndarray):  # ids that lie between one another
-                    self._append_all(theirs.codes(len(self._books))[order], theirs.ids()[order] if theirs.given else None,
-                                     {name: theirs.column(name)[order] for name in theirs.columns}, root)
-                else:
-                    for segment in theirs.segments:
-                        rows = segment.live_rows()
-                        for start in range(0, len(rows), 2 ** 18):
-                            some = rows[start:start + 2 ** 18]
-                            self._append_all(segment.codes_of(some), segment.ids_of(some) if theirs.given else None,
-                                             {name: column[some] for name, column in segment.columns.items()}, root)
+                    ids = theirs.ids()[order] if theirs.given else None
+                    columns = {name: theirs.column(name)[order] for name in theirs.columns}
+                    self._append_all(theirs.codes(len(self._books))[order], ids, columns, root)
+                    return self
+                for segment in theirs.segments:
+                    rows = segment.live_rows()
+                    for start in range(0, len(rows), 2 ** 18):
+                        some = rows[start:start + 2 ** 18]
+                        ids = segment.ids_of(some) if theirs.given else None
+                        columns = {name: column[some] for name, column in segment.columns.items()}
+                        self._append_all(segment.codes_of(some), ids, columns, root)
             except BaseException:
                 self._state, self._growing = before[0], None
                 raise
@@ -299,7 +312,8 @@ class Index:
         "`distance_table` of vectors that were looked at, so few at a time that torch stays on one thread"
         few = max(1, (2 ** 15 - 1) // self._books.numel())
         pieces = f.split(few) if len(f) > few else [f]
-        tables = [table_of_parts(some.unflatten(1, self._books.shape[::2]), self._turned, distance == "squared") for some in pieces]
+        shape, squared = self._books.shape[::2], distance == "squared"
+        tables = [table_of_parts(some.unflatten(1, shape), self._turned, squared) for some in pieces]
         return check_table(tables[0] if len(tables) == 1 else torch.cat(tables))
 
     def search(self,
@@ -371,16 +385,18 @@ class Index:
         check_file(path)
         check_writable(path)
         where = Path(os.path.realpath(path))
-        with self._lock:
-            self._trusted()
-            self._growing = None  # what is written is not grown: the next items begin a segment
-            self._root = self._root or root_of(self._state)
+        with self._alone("save"):  # others go on adding meanwhile
+            with self._lock:
+                self._trusted()
+                self._growing = None  # what is written is not grown: the next items begin a segment
+                state = self._state
+                self._root = root = self._root or root_of(state)
             said = dict(
                 name=self.name, fingerprint=self.fingerprint, distance=self.distance, n_books=M, n_words=K, word_dim=d,
-                bits=self.bits, n=len(self), keep=self.keep,
-                roots=[os.path.relpath(self._root, where.parent), self._root] if self._root else [],
+                bits=self.bits, n=len(state), keep=self.keep,
+                roots=[os.path.relpath(root, where.parent), root] if root else [],
             )
-            self._saved = save_state(where, self._state, said, self._books.numpy(), self._saved)
+            self._saved = save_state(where, state, said, self._books.numpy(), self._saved)
         return path
 
     @classmethod
@@ -390,7 +406,7 @@ class Index:
         embed: Callable | None = None,  # a model's; if it belongs to an object with codebooks, they must be the index's
         mmap: bool = True,  # leave codes on disk until needed: such a file may be replaced, never written into
         fingerprint: str | None = None,  # of the model the index must belong to
-        verify: bool = False,  # wait until every byte was compared with its digest; False: large files in the background
+        verify: bool = False,  # wait until all was compared with its digests; False: large files in the background
     ) -> "Index":
         "Read what `save` wrote; a damaged file, or one of another model, is refused"
         path, mmap, verify = check_path("path", path), check_flag("mmap", mmap), check_flag("verify", verify)
@@ -404,13 +420,14 @@ class Index:
                 f"{one_line(path)} belongs to model {index.model}, not to the model at hand, "
                 f"{one_line(wanted)}: take that model, or encode the images anew"
             )
-        roots = [os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(path)), x)) for x in said.get("roots", [])]
+        here = os.path.dirname(os.path.realpath(path))
+        roots = [os.path.normpath(os.path.join(here, root)) for root in said.get("roots", [])]
         index._state, index._saved, index._root = state, saved, found_root(roots, state)
         if saved.file is not None:
             index._checked = verification(saved.file, lambda: check_codes(state, books.shape[1]), verify)
         return index
 
-    def to_faiss(self):  # faiss.IndexPQFastScan up to 16 codewords, faiss.IndexPQ beyond; in an IndexIDMap2 if ids do not count from 0
+    def to_faiss(self):  # faiss.IndexPQFastScan of 16 codewords, or IndexPQ; in an IndexIDMap2 if ids do not count
         "The same codes as an index of FAISS's own, which measures squared distances"
         now = self.snapshot()
         return as_faiss_index(self._books, now.codes, now.ids)

@@ -23,7 +23,8 @@ from .validation import check_count
 def _cells(codes: PackedCodes, codebooks: Tensor, n_lists: int, seed: int):  # a FAISS index of their centres
     import faiss
     # a sample is enough to find them
-    some = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))[: 64 * n_lists].sort().values.numpy()
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(codes), generator=generator)[:64 * n_lists].sort().values.numpy()
     means = faiss.Kmeans(
         codebooks.shape[0] * codebooks.shape[2], n_lists, niter=8, seed=seed, min_points_per_centroid=1
     )
