@@ -145,6 +145,19 @@ def rooted(names: Iterable[str], root: str) -> list[str]:
     if not root or root == os.getcwd(): return list(names)
     return [name if os.path.isabs(name) or not name else os.path.join(root, name) for name in names]
 
+# %% ../nbs/31_answers.ipynb #3b773b80
+def root_of(columns: Iterable[Texts]) -> str:
+    "What relative paths that were just added start from: where the program runs; empty if there are none"
+    return os.getcwd() if any(not os.path.isabs(name) for column in columns for name in column) else ""
+
+def found_root(
+    listed: list[str],  # where the pictures may be: seen from the file, and where they were
+    column: Iterable[str],  # paths
+) -> str:
+    "The first folder in which the first relative path is found; else the last of them"
+    first = next((name for name in column if not os.path.isabs(name)), "")
+    return next((root for root in listed if os.path.exists(os.path.join(root, first))), listed[-1] if listed else "")
+
 # %% ../nbs/31_answers.ipynb #c14c4e28
 def unit_rows(f: np.ndarray) -> np.ndarray:
     return f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), np.float32(1e-30))

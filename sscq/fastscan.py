@@ -305,3 +305,30 @@ def of_faiss_index(index) -> tuple[Tensor, Tensor, Tensor | None]:  # codebooks 
         return books, PackedCodes(held, n, M, K)[:], ids
     rows = faiss.vector_to_array(index.codes).reshape(n, -1)
     return books, unpack(torch.from_numpy(rows.copy()), M, K), ids
+
+# %% ../nbs/30_fastscan.ipynb #83f9fa26
+def code_keys(codes: np.ndarray) -> np.ndarray:  # (n,) uint64: equal codes have equal keys
+    wide = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
+    wide[:, :codes.shape[1]] = codes
+    words = wide.view(np.uint64)
+    key = words[:, 0].copy()
+    for m in range(1, words.shape[1]):
+        key = key * np.uint64(0x9E3779B97F4A7C15) ^ words[:, m]
+    return key
+
+def grouped(
+    codes: np.ndarray,  # (n, M) uint8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # (D,) a row of each different code, starts (D + 1,), rows (n,)
+    "Which items have the same code, if a quarter of them or fewer are different; codes stand as first seen"
+    n = len(codes)
+    key = code_keys(codes)
+    order = np.argsort(key, kind="stable")
+    edge = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
+    if len(edge) - 1 > n // 4: return None
+    firsts = order[edge[:-1]]
+    seen = np.argsort(firsts)
+    sizes = np.diff(edge)[seen]
+    starts = np.r_[0, sizes.cumsum()]
+    rows = order[np.arange(n) + np.repeat(edge[:-1][seen] - starts[:-1], sizes)]
+    if (codes[np.repeat(firsts[seen], sizes)] != codes[rows]).any(): return None  # different codes with one key
+    return firsts[seen], starts.astype(np.int32), rows.astype(np.int32)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sscq.answers import (
     as_column, as_ids, as_paths, as_tensor, Asked, asked_pictures, check_alike, Column, Explanation, KEPT,
-    kept_embeddings, RESERVED, rooted, SearchResult,
+    kept_embeddings, RESERVED, found_root, root_of, rooted, SearchResult,
 )
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
@@ -31,8 +31,7 @@ from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, table_of_parts
 from sscq.segments import (
-    appended, compacted, found_root, Growing, IndexSnapshot, joined_answers, refined, removed, root_of,
-    search_segments, State,
+    appended, compacted, Growing, IndexSnapshot, joined_answers, refined, removed, search_segments, State,
 )
 from sscq.validation import (
     check_callable, check_choice, check_count, check_flag, check_number, check_path, check_text, one_line, shown,
@@ -390,7 +389,8 @@ class Index:
                 self._trusted()
                 self._growing = None  # what is written is not grown: the next items begin a segment
                 state = self._state
-                self._root = root = self._root or root_of(state)
+                paths = (s.columns["paths"] for s in state.segments if "paths" in s.columns)
+                self._root = root = self._root or root_of(paths)
             said = dict(
                 name=self.name, fingerprint=self.fingerprint, distance=self.distance, n_books=M, n_words=K, word_dim=d,
                 bits=self.bits, n=len(state), keep=self.keep,
@@ -422,7 +422,8 @@ class Index:
             )
         here = os.path.dirname(os.path.realpath(path))
         roots = [os.path.normpath(os.path.join(here, root)) for root in said.get("roots", [])]
-        index._state, index._saved, index._root = state, saved, found_root(roots, state)
+        index._state, index._saved = state, saved
+        index._root = found_root(roots, state.column("paths") if roots and "paths" in state.columns else [])
         if saved.file is not None:
             index._checked = verification(saved.file, lambda: check_codes(state, books.shape[1]), verify)
         return index

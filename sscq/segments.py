@@ -6,7 +6,6 @@
 __all__ = ['IndexSnapshot']
 
 # %% ../nbs/32_segments.ipynb #716a9227
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .answers import Asked, Column, concatenated, rooted, SearchResult, Texts, unit_rows
-from .fastscan import from_keys_np, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held
+from .fastscan import code_keys, from_keys_np, grouped, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held
 from .validation import shown
 
 # %% ../nbs/32_segments.ipynb #e0b6a31a
@@ -74,32 +73,6 @@ class Segment:
 
 # %% ../nbs/32_segments.ipynb #5f392966
 _FEW = 2 ** 14  # below this many items, ties cost less than looking for them
-
-def _code_keys(codes: np.ndarray) -> np.ndarray:  # (n,) uint64: equal codes have equal keys
-    wide = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
-    wide[:, :codes.shape[1]] = codes
-    words = wide.view(np.uint64)
-    key = words[:, 0].copy()
-    for m in range(1, words.shape[1]):
-        key = key * np.uint64(0x9E3779B97F4A7C15) ^ words[:, m]
-    return key
-
-def grouped(
-    codes: np.ndarray,  # (n, M) uint8
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # (D,) a row of each different code, starts (D + 1,), rows (n,)
-    "Which items have the same code, if a quarter of them or fewer are different; codes stand as first seen"
-    n = len(codes)
-    key = _code_keys(codes)
-    order = np.argsort(key, kind="stable")
-    edge = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
-    if len(edge) - 1 > n // 4: return None
-    firsts = order[edge[:-1]]
-    seen = np.argsort(firsts)
-    sizes = np.diff(edge)[seen]
-    starts = np.r_[0, sizes.cumsum()]
-    rows = order[np.arange(n) + np.repeat(edge[:-1][seen] - starts[:-1], sizes)]
-    if (codes[np.repeat(firsts[seen], sizes)] != codes[rows]).any(): return None  # different codes with one key
-    return firsts[seen], starts.astype(np.int32), rows.astype(np.int32)
 
 def _spread(segment: Segment, near: np.ndarray, own: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
     "The first k items of one query's nearest codes; None if a code that was not found might hold one of them"
@@ -260,7 +233,7 @@ def sealed(segment: Segment) -> Segment:
     if segment.groups is not None or segment.n < _FEW: return segment
     codes, n = segment.codes, segment.n
     if n >= 4 * _FEW:
-        sample = np.sort(_code_keys(codes.at(np.random.default_rng(0).integers(0, n, _FEW))))
+        sample = np.sort(code_keys(codes.at(np.random.default_rng(0).integers(0, n, _FEW))))
         # so many would agree if every second code were different
         if (sample[1:] == sample[:-1]).sum() < _FEW ** 2 / n: return segment
     if (found := grouped(codes[:].numpy())) is None: return segment
