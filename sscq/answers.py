@@ -146,7 +146,7 @@ def rooted(names: Iterable[str], root: str) -> list[str]:
     return [name if os.path.isabs(name) or not name else os.path.join(root, name) for name in names]
 
 # %% ../nbs/31_answers.ipynb #3b773b80
-def root_of(columns: Iterable[Texts]) -> str:
+def root_of(columns: Iterable[Iterable[str]]) -> str:
     "What relative paths that were just added start from: where the program runs; empty if there are none"
     return os.getcwd() if any(not os.path.isabs(name) for column in columns for name in column) else ""
 

@@ -389,8 +389,7 @@ class Index:
                 self._trusted()
                 self._growing = None  # what is written is not grown: the next items begin a segment
                 state = self._state
-                paths = (s.columns["paths"] for s in state.segments if "paths" in s.columns)
-                self._root = root = self._root or root_of(paths)
+                self._root = root = self._root or root_of(s.columns.get("paths", []) for s in state.segments)
             said = dict(
                 name=self.name, fingerprint=self.fingerprint, distance=self.distance, n_books=M, n_words=K, word_dim=d,
                 bits=self.bits, n=len(state), keep=self.keep,

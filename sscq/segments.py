@@ -403,23 +403,6 @@ def search_segments(
     order = np.lexsort((ids, distances), axis=-1)[:, :k]
     return sorted_by(order, (distances, ids, which, rows))
 
-# %% ../nbs/32_segments.ipynb #f9af0535
-def root_of(state: State) -> str:
-    "What relative paths that were just added start from: where the program runs; empty if there are none"
-    relative = "paths" in state.columns and any(
-        not os.path.isabs(name) for segment in state.segments for name in segment.columns["paths"]
-    )
-    return os.getcwd() if relative else ""
-
-def found_root(
-    listed: list[str],  # where the pictures may be: seen from the file, and where they were
-    state: State,
-) -> str:
-    "The first folder in which the first relative path is found; else the last of them"
-    if not listed or not state.segments: return ""
-    first = next((name for name in state.segments[0].columns["paths"] if not os.path.isabs(name)), "")
-    return next((root for root in listed if os.path.exists(os.path.join(root, first))), listed[-1])
-
 # %% ../nbs/32_segments.ipynb #03bc1e79
 def joined_answers(found: Sequence[Found]) -> Found:
     distances, ids, which, rows = (np.concatenate(own) for own in zip(*found))
