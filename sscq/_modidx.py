@@ -399,6 +399,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'sscq.fastscan.of_faiss_index': ('fastscan.html#of_faiss_index', 'sscq/fastscan.py'),
                                'sscq.fastscan.one_hot_pq': ('fastscan.html#one_hot_pq', 'sscq/fastscan.py'),
                                'sscq.fastscan.rerank': ('fastscan.html#rerank', 'sscq/fastscan.py'),
+                               'sscq.fastscan.rough_rounding': ('fastscan.html#rough_rounding', 'sscq/fastscan.py'),
                                'sscq.fastscan.rounding': ('fastscan.html#rounding', 'sscq/fastscan.py'),
                                'sscq.fastscan.search_codes': ('fastscan.html#search_codes', 'sscq/fastscan.py'),
                                'sscq.fastscan.search_rows': ('fastscan.html#search_rows', 'sscq/fastscan.py'),

@@ -104,13 +104,14 @@ class Index:
         M, _, d = self._books.shape
         f = as_tensor("embeddings", f)
         if not f.is_floating_point(): raise TypeError(f"embeddings of {f.dtype} must be floating point")
-        f = f.detach().float()
+        f = f.detach().float() if f.requires_grad or f.dtype is not torch.float32 else f
         if f.ndim != 2 or f.shape[1] != M * d:
             raise ValueError(
                 f"embeddings of shape {tuple(f.shape)} do not fit model {self.model}: its {M} codebooks of {d} "
                 f"dimensions need (N, {M * d})"
             )
-        if not np.isfinite(f.cpu().numpy()).all(): raise ValueError("embeddings contain NaN or infinite values")
+        if not np.abs(f.cpu().numpy()).max(initial=0) < np.inf:
+            raise ValueError("embeddings contain NaN or infinite values")
         return f
 
     def _encode(self, f) -> np.ndarray:  # (n, M) uint8: embeddings are quantized, codes are checked
@@ -311,8 +312,8 @@ class Index:
         "`distance_table` of vectors that were looked at, so few at a time that torch stays on one thread"
         few = max(1, (2 ** 15 - 1) // self._books.numel())
         pieces = f.split(few) if len(f) > few else [f]
-        shape, squared = self._books.shape[::2], distance == "squared"
-        tables = [table_of_parts(some.unflatten(1, shape), self._turned, squared) for some in pieces]
+        M, d, _ = self._turned.shape
+        tables = [table_of_parts(some.view(-1, M, d), self._turned, distance == "squared") for some in pieces]
         return check_table(tables[0] if len(tables) == 1 else torch.cat(tables))
 
     def search(self,

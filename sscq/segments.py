@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .answers import Asked, Column, concatenated, rooted, SearchResult, Texts, unit_rows
-from .fastscan import code_keys, from_keys_np, grouped, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held
+from sscq.fastscan import (
+    code_keys, from_keys_np, grouped, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held,
+)
 from .validation import shown
 
 # %% ../nbs/32_segments.ipynb #e0b6a31a
