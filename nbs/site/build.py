@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
-from api import Entry, Row, entries, only_imports, statements, without_noqa
+from api import Entry, Row, entries, gives, only_imports, statements, without_noqa
 from graph import graph, listed, svg
 
 ROOT = Path(__file__).parents[2]
@@ -209,17 +209,19 @@ def raises(e: Entry) -> str:
 
 
 def examples(nb: Notebook, others: list[Notebook]) -> dict[str, str]:
-    "For each public name a statement of one or two lines that calls it: of its own notebook, or else of the first that has one"
-    names, found = [e.name for e in exports(nb) if e.kind != "data"], {}
-    for source_of in [nb, *others]:
+    "For each public name a statement of one or two lines that uses it: of its own notebook, or else of the first that has one"
+    kinds, found = gives([e for other in others for e in exports(other)]), {}
+    names = [e.name for e in exports(nb)]
+    for place, source_of in enumerate([nb, *others]):
+        known: dict[str, str] = {}
         for cell in source_of.cells:
-            if cell["cell_type"] != "code" or exported(cell) or {"hide", "exporti"} & directives(cell).keys(): continue
-            for said, calls in statements(code(cell)):
+            if cell["cell_type"] != "code" or {"export", "exporti"} & directives(cell).keys(): continue
+            those = statements(code(cell), kinds, known)
+            if {"hide", "slow"} & directives(cell).keys(): continue  # the tests leave out the slow ones
+            for said, used in those:
                 for name in names:
-                    owner, _, method = name.rpartition(".")
-                    own = not owner or source_of is nb  # elsewhere, a method of that name may be another class's
-                    if own and (f".{method}" if owner else name) in calls: found.setdefault(name, said)
-    return found
+                    if name in used and (used[name], place) < found.get(name, ((3, 0), ""))[0]: found[name] = (used[name], place), said
+    return {name: said for name, (_, said) in found.items()}
 
 
 def entry_block(e: Entry, nb: Notebook, section: str, example: str = "") -> str:
