@@ -30,6 +30,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sscq.baselines.baseline_scores': ('baselines.html#baseline_scores', 'sscq/baselines.py'),
                                 'sscq.baselines.baselines': ('baselines.html#baselines', 'sscq/baselines.py'),
                                 'sscq.baselines.code_pq': ('baselines.html#code_pq', 'sscq/baselines.py'),
+                                'sscq.baselines.finite': ('baselines.html#finite', 'sscq/baselines.py'),
                                 'sscq.baselines.pca': ('baselines.html#pca', 'sscq/baselines.py'),
                                 'sscq.baselines.pixels': ('baselines.html#pixels', 'sscq/baselines.py'),
                                 'sscq.baselines.pretrained': ('baselines.html#pretrained', 'sscq/baselines.py'),

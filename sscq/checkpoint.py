@@ -19,18 +19,13 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]  # Windows has none
-
 import torch
 from torch import Tensor, nn
 
 from . import __version__
 from .codebook import find_quantizer
 from .distributed import batch_norms, hold_interrupts, rank_and_world, warn_rank0
-from .files import checksum, naming, parse_json, put_in_place, read_tensors, remove_abandoned, staging
+from .files import _lock, checksum, naming, parse_json, put_in_place, read_tensors, remove_abandoned, staging
 from .history import _is, HISTORY, lines_of, misfit_of_history, to_json, write_history
 from .reading import Images
 from .validation import check_count, check_path, one_line, shown
@@ -300,7 +295,7 @@ def settings_of(
     while isinstance(thing, partial) or "__wrapped__" in getattr(thing, "__dict__", ()):
         if isinstance(thing, partial):
             bound = {f"argument {n}": value for n, value in enumerate(thing.args, 1)} | thing.keywords | bound
-        thing = thing.func if isinstance(thing, partial) else thing.__wrapped__
+        thing = thing.func if isinstance(thing, partial) else vars(thing)["__wrapped__"]
     if is_dataclass(thing) and not isinstance(thing, type):
         bound = asdict(thing) | bound
     elif isinstance(thing, FunctionType):
@@ -360,22 +355,17 @@ def check_unchanged(
 @contextmanager
 def sole_writer(out: Path):
     "Keep other runs from writing to a folder; the lock ends with the process, however that ends"
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(out, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"out={one_line(out)} is in use by another run: wait until it ends, or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        fd: int | None = _lock(out)
+    except OSError:
+        fd = -1  # a system without locks
+    if fd is None:
+        raise ValueError(f"out={one_line(out)} is in use by another run: wait until it ends, or choose another folder")
+    try:
         yield
     finally:
-        os.close(folder)
+        if fd >= 0:
+            os.close(fd)
 
 
 def remove_unfinished(out: Path):

@@ -27,6 +27,7 @@ from torch import nn
 from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
 
 import sscq.guards as sscq_guards
+import sscq.files as sscq_files
 from sscq.files import checksum
 import sscq.distributed as sscq_distributed
 import sscq.checkpoint as sscq_checkpoint
@@ -1146,6 +1147,12 @@ def test_settings_are_read_from_what_was_wrapped():
         name, found = settings_of(thing)
         assert name == want[0] or want[0] is None
         assert repr(sorted(found.items())) == repr(sorted(want[1].items()))
+
+
+def test_a_system_without_locks_trains_all_the_same(images, tmp_path, monkeypatch):
+    "Windows, and some file systems: nobody is kept out"
+    monkeypatch.setattr(sscq_files, "fcntl", None)
+    with sscq_checkpoint.sole_writer(tmp_path): assert len(trained(images, out=tmp_path, epochs=1)[1]) == 1
 
 
 def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch):
