@@ -227,7 +227,8 @@ def test_an_example_is_a_statement_that_runs_and_is_meant_to_succeed():
     ("a, b = 1, f(1)\nb.side", "f Box Box.side"),
     ("b = f(1)\nb = 2\nb.side", "f"), ("g().side", "g"), ("dict(SIDES)", "SIDES"), ("f = 3\nprint(f)", ""), ("for f in 1, 2: print(f)", ""),
     ("try: g()\nexcept Box as e: e.side", "g Box Box.side"), ("def h(b: Box): b.twin", "Box Box.twin"), ("with f(1) as b: g()", "f g"),
-    ("with expect_fail(Box): f(0)", "Box"), ("b = f(1)\nb.side = 4\nb.side", "f Box Box.side"), ("def h(f): f(1)\ng()", "g"), ("def h(f): pass\nf(1)", "f")])
+    ("with expect_fail(Box): f(0)", "Box"), ("b = f(1)\nb.side = 4", "f"),
+    ("b = f(1)\nb.side = 4\nb.side", "f Box Box.side"), ("def h(f): f(1)\ng()", "g"), ("def h(f): pass\nf(1)", "f")])
 def test_an_example_is_of_the_class_it_is_asked_of(lines, names):
     "Classes of variables are followed through annotations, so that another class's method of the same name is no example"
     assert {name for _, those in used(lines) for name in those} == set(names.split())

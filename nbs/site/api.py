@@ -138,7 +138,7 @@ def uses(node: ast.AST, kinds: dict[str, str], known: dict[str, str]) -> dict[st
     for n in ast.walk(node):
         if isinstance(n, ast.Call) and known.get(getattr(n.func, "id", ""), True): use(full_name(n.func, kinds, known), 0)
         if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load) and n.id not in known: use(n.id, 2)
-        if isinstance(n, ast.Attribute) and (owner := class_of(n.value, kinds, known)):
+        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load) and (owner := class_of(n.value, kinds, known)):
             use(f"{owner}.{n.attr}", 0)
             use(owner, 1)
     return {name: how for name, how in found.items() if name}
