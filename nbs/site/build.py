@@ -208,19 +208,26 @@ def raises(e: Entry) -> str:
     return "Raises:\n\n" + "\n".join(lines) if lines else ""
 
 
-def examples(nb: Notebook, others: list[Notebook]) -> dict[str, str]:
-    "For each public name a statement of one or two lines that uses it: of its own notebook, or else of the first that has one"
-    kinds, found = gives([e for other in others for e in exports(other)]), {}
-    names = [e.name for e in exports(nb)]
-    for place, source_of in enumerate([nb, *others]):
+def told(notebooks: list[Notebook]) -> list[tuple[Notebook, str, dict[str, int]]]:
+    "Every statement that may be an example: of cells that are shown and that the tests run; and what it uses"
+    kinds, found = gives([e for nb in notebooks for e in exports(nb)]), []
+    for nb in notebooks:
         known: dict[str, str] = {}
-        for cell in source_of.cells:
+        for cell in nb.cells:
             if cell["cell_type"] != "code" or {"export", "exporti"} & directives(cell).keys(): continue
             those = statements(code(cell), kinds, known)
-            if {"hide", "slow"} & directives(cell).keys(): continue  # the tests leave out the slow ones
-            for said, used in those:
-                for name in names:
-                    if name in used and (used[name], place) < found.get(name, ((3, 0), ""))[0]: found[name] = (used[name], place), said
+            if not {"hide", "slow"} & directives(cell).keys(): found += [(nb, said, used) for said, used in those]
+    return found
+
+
+def examples(nb: Notebook, statements: list[tuple[Notebook, str, dict[str, int]]]) -> dict[str, str]:
+    "For each public name a statement that uses it, as from `told`: of its own notebook, or else of the first that has one; a call, if there is one"
+    found: dict[str, tuple] = {}
+    names = {e.name for e in exports(nb)}
+    for place, said, used in statements:
+        for name in names & used.keys():
+            rank = used[name], place is not nb
+            if name not in found or rank < found[name][0]: found[name] = rank, said
     return {name: said for name, (_, said) in found.items()}
 
 
@@ -260,8 +267,8 @@ def modules_linked(names, modules: dict[str, Notebook]) -> str:
     return listed([f"[`{m}`]({modules[m].api.removeprefix('api/')}.md)" for m in modules if m in names])
 
 
-def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]], others: list[Notebook]) -> str:
-    where, names, shown = sections(nb), exports(nb), examples(nb, others)
+def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]], shown: dict[str, str]) -> str:
+    where, names = sections(nb), exports(nb)
     users = {m for m, used in imports.items() if nb.module in used}
     head = [f"# sscq.{nb.module}\n\n> {purpose(nb)}", f"Explained, derived and checked in [{nb.number} {nb.title}](../{nb.page}.md).",
             f"Imports {modules_linked(imports[nb.module], modules)}." + (f" Imported by {modules_linked(users, modules)}." if users else "")]
@@ -324,7 +331,8 @@ class Site:
         self.write_page("index", "\n\n".join([notebook_page(self, self.index).replace("\n\n![", f"\n\n{self.start()}\n\n![", 1), *trees]))
         for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
         imports = graph(ROOT / "sscq", self.modules)
-        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports, [nb for part in self.parts.values() for nb in part]))
+        every = told([nb for part in self.parts.values() for nb in part])
+        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports, examples(nb, every)))
         self.write_page("api/index", api_index(self.modules, imports))
         for file, page in PROJECT.items(): self.write_page(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT, self.pages, page))
         for image in (NBS / "images").iterdir(): self.write(f"images/{image.name}", image.read_bytes())
