@@ -213,6 +213,7 @@ def is_new_format(path: Path) -> bool:
 def read_file(
     path: Path,
     mmap: bool = True,
+    wanted: str = f"{INDEX_FORMAT} {INDEX_VERSION}",  # what the table must call itself
 ) -> IndexFile:
     "What was saved last; a ValueError where that is not all there. The arrays' own digests are not looked at yet"
     name = one_line(path)
@@ -230,8 +231,7 @@ def read_file(
         f"{name} is damaged: {size - end:,} bytes stand behind its end; take another copy")
     table = parse_json(text, name)
     found = f"{table.get('format')} {table.get('version')}"
-    if found != f"{INDEX_FORMAT} {INDEX_VERSION}": raise ValueError(
-        f"{name} has format {found}, this version of sscq reads {INDEX_FORMAT} {INDEX_VERSION} and 1")
+    if found != wanted: raise ValueError(f"{name} has format {found}, this version of sscq reads {wanted}")
     read = IndexFile(path, now.number, now.generation, end, table, inode, data[:end])
     _check_places(read, now.start)
     return read

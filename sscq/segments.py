@@ -33,6 +33,7 @@ class Segment:
     groups: tuple[np.ndarray, np.ndarray] | None = None  # where each code's rows begin (D + 1,), rows (n,): int32
     columns: dict[str, Column] = field(default_factory=dict)
     key: object = field(default_factory=object)  # the same as long as nothing but `hidden` differs
+    kin: object = field(default_factory=object)  # the same while the rows that were there are; more may follow
 
     @property
     def last(self) -> int:  # the largest id
@@ -137,6 +138,7 @@ class Growing:
     "The segment that is added to: each `append` gives the next state of it, and leaves those before as they were"
     def __init__(self, n_books: int, n_words: int, columns: dict[str, Column], explicit: bool):
         self.n, self.n_books, self.n_words, self.explicit = 0, n_books, n_words, explicit
+        self.kin = object()
         self.looked_at = 0  # its size when equal codes were last looked for
         self.held = _Buffer(held_shape(0, n_books, n_words)[1:], np.uint8, held_shape(LARGEST, n_books, n_words)[0])
         self.ids = _Buffer((), np.int64, LARGEST)
@@ -185,15 +187,18 @@ class Growing:
         old, n = segment, self.n + len(codes)
         packed = self._append_codes(codes)
         found = {name: self._append_column(name, column) for name, column in columns.items()}
+        own = None  # where ids count on, the first says them all
         if self.explicit:
-            ids = self.ids.append(ids if ids is not None else np.arange(first, first + len(codes)))
+            own = self.ids.append(ids if ids is not None else np.arange(first, first + len(codes)))
         hidden = None
         if old is not None and old.hidden is not None:
             hidden = np.zeros(n, bool)
             hidden[:old.n] = old.hidden
         self.n = n
         live = len(codes) if old is None else old.live + len(codes)
-        return Segment(packed, n, first if old is None else old.first, ids, hidden, live, None, found)
+        return Segment(
+            packed, n, first if old is None else old.first, own, hidden, live, None, found, kin=self.kin
+        )
 
 # %% ../nbs/32_segments.ipynb #ad45c985
 def joined(segments: Sequence[Segment], piece: int = 2 ** 16) -> tuple[Growing, Segment]:
@@ -242,7 +247,7 @@ def sealed(segment: Segment) -> Segment:
     firsts, starts, rows = found
     held = to_held(codes.at(firsts), codes.n_words)
     return replace(segment, codes=PackedCodes(held, len(firsts), codes.n_books, codes.n_words), groups=(starts, rows),
-                   key=object())
+                   key=object(), kin=object())
 
 # %% ../nbs/32_segments.ipynb #349ce376
 @dataclass(frozen=True)
@@ -373,7 +378,7 @@ def _search_few(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np
     near, place = search_rows(packed, table, k, np.arange(len(rows)))
     return near, rows[place]
 
-def _search(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) distances, rows
+def search_segment(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) distances, rows
     if segment.hidden is not None and 16 * segment.live < segment.n: return _search_few(segment, table, k)
     if segment.groups is not None: return _search_groups(segment, table, k)
     return search_codes(segment.codes, table, k, segment.hidden)
@@ -394,7 +399,7 @@ def search_segments(
     for number, segment in enumerate(segments):
         own = min(k, segment.live)
         if not own: continue
-        found.append((*_search(segment, table, own), segment, number))
+        found.append((*search_segment(segment, table, own), segment, number))
     if len(found) == 1:
         distances, rows, segment, number = found[0]
         return distances, segment.ids_of(rows), np.full(rows.shape, number), rows
