@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import atomic_write, lock_alone, naming, parse_json
-from .validation import one_line
+from .files import atomic_write, lock_alone, naming, open_lock, parse_json
+from .validation import one_line, shown
 
 # %% ../nbs/32_container.ipynb #320df899
 INDEX_FORMAT, INDEX_VERSION = "sscq-index", 2
@@ -28,6 +28,7 @@ _MAGIC = b"\x89SSCQ\r\n\x02"  # no text, and damaged by whoever takes it for one
 ALIGN = 64
 HEAD_SIZE = 3 * ALIGN  # magic and the file's own number; two slots, of which the later one counts
 _SLOT = struct.Struct("<QQQ32s8s")  # generation, where its table begins, its bytes, their SHA-256; a check of these
+_UNUSED = b"\xff" * ALIGN  # a slot of no save: not zeros, as what a disk has lost reads as zeros
 _DESCRIPTION = {"start", "kind", "shape", "sha256"}
 KINDS = {"|u1", "|i1", "|b1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"}
 
@@ -100,7 +101,10 @@ def _alone(path: Path) -> Iterator[int | None]:  # a descriptor of the file, whi
     with open(path, "rb") as file:
         if not lock_alone(file.fileno()):
             raise OSError(f"{one_line(path)} is being written by somebody else: wait, or save under another name")
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            open_lock(file.fileno())  # closing is not enough: a child forked meanwhile has the file open too
 
 Build = Callable[[Callable[[np.ndarray], dict]], dict]  # makes a table; what it is given writes an array, describes it
 
@@ -120,17 +124,18 @@ def write_file(
     path: Path,
     build: Build,
     before: IndexFile | None = None,  # the file that this index was read from or saved to, if it is this one
+    only_it: bool = False,  # nothing else may be replaced
 ) -> IndexFile | None:  # None where it is no regular file
     "A file with all of it, whole or not at all"
     number, generation = (before.number, before.generation + 1) if before else (os.urandom(16), 1)
     done: list = []
     def write(part: Path):
         with open(part, "w+b", buffering=0) as file:
-            file.write(_head(number).ljust(HEAD_SIZE, b"\0"))
+            file.write(_head(number).ljust(HEAD_SIZE, _UNUSED[:1]))
             done[:] = _finish(file.fileno(), _Writer(file.fileno(), HEAD_SIZE), _head(number), generation, build)
     with _alone(path) as there:
         if before and there is not None:
-            generation = max(generation, _generation_over(before, path) + 1)
+            generation = max(generation, _generation_over(before, path, only_it) + 1)
         atomic_write(path, write)
     table, end, inode = done
     return IndexFile(path, number, generation, end, table, inode) if path.is_file() else None
@@ -141,17 +146,22 @@ def append_file(
 ) -> IndexFile:
     "The same file with more arrays behind, and a new table; until the last 64 bytes are written it is the old one"
     generation = file.generation + 1
-    with _alone(file.path), naming(file.path), open(file.path, "r+b", buffering=0) as target:
+    with _alone(file.path) as held, naming(file.path), open(file.path, "r+b", buffering=0) as target:
         fd = target.fileno()
-        if _newest(os.pread(fd, HEAD_SIZE, 0), file.name).generation != file.generation:
-            raise ValueError(_CHANGED.format(file.name))
+        head = os.pread(fd, HEAD_SIZE, 0)
+        now = _newest(head, file.name)
+        same = (now.number, now.generation, os.fstat(fd).st_ino) == (file.number, file.generation, file.inode)
+        if not same or held is None or os.fstat(held).st_ino != file.inode: raise ValueError(_CHANGED.format(file.name))
         os.ftruncate(fd, file.end)
         writer = _Writer(fd, file.end)
         try:
             writer.write(_unfinished(file.number, generation, file.end))
             table, end, inode = _finish(fd, writer, _head(file.number), generation, build)
-        except BaseException:
-            with contextlib.suppress(OSError): os.ftruncate(fd, file.end)
+        except BaseException:  # it may have been the last fsync that was interrupted: first the slots are as before
+            with contextlib.suppress(OSError):
+                os.pwrite(fd, head[ALIGN:], ALIGN)
+                os.fsync(fd)
+                os.ftruncate(fd, file.end)
             raise
     if os.stat(file.path).st_ino != inode: raise ValueError(_CHANGED.format(file.name))
     return IndexFile(file.path, file.number, generation, end, table, inode)
@@ -159,13 +169,15 @@ def append_file(
 _CHANGED = ("{} was changed by somebody else since this index was read from it or saved to it: load it again and "
             "repeat the change, or save under another name")
 
-def _generation_over(before: IndexFile, path: Path) -> int:  # how often the file was saved
+def _generation_over(before: IndexFile, path: Path, only_it: bool) -> int:  # how often the file was saved
     "An error, if a later state of this index would be lost"
     try:
         now = read_file(path)
     except ValueError:
         return 0
-    if now.number != before.number: return 0  # another index, which is to be replaced
+    if now.number != before.number:  # another index
+        if only_it: raise ValueError(_CHANGED.format(before.name))
+        return 0
     def content(table): return [table.get("next"), [said["sha256"] for said in arrays_of(table)]]
     if now.generation != before.generation and content(now.table) != content(before.table):
         raise ValueError(_CHANGED.format(before.name))
@@ -198,9 +210,10 @@ def _newest(head: bytes, name: str) -> _Newest:  # what the first bytes of a fil
     found = []
     for i in (1, 2):
         slot = head[ALIGN * i:ALIGN * (i + 1)]
-        if not any(slot): continue
+        if slot == _UNUSED: continue
         generation, start, size, sha, check = _SLOT.unpack(slot)
-        if hashlib.sha256(head[:ALIGN] + slot[:-8]).digest()[:8] != check or generation % 2 != i - 1: raise damaged
+        whole = hashlib.sha256(head[:ALIGN] + slot[:-8]).digest()[:8] == check
+        if not whole or generation % 2 != i - 1 or not 0 < generation < 2 ** 62: raise damaged
         found.append(_Newest(number, generation, start, size, sha))
     found.sort(key=lambda slot: slot.generation)
     if not found or len(found) == 2 and found[1].generation != found[0].generation + 1: raise damaged
@@ -222,7 +235,8 @@ def read_file(
         size, end = os.fstat(file.fileno()).st_size, now.start + now.size
         if size < end or now.start < HEAD_SIZE: raise ValueError(
             f"{name} is damaged: it has {size:,} bytes, and was saved with {end:,}; take another copy")
-        data = np.memmap(file, np.uint8, "r") if mmap else np.fromfile(file, np.uint8, end, offset=-HEAD_SIZE)
+        seen = min(size, end + 2 * ALIGN)
+        data = np.memmap(file, np.uint8, "r") if mmap else np.fromfile(file, np.uint8, seen, offset=-HEAD_SIZE)
         inode = os.fstat(file.fileno()).st_ino
     text = data[now.start:end].tobytes()
     if hashlib.sha256(text).digest() != now.sha256: raise ValueError(altered(name))
@@ -230,8 +244,9 @@ def read_file(
     if data[end:end + len(begun)].tobytes() != begun[:size - end]: raise ValueError(
         f"{name} is damaged: {size - end:,} bytes stand behind its end; take another copy")
     table = parse_json(text, name)
-    found = f"{table.get('format')} {table.get('version')}"
-    if found != wanted: raise ValueError(f"{name} has format {found}, this version of sscq reads {wanted}")
+    found = f"{one_line(table.get('format'))} {one_line(table.get('version'))}"
+    if found != wanted or type(table.get("version")) is not int:
+        raise ValueError(f"{name} has format {found[:80]}, this version of sscq reads {wanted}")
     read = IndexFile(path, now.number, now.generation, end, table, inode, data[:end])
     _check_places(read, now.start)
     return read
@@ -249,7 +264,7 @@ def _check_places(file: IndexFile, limit: int) -> None:  # every array lies insi
                 raise ValueError
         for said in sorted(listed, key=lambda said: (said["start"], array_size(said))):
             if said["start"] < last or (last := said["start"] + array_size(said)) > limit: raise ValueError
-    except (ValueError, TypeError): raise ValueError(
+    except (ValueError, TypeError, RecursionError): raise ValueError(
         f"{file.name} is damaged: its table names arrays that do not lie in the file; take another copy") from None
 
 def array_of(file: IndexFile, said: object, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -257,16 +272,24 @@ def array_of(file: IndexFile, said: object, kind: str, shape: tuple[int | None, 
     if not (isinstance(said, dict) and said.keys() == _DESCRIPTION): raise ValueError("is missing")
     fits = len(said["shape"]) == len(shape) and all(b in (None, a) for a, b in zip(said["shape"], shape))
     if said["kind"] not in kind.split() or not fits: raise ValueError(
-        f"is {said['kind']} {tuple(said['shape'])}, and must be {kind} {shape}")
+        f"is {said['kind']} {shown(tuple(said['shape']))}, and must be {kind} {shown(shape)}")
     n = int(np.prod([1, *said["shape"]], dtype=object)) * np.dtype(said["kind"]).itemsize
     return file.data[said["start"]:said["start"] + n].view(said["kind"]).reshape(said["shape"])
 
 # %% ../nbs/32_container.ipynb #da7cff8a
+def check_there(file: IndexFile) -> None:
+    "A ValueError if a mapped file was cut short or written over: reading what is gone would end the process"
+    mapped = getattr(file.data, "_mmap", None)
+    if mapped is not None and (mapped.size() < file.end or file.data[:24].tobytes() != _MAGIC + file.number):
+        raise ValueError(f"{file.name} was written into while an index was using it: load it again; and let files take "
+                         "the place of others, as Index.save and mv do, or load with mmap=False")
+
 def check_digests(file: IndexFile) -> None:
     "A ValueError if an array is not what was written; all of them are read for it"
     for said in arrays_of(file.table):
         sha = hashlib.sha256()
         for start in range(said["start"], said["start"] + array_size(said), 2 ** 24):
+            check_there(file)
             sha.update(file.data[start:min(start + 2 ** 24, said["start"] + array_size(said))].data)
         if sha.hexdigest() != said["sha256"]: raise ValueError(altered(file.name))
 
@@ -284,10 +307,14 @@ class Verification:
         try:
             self.check(self.file)
             self.done = True
-        except (ValueError, OSError) as error:
-            self.problem = str(error)
+        except Exception as error:  # whatever it is, nobody else would hear of it
+            what = type(error).__name__
+            self.problem = str(error) or f"{self.file.name} could not be compared with its digests: {what}"
 
     def trusted(self) -> bool:  # a ValueError where damage was found
         if self.problem: raise ValueError(self.problem)
         if not self.done and self.process != os.getpid(): self._begin()  # threads do not survive a fork
         return self.done
+
+    def wait(self) -> None:  # a ValueError where damage was found
+        while not self.trusted(): self.thread.join()

@@ -24,9 +24,11 @@ from sscq.answers import (
 )
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
+from .container import check_there, IndexFile, Verification
 from .files import check_writable
-from .container import Verification
-from .indexfile import check_codes, check_file, model_fingerprint, read_index, save_state, Saved, verification
+from sscq.indexfile import (
+    check_codes, check_columns, check_file, model_fingerprint, read_index, save_state, Saved, verification,
+)
 from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, table_of_parts
@@ -61,6 +63,7 @@ class Index:
         self._state, self._saved = State(), Saved()
         self._growing: Growing | None = None
         self._root = ""
+        self._read: IndexFile | None = None  # the file that it was read from, as long as its bytes are used
         self._checked: Verification | None = None
         self._locks: dict[tuple[str, int], threading.RLock] = {}
 
@@ -72,7 +75,8 @@ class Index:
         return self._alone("change")
 
     def __getstate__(self):
-        return {**self.__dict__, "_locks": {}, "_growing": None, "_saved": Saved(), "_checked": None}
+        self._settle()
+        return {**self.__dict__, "_locks": {}, "_growing": None, "_saved": Saved(), "_read": None, "_checked": None}
 
     def __len__(self):
         return len(self._state)
@@ -149,6 +153,8 @@ class Index:
         found: dict[str, Column] = {}
         if paths is not None:
             found["paths"] = as_paths(paths, n, self._root)
+        if columns is not None and not isinstance(columns, dict):
+            raise TypeError(f"columns={shown(columns)} must be a dict of names and their values")
         for name, values in (columns or {}).items():
             if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
                 raise ValueError(f"column {shown(name)} must have a name like those of Python, and none of {RESERVED}")
@@ -213,7 +219,7 @@ class Index:
             raise ValueError(
                 f"indexes of different models cannot be merged: this one is of {self.model}, the other of {other.model}"
             )
-        other._trusted()
+        other._settle()  # what it would bring is not compared with that file's digests any more
         theirs, root = other._state, other._root
         with self._lock:
             self._trusted()
@@ -235,7 +241,7 @@ class Index:
                         columns = {name: column[some] for name, column in segment.columns.items()}
                         self._append_all(segment.codes_of(some), ids, columns, root)
             except BaseException:
-                self._state, self._growing = before[0], None
+                self._growing, self._state = None, before[0]
                 raise
         return self
 
@@ -248,13 +254,18 @@ class Index:
         "Make one segment of every 4 million items, and forget those that were removed; a search is then fastest"
         with self._lock:
             self._trusted()
-            self._state, self._growing = compacted(self._state), None
+            self._growing, self._state = None, compacted(self._state)
         return self
 
     # looking at it: whoever needs more than one part takes one state and stays with it
 
     def _trusted(self) -> bool:  # an error, once damage of the file it was read from is known
+        if self._read is not None: check_there(self._read)
         return self._checked is None or self._checked.trusted()
+
+    def _settle(self) -> None:  # as `_trusted`, and waits: damage must not be written anew under a right digest
+        self._trusted()
+        if self._checked is not None: self._checked.wait()
 
     def snapshot(self) -> IndexSnapshot:
         "All of it as it is now: it does not change when the index does"
@@ -387,7 +398,7 @@ class Index:
         where = Path(os.path.realpath(path))
         with self._alone("save"):  # others go on adding meanwhile
             with self._lock:
-                self._trusted()
+                self._settle()
                 self._growing = None  # what is written is not grown: the next items begin a segment
                 state = self._state
                 self._root = root = self._root or root_of(s.columns.get("paths", []) for s in state.segments)
@@ -424,8 +435,12 @@ class Index:
         roots = [os.path.normpath(os.path.join(here, root)) for root in said.get("roots", [])]
         index._state, index._saved = state, saved
         index._root = found_root(roots, state.column("paths") if roots and "paths" in state.columns else [])
-        if saved.file is not None:
-            index._checked = verification(saved.file, lambda: check_codes(state, books.shape[1]), verify)
+        if (file := saved.file) is not None:
+            def also():
+                check_codes(state, books.shape[1])
+                check_columns(state)
+            # where codes can name codewords that do not exist, nothing is asked before all were seen
+            index._read, index._checked = file, verification(file, also, verify or books.shape[1] not in (16, 256))
         return index
 
     def to_faiss(self):  # faiss.IndexPQFastScan of 16 codewords, or IndexPQ; in an IndexIDMap2 if ids do not count

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .answers import Column, Texts
+from .answers import check_alike, Column, KEPT, RESERVED, Texts
 from .codebook import n_bits, unpack
 from sscq.container import (
     altered, append_file, array_of, array_size, arrays_of, check_digests, HEAD_SIZE, INDEX_FORMAT, INDEX_VERSION,
@@ -59,6 +59,7 @@ def model_fingerprint(
 class Saved:
     "What of an index lies in which file already"
     file: IndexFile | None = None
+    loaded: bool = False  # it was read from there, so that whatever is there now is its successor
     segments: dict[object, dict] = field(default_factory=dict)  # of a segment's key
     hidden: dict[object, tuple[np.ndarray, dict]] = field(default_factory=dict)
 
@@ -123,7 +124,7 @@ def _restored_column(file: IndexFile, entry: object, n: int) -> Column:
 def _restored_segment(file: IndexFile, entry: dict, M: int, K: int, names: tuple[str, ...]) -> Segment:
     n, first = entry.get("n"), entry.get("first")
     if type(n) is not int or type(first) is not int or not 0 < n < 2 ** 31 or not 0 <= first < 2 ** 62:
-        raise ValueError(f"has n={one_line(n)} and first={one_line(first)}")
+        raise ValueError(f"has n={shown(n, 40)} and first={shown(first, 40)}")
     ids, groups, different = None, None, n
     if "ids" in entry:
         ids = array_of(file, entry["ids"], "<i8", (n,))
@@ -154,11 +155,33 @@ def _restored_segment(file: IndexFile, entry: dict, M: int, K: int, names: tuple
 
 def check_codes(state: State, n_words: int) -> None:
     "A ValueError if a code names a codeword that does not exist: all of them are read for it"
-    if n_words in (16, 256): return
-    for segment in state.segments:
+    for segment in state.segments if n_words not in (16, 256) else ():
         for start in range(0, len(segment.codes), 2 ** 18):
             if (segment.codes[start:start + 2 ** 18] >= n_words).any():
                 raise ValueError(f"codes name codewords that do not exist; there are 0 to {n_words - 1}")
+
+def _check_kinds(state: State, keep: object, n_dims: int) -> None:  # of columns, as `Index.add` would have made them
+    half, int8 = dict(embedding=("<f2", (n_dims,))), dict(embedding=("|i1", (n_dims,)), embedding_scale=("<f4", ()))
+    wanted: dict[str, Any] = half if keep == "half" else int8 if keep == "int8" else {}
+    for segment in state.segments:
+        if KEPT & segment.columns.keys() != wanted.keys(): raise ValueError(f"are not those of keep={shown(keep, 40)}")
+        for name, column in segment.columns.items():
+            if name not in RESERVED and not name.isidentifier(): raise ValueError(f"have a name {shown(name, 40)}")
+            if name == "paths" and not isinstance(column, Texts): raise ValueError("have paths that are no texts")
+            if name in wanted and (isinstance(column, Texts) or (column.dtype.str, column.shape[1:]) != wanted[name]):
+                raise ValueError(f"have an {name} that is not {wanted[name]}")
+        check_alike(state.segments[0].columns, segment.columns)
+
+def check_columns(state: State) -> None:
+    "A ValueError if values of a column cannot be what was saved: all of them are read for it"
+    for segment in state.segments:
+        for name, column in segment.columns.items():
+            values = column.joined if isinstance(column, Texts) else column
+            for start in range(0, len(values), 2 ** 18):
+                some = values[start:start + 2 ** 18]
+                wrong = (name == "paths" and (some == 0).any()) or (name in KEPT and not np.isfinite(some).all())
+                if wrong or some.dtype == bool and (some.view(np.uint8) > 1).any():
+                    raise ValueError(f"column {name} has values that cannot be")
 
 def _all_are(kind: type, listed: object) -> bool:
     return isinstance(listed, list) and all(isinstance(one, kind) for one in listed)
@@ -169,8 +192,8 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
     sizes: list[Any]
     try:
         sizes = [table.get(name) for name in ("n_books", "n_words", "word_dim")]
-        if not all(type(n) is int and n > 0 for n in sizes): raise ValueError(f"has sizes {one_line(sizes)}")
-        M, K, _ = sizes
+        if not all(type(n) is int and n > 0 for n in sizes): raise ValueError(f"has sizes {shown(sizes)}")
+        M, K, d = sizes
         part = "codebooks"
         codebooks = array_of(file, table.get("codebooks"), "<f4", tuple(sizes))
         part = "columns"
@@ -182,7 +205,7 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
         if not _all_are(dict, listed): raise ValueError("has no segments")
         if type(next_id) is not int or type(given) is not bool or not 0 <= next_id <= 2 ** 62:
             raise ValueError("does not say with which id counting goes on")
-        saved, segments = Saved(file, {"codebooks": table["codebooks"]}), []
+        saved, segments = Saved(file, True, {"codebooks": table["codebooks"]}), []
         for number, entry in enumerate(listed):
             part = f"segment {number + 1} of {len(listed)}"
             segments.append(segment := _restored_segment(file, entry, M, K, tuple(names)))
@@ -191,13 +214,15 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
                 saved.hidden[segment.key] = segment.hidden, entry["hidden"]
             if segment.last >= next_id:
                 raise ValueError(f"holds id {segment.last}, and counting would go on at {next_id}")
-        state = State(tuple(segments), next_id, given, tuple(names))
+        state, part = State(tuple(segments), next_id, given, tuple(names)), "columns"
+        _check_kinds(state, table.get("keep"), M * d)
         part = "ids"
         if isinstance(order := state.order(), np.ndarray) and not (np.diff(state.ids()[order]) > 0).all():
             raise ValueError("stand there twice")
         return state, codebooks, saved
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{file.name} does not fit together: {part} {one_line(error)}; take another copy") from None
+        what = one_line(error)[:160]
+        raise ValueError(f"{file.name} does not fit together: {part} {what}; take another copy") from None
 
 # %% ../nbs/33_indexfile.ipynb #7a318949
 def save_state(
@@ -210,11 +235,11 @@ def save_state(
     "Append what is new to the file that has the rest; write all of it where there is none, or half would be waste"
     file = saved.file if saved.file is not None and saved.file.path == where else None
     if file is not None and may_append(file, where) and wasted(file) <= max(2 ** 20, file.end // 2):
-        new = Saved(None, saved.segments, saved.hidden)
+        new = Saved(None, saved.loaded, saved.segments, saved.hidden)
         new.file = append_file(file, lambda put: table_of(state, said, codebooks, put, new))
         return new
     new = Saved()
-    new.file = write_file(where, lambda put: table_of(state, said, codebooks, put, new), file)
+    new.file = write_file(where, lambda put: table_of(state, said, codebooks, put, new), file, saved.loaded)
     return new
 
 SMALL = 2 ** 26  # bytes of a file that is compared with its digests before anything is answered, in some .05 s
@@ -277,7 +302,7 @@ def _check_codebooks(codebooks: np.ndarray, name: str) -> None:
         check_codebooks(torch.from_numpy(np.array(codebooks)))
         n_bits(codebooks.shape[1])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} does not fit together: {one_line(error)}; take another copy") from None
+        raise ValueError(f"{name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
 # %% ../nbs/33_indexfile.ipynb #715b0cf7
 def _digest(meta: dict, arrays: dict) -> str:  # of the first format
@@ -292,17 +317,17 @@ def _read_first_format(path: Path, name: str) -> tuple[dict, State, np.ndarray, 
         header, tensors = read_tensors(path)
     except ValueError as error:
         raise ValueError(f"{error}, or give a file that Index.save wrote") from error
-    arrays = {key: x.numpy() for key, x in tensors.items()}
     sha, meta = header.get("sha256"), parse_json(header.get("index", "{}"), name)
     if not meta: raise ValueError(f"{name} is not an index written by Index.save")
-    found, ours = f"{meta.get('format')} {meta.get('version')}", f"{INDEX_FORMAT} 1"
-    if found != ours:
-        raise ValueError(f"{name} has format {found}, this version of sscq reads {ours} and {INDEX_VERSION}")
-    if _digest(meta, arrays) != sha: raise ValueError(altered(name))
+    found = f"{one_line(meta.get('format'))} {one_line(meta.get('version'))}"[:80]
+    if (meta.get("format"), meta.get("version")) != (INDEX_FORMAT, 1): raise ValueError(
+        f"{name} has format {found}, this version of sscq reads {INDEX_FORMAT} 1 and {INDEX_VERSION}")
     try:
+        arrays = {key: x.numpy() for key, x in tensors.items()}
+        if _digest(meta, arrays) != sha: raise ValueError(altered(name))
         return _from_first_format({**meta, "keep": None}, arrays, name)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{name} does not fit together: {one_line(error)}; take another copy") from None
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"{name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
 def _from_first_format(meta: dict[str, Any], arrays: dict, name: str) -> tuple[dict, State, np.ndarray, Saved]:
     def refuse(what): raise ValueError(f"{name} does not fit together: {what}; take another copy")
@@ -315,14 +340,14 @@ def _from_first_format(meta: dict[str, Any], arrays: dict, name: str) -> tuple[d
     if [meta.get(size) for size in ("n_books", "n_words", "word_dim")] != [M, K, d]:
         refuse("sizes that are not the codebooks'")
     if type(n) is not int or rows.dtype != np.uint8 or rows.shape != (n, -(-M * n_bits(K) // 8)):
-        refuse(f"{rows.dtype} rows {rows.shape} for n={one_line(n)}")
+        refuse(f"{rows.dtype} rows {rows.shape} for n={shown(n, 40)}")
     if ids is not None and (ids.dtype != np.int64 or ids.shape != (n,)):
         refuse(f"{ids.dtype} ids {ids.shape} for n={n}")
     # the first release left them as they were added
     order = np.arange(n) if ids is None else np.argsort(ids, kind="stable")
     if ids is not None and n and (ids[order[0]] < 0 or (np.diff(ids[order]) == 0).any()): refuse("ids that cannot be")
     top = -1 if not n else n - 1 if ids is None else int(ids[order[-1]])
-    if type(next_id) is not int or not top < next_id <= 2 ** 62: refuse(f"next={one_line(next_id)} after id {top}")
+    if type(next_id) is not int or not top < next_id <= 2 ** 62: refuse(f"next={shown(next_id, 40)} after id {top}")
     _check_said(meta, books, name)
     columns: dict[str, Column] = {}
     if "paths" in arrays:

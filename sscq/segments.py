@@ -304,6 +304,8 @@ def appended(
     "More items: into the last segment as far as there is room, then into new ones"
     segments, next_id, n = list(state.segments), state.next, len(codes)
     given = state.given or ids is not None
+    if ids is None and next_id + n > 2 ** 62: raise ValueError(
+        f"ids go on counting at {next_id}, and {n} more would pass 2**62: give ids= that are free")
     if ids is not None and not (np.diff(ids) > 0).all():
         order = np.argsort(ids, kind="stable")
         codes, ids = codes[order], ids[order]
