@@ -239,7 +239,9 @@ def search_codes(
 ) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) float32, int64
     "Exactly what `nearest_by_table` finds, by looking closely at few codes"
     off = rough_rounding(table) if codes.n_words <= 16 else rounding(table, codes.n_words)
-    width, todo, distances, rows = k + k // 4 + 16, None, np.empty(0), np.empty(0)
+    # sums of bytes' entries are exact but for rounding: few more than k will do
+    width = k + (k // 4 + 16 if codes.n_words <= 16 else 4)
+    todo, distances, rows = None, np.empty(0), np.empty(0)
     while 16 * width <= len(codes) and (todo is None or len(todo)):
         asked, bound = (table, off) if todo is None else (table[todo], off[todo])
         rough, found = codes.rough(asked, width)
@@ -264,6 +266,33 @@ def search_codes(
         if todo is None: return search_rows(codes, table, k, seen)
         distances[todo], rows[todo] = search_rows(codes, table[todo], k, seen)
     return distances, rows
+
+# %% ../nbs/30_fastscan.ipynb #83f9fa26
+def code_keys(codes: np.ndarray) -> np.ndarray:  # (n,) uint64: equal codes have equal keys
+    wide = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
+    wide[:, :codes.shape[1]] = codes
+    words = wide.view(np.uint64)
+    key = words[:, 0].copy()
+    for m in range(1, words.shape[1]):
+        key = key * np.uint64(0x9E3779B97F4A7C15) ^ words[:, m]
+    return key
+
+def grouped(
+    codes: np.ndarray,  # (n, M) uint8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # (D,) a row of each different code, starts (D + 1,), rows (n,)
+    "Which items have the same code, if a quarter of them or fewer are different; codes stand as first seen"
+    n = len(codes)
+    key = code_keys(codes)
+    order = np.argsort(key, kind="stable")
+    edge = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
+    if len(edge) - 1 > n // 4: return None
+    firsts = order[edge[:-1]]
+    seen = np.argsort(firsts)
+    sizes = np.diff(edge)[seen]
+    starts = np.r_[0, sizes.cumsum()]
+    rows = order[np.arange(n) + np.repeat(edge[:-1][seen] - starts[:-1], sizes)]
+    if (codes[np.repeat(firsts[seen], sizes)] != codes[rows]).any(): return None  # different codes with one key
+    return firsts[seen], starts.astype(np.int32), rows.astype(np.int32)
 
 # %% ../nbs/30_fastscan.ipynb #6d8db02a
 def faiss_on_one_thread():  # of FAISS's, for the calling thread only
@@ -317,30 +346,3 @@ def of_faiss_index(index) -> tuple[Tensor, Tensor, Tensor | None]:  # codebooks 
         return books, PackedCodes(held, n, M, K)[:], ids
     rows = faiss.vector_to_array(index.codes).reshape(n, -1)
     return books, unpack(torch.from_numpy(rows.copy()), M, K), ids
-
-# %% ../nbs/30_fastscan.ipynb #83f9fa26
-def code_keys(codes: np.ndarray) -> np.ndarray:  # (n,) uint64: equal codes have equal keys
-    wide = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
-    wide[:, :codes.shape[1]] = codes
-    words = wide.view(np.uint64)
-    key = words[:, 0].copy()
-    for m in range(1, words.shape[1]):
-        key = key * np.uint64(0x9E3779B97F4A7C15) ^ words[:, m]
-    return key
-
-def grouped(
-    codes: np.ndarray,  # (n, M) uint8
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # (D,) a row of each different code, starts (D + 1,), rows (n,)
-    "Which items have the same code, if a quarter of them or fewer are different; codes stand as first seen"
-    n = len(codes)
-    key = code_keys(codes)
-    order = np.argsort(key, kind="stable")
-    edge = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
-    if len(edge) - 1 > n // 4: return None
-    firsts = order[edge[:-1]]
-    seen = np.argsort(firsts)
-    sizes = np.diff(edge)[seen]
-    starts = np.r_[0, sizes.cumsum()]
-    rows = order[np.arange(n) + np.repeat(edge[:-1][seen] - starts[:-1], sizes)]
-    if (codes[np.repeat(firsts[seen], sizes)] != codes[rows]).any(): return None  # different codes with one key
-    return firsts[seen], starts.astype(np.int32), rows.astype(np.int32)

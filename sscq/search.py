@@ -31,7 +31,7 @@ def distance_table(
 
 def table_of_parts(parts: Tensor, turned: Tensor, squared: bool) -> Tensor:  # (Q, M, d), (M, d, K) -> (Q, M, K)
     # added up over d: whole rows of K entries at a time
-    table = (parts[..., None] - turned).square().sum(2)
+    table = (parts[..., None] - turned).square_().sum(2)
     return table if squared else table.sqrt()
 
 # %% ../nbs/10_search.ipynb #ec0e6671
