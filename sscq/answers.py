@@ -327,7 +327,7 @@ def asked_pictures(
     several = as_pictures(query) or []
     files = [os.fspath(one) for one in several] if several and isinstance(several[0], (str, os.PathLike)) else None
     if not several: return embed(query), [], None, [], []
-    f, readable, wrong = embed_readable(embed, several, alone=several[0] is query)
+    f, rows, wrong = embed_readable(embed, several, alone=several[0] is query)
     return f, several, files, rows, wrong
 
 # %% ../nbs/31_answers.ipynb #3de5b504
