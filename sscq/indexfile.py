@@ -566,7 +566,10 @@ def _from_first_format(meta: dict, arrays: dict, name: str) -> tuple[dict, State
     if type(n) is not int or rows.dtype != np.uint8 or rows.shape != (n, -(-M * n_bits(K) // 8)):
         refuse(f"{rows.dtype} rows {rows.shape} for n={one_line(n)}")
     if ids is not None and (ids.dtype != np.int64 or ids.shape != (n,)): refuse(f"{ids.dtype} ids {ids.shape} for n={n}")
-    if ids is not None and n and (ids[0] < 0 or not (np.diff(ids) > 0).all()): refuse("ids do not ascend")
+    if ids is not None:  # in whatever order they were added
+        order = np.argsort(ids, kind="stable")
+        ids, rows = ids[order], rows[order]
+        if n and (ids[0] < 0 or not (np.diff(ids) > 0).all()): refuse("ids are negative, or stand there twice")
     top = -1 if not n else n - 1 if ids is None else int(ids[-1])
     if type(next_id) is not int or not top < next_id <= 2 ** 62: refuse(f"next={one_line(next_id)} after id {top}")
     _check_said(meta, books, name)
@@ -575,6 +578,8 @@ def _from_first_format(meta: dict, arrays: dict, name: str) -> tuple[dict, State
         paths = arrays["paths"].tobytes().split(b"\0")
         if len(paths) != n: refuse(f"{len(paths)} paths for {n} items")
         columns["paths"] = Texts.of(os.fsdecode(path) for path in paths)
+        if ids is not None:
+            columns["paths"] = columns["paths"][order]
     state, growing = State(columns=tuple(columns)), None
     for start in range(0, n, 2 ** 18):
         some = slice(start, start + 2 ** 18)
