@@ -59,6 +59,15 @@ def lock_alone(
     return True
 
 
+def open_lock(
+    fd: int,  # of a file that `lock_alone` holds
+) -> None:
+    "Let others hold it, even where a child that was forked meanwhile still has it open"
+    if fcntl is None: return
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def remove_abandoned(
     folder: str | Path,
 ) -> None:
@@ -266,5 +275,5 @@ def read_tensors(
         raise PermissionError(f"{one_line(path)} must not be read by this user: ask for permission") from None
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(
-            f"{one_line(path)} is damaged ({one_line(str(error).partition(chr(10))[0])}); take another copy"
+            f"{one_line(path)} is damaged ({one_line(str(error).partition(chr(10))[0])[:160]}); take another copy"
         ) from error

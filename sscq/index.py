@@ -22,7 +22,10 @@ from .answers import as_ids, as_tensor, Asked, asked_pictures, Explanation, Sear
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
 from .files import check_writable
-from .indexfile import check_codes, check_file, model_fingerprint, read_index, save_state, Saved, verification
+from sscq.indexfile import (
+    check_codes, check_columns, check_file, check_there, IndexFile, model_fingerprint, read_index, save_state, Saved, verification,
+    Verification,
+)
 from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, table_of_parts
@@ -54,7 +57,9 @@ class Index:
             check_choice("keep", keep, ("half", "int8"))
         self.embed, self.distance, self.name, self.keep = embed, check_distance(distance), name, keep
         self._state, self._growing, self._saved = State(), None, Saved()
-        self._root, self._checked = "", None
+        self._root = ""
+        self._read: IndexFile | None = None  # the file that it was read from, as long as its bytes are used
+        self._checked: Verification | None = None
         self._locks: dict[int, threading.RLock] = {}
 
     @property
@@ -62,7 +67,8 @@ class Index:
         return self._locks.setdefault(os.getpid(), threading.RLock())
 
     def __getstate__(self):
-        return {**self.__dict__, "_locks": {}, "_growing": None, "_saved": Saved(), "_checked": None}
+        self._settle()
+        return {**self.__dict__, "_locks": {}, "_growing": None, "_saved": Saved(), "_read": None, "_checked": None}
 
     def __len__(self):
         return len(self._state)
@@ -202,7 +208,7 @@ class Index:
             raise ValueError(
                 f"indexes of different models cannot be merged: this one is of {self.model}, the other of {other.model}"
             )
-        other._trusted()
+        other._settle()  # what it would bring is not compared with that file's digests any more
         theirs, root = other._state, other._root
         with self._lock:
             self._trusted()
@@ -222,7 +228,7 @@ class Index:
                             self._append_all(segment.codes_of(some), segment.ids_of(some) if theirs.given else None,
                                              {name: column[some] for name, column in segment.columns.items()}, root)
             except BaseException:
-                self._state, self._growing = before[0], None
+                self._growing, self._state = None, before[0]
                 raise
         return self
 
@@ -235,13 +241,18 @@ class Index:
         "Make one segment of every 4 million items, and forget those that were removed; a search is then fastest"
         with self._lock:
             self._trusted()
-            self._state, self._growing = compacted(self._state), None
+            self._growing, self._state = None, compacted(self._state)
         return self
 
     # looking at it: whoever needs more than one part takes one state and stays with it
 
     def _trusted(self) -> bool:  # an error, once damage of the file it was read from is known
+        if self._read is not None: check_there(self._read)
         return self._checked is None or self._checked.trusted()
+
+    def _settle(self) -> None:  # as `_trusted`, and waits: damage must not be written anew under a right digest
+        self._trusted()
+        if self._checked is not None: self._checked.wait()
 
     def snapshot(self) -> IndexSnapshot:
         "All of it as it is now: it does not change when the index does"
@@ -372,7 +383,7 @@ class Index:
         check_writable(path)
         where = Path(os.path.realpath(path))
         with self._lock:
-            self._trusted()
+            self._settle()
             self._growing = None  # what is written is not grown: the next items begin a segment
             self._root = self._root or root_of(self._state)
             said = dict(
@@ -406,8 +417,11 @@ class Index:
             )
         roots = [os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(path)), x)) for x in said.get("roots", [])]
         index._state, index._saved, index._root = state, saved, found_root(roots, state)
-        if saved.file is not None:
-            index._checked = verification(saved.file, lambda: check_codes(state, books.shape[1]), verify)
+        if (file := saved.file) is not None:
+            def also():
+                check_codes(state, books.shape[1])
+                check_columns(state)
+            index._read, index._checked = file, verification(file, also, verify)
         return index
 
     def to_faiss(self):  # faiss.IndexPQFastScan up to 16 codewords, faiss.IndexPQ beyond; in an IndexIDMap2 if ids do not count from 0

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from .codebook import n_bits, unpack
 from .fastscan import held_shape, PackedCodes
-from .files import atomic_write, lock_alone, naming, parse_json, read_tensors
+from .files import atomic_write, lock_alone, naming, open_lock, parse_json, read_tensors
 from .search import check_codebooks
-from .segments import appended, Column, Segment, State, Texts
+from .segments import appended, check_alike, Column, KEPT, RESERVED, Segment, State, Texts
 from .validation import one_line, shown
 
 # %% ../nbs/33_indexfile.ipynb #d81c4f60
@@ -57,6 +57,7 @@ _MAGIC = b"\x89SSCQ\r\n\x02"  # no text, and damaged by whoever takes it for one
 _ALIGN = 64
 _HEAD = 3 * _ALIGN  # magic and the file's own number; two slots, of which the later one counts
 _SLOT = struct.Struct("<QQQ32s8s")  # generation, where its table begins, bytes of it, their SHA-256; and a check of these
+_UNUSED = b"\xff" * _ALIGN  # a slot of no save: not zeros, as what a disk has lost reads as zeros
 _KINDS = {"|u1", "|i1", "|b1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"}
 
 def _slot(head: bytes, generation: int, start: int, table: bytes) -> bytes:
@@ -128,7 +129,10 @@ def _alone(path: Path) -> Iterator[int | None]:  # a descriptor of the file, whi
     with open(path, "rb") as file:
         if not lock_alone(file.fileno()):
             raise OSError(f"{one_line(path)} is being written by somebody else: wait, or save under another name")
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            open_lock(file.fileno())  # closing is not enough: a child forked meanwhile has the file open too
 
 Build = Callable[[Callable[[np.ndarray], dict]], dict]  # makes a table; what it is given writes an array and describes it
 
@@ -154,7 +158,7 @@ def write_file(
     done: list = []
     def write(part: Path):
         with open(part, "w+b", buffering=0) as file:
-            file.write(_head(number).ljust(_HEAD, b"\0"))
+            file.write(_head(number).ljust(_HEAD, _UNUSED[:1]))
             done[:] = _finish(file.fileno(), _Writer(file.fileno(), _HEAD), _head(number), generation, build)
     with _alone(path) as there:
         if before and there is not None:
@@ -169,17 +173,22 @@ def append_file(
 ) -> IndexFile:
     "The same file with more arrays behind, and a new table; until the last 64 bytes are written it is the old one"
     generation = file.generation + 1
-    with _alone(file.path), naming(file.path), open(file.path, "r+b", buffering=0) as target:
+    with _alone(file.path) as held, naming(file.path), open(file.path, "r+b", buffering=0) as target:
         fd = target.fileno()
-        if _newest(os.pread(fd, _HEAD, 0), file.name).generation != file.generation:
-            raise ValueError(_CHANGED.format(file.name))
+        head = os.pread(fd, _HEAD, 0)
+        now = _newest(head, file.name)
+        same = (now.number, now.generation, os.fstat(fd).st_ino) == (file.number, file.generation, file.inode)
+        if not same or held is None or os.fstat(held).st_ino != file.inode: raise ValueError(_CHANGED.format(file.name))
         os.ftruncate(fd, file.end)
         writer = _Writer(fd, file.end)
         try:
             writer.write(_unfinished(file.number, generation, file.end))
             table, end, inode = _finish(fd, writer, _head(file.number), generation, build)
-        except BaseException:
-            with contextlib.suppress(OSError): os.ftruncate(fd, file.end)
+        except BaseException:  # it may have been the last fsync that was interrupted: first the slots are as before
+            with contextlib.suppress(OSError):
+                os.pwrite(fd, head[_ALIGN:], _ALIGN)
+                os.fsync(fd)
+                os.ftruncate(fd, file.end)
             raise
     if os.stat(file.path).st_ino != inode: raise ValueError(_CHANGED.format(file.name))
     return IndexFile(file.path, file.number, generation, end, table, inode)
@@ -224,9 +233,10 @@ def _newest(head: bytes, name: str) -> _Newest:  # what the first bytes of a fil
     found = []
     for i in (1, 2):
         slot = head[_ALIGN * i:_ALIGN * (i + 1)]
-        if not any(slot): continue
+        if slot == _UNUSED: continue
         generation, start, size, sha, check = _SLOT.unpack(slot)
-        if hashlib.sha256(head[:_ALIGN] + slot[:-8]).digest()[:8] != check or generation % 2 != i - 1: raise damaged
+        whole = hashlib.sha256(head[:_ALIGN] + slot[:-8]).digest()[:8] == check
+        if not whole or generation % 2 != i - 1 or not 0 < generation < 2 ** 62: raise damaged
         found.append(_Newest(number, generation, start, size, sha))
     found.sort(key=lambda slot: slot.generation)
     if not found or len(found) == 2 and found[1].generation != found[0].generation + 1: raise damaged
@@ -247,7 +257,7 @@ def read_file(
         size, end = os.fstat(file.fileno()).st_size, now.start + now.size
         if size < end or now.start < _HEAD: raise ValueError(
             f"{name} is damaged: it has {size:,} bytes, and was saved with {end:,}; take another copy")
-        data = np.memmap(file, np.uint8, "r") if mmap else np.fromfile(file, np.uint8, end, offset=-_HEAD)
+        data = np.memmap(file, np.uint8, "r") if mmap else np.fromfile(file, np.uint8, min(size, end + 2 * _ALIGN), offset=-_HEAD)
         inode = os.fstat(file.fileno()).st_ino
     text = data[now.start:end].tobytes()
     if hashlib.sha256(text).digest() != now.sha256: raise ValueError(_altered(name))
@@ -255,9 +265,9 @@ def read_file(
     if data[end:end + len(begun)].tobytes() != begun[:size - end]: raise ValueError(
         f"{name} is damaged: {size - end:,} bytes stand behind its end; take another copy")
     table = parse_json(text, name)
-    found = f"{table.get('format')} {table.get('version')}"
-    if found != f"{INDEX_FORMAT} {INDEX_VERSION}": raise ValueError(
-        f"{name} has format {found}, this version of sscq reads {INDEX_FORMAT} {INDEX_VERSION} and 1")
+    found = table.get("format"), table.get("version")
+    if found != (INDEX_FORMAT, INDEX_VERSION): raise ValueError(
+        f"{name} has format {shown(found)}, this version of sscq reads {INDEX_FORMAT} {INDEX_VERSION} and 1")
     read = IndexFile(path, now.number, now.generation, end, table, inode, data[:end])
     _check_places(read, now.start)
     return read
@@ -275,7 +285,7 @@ def _check_places(file: IndexFile, limit: int) -> None:  # every array lies insi
                 raise ValueError
         for said in sorted(listed, key=lambda said: (said["start"], _size(said))):
             if said["start"] < last or (last := said["start"] + _size(said)) > limit: raise ValueError
-    except (ValueError, TypeError): raise ValueError(
+    except (ValueError, TypeError, RecursionError): raise ValueError(
         f"{file.name} is damaged: its table names arrays that do not lie in the file; take another copy") from None
 
 def array_of(file: IndexFile, said: object, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -283,16 +293,24 @@ def array_of(file: IndexFile, said: object, kind: str, shape: tuple[int | None, 
     if not (isinstance(said, dict) and said.keys() == {"start", "kind", "shape", "sha256"}): raise ValueError("is missing")
     fits = len(said["shape"]) == len(shape) and all(b in (None, a) for a, b in zip(said["shape"], shape))
     if said["kind"] not in kind.split() or not fits: raise ValueError(
-        f"is {said['kind']} {tuple(said['shape'])}, and must be {kind} {shape}")
+        f"is {said['kind']} {shown(tuple(said['shape']))}, and must be {kind} {shown(shape)}")
     n = int(np.prod([1, *said["shape"]], dtype=object)) * np.dtype(said["kind"]).itemsize
     return file.data[said["start"]:said["start"] + n].view(said["kind"]).reshape(said["shape"])
 
 # %% ../nbs/33_indexfile.ipynb #9e2f7e94
+def check_there(file: IndexFile) -> None:
+    "A ValueError if a mapped file was cut short or written over: reading what is gone would end the process"
+    mapped = getattr(file.data, "_mmap", None)
+    if mapped is not None and (mapped.size() < file.end or file.data[:24].tobytes() != _MAGIC + file.number):
+        raise ValueError(f"{file.name} was written into while an index was using it: load it again; and let files take the "
+                         "place of others, as Index.save and mv do, or load with mmap=False")
+
 def check_digests(file: IndexFile) -> None:
     "A ValueError if an array is not what was written; all of them are read for it"
     for said in arrays_of(file.table):
         sha = hashlib.sha256()
         for start in range(said["start"], said["start"] + _size(said), 2 ** 24):
+            check_there(file)
             sha.update(file.data[start:min(start + 2 ** 24, said["start"] + _size(said))].data)
         if sha.hexdigest() != said["sha256"]: raise ValueError(_altered(file.name))
 
@@ -310,13 +328,16 @@ class Verification:
         try:
             self.check(self.file)
             self.done = True
-        except (ValueError, OSError) as error:
-            self.problem = str(error)
+        except Exception as error:  # whatever it is, nobody else would hear of it
+            self.problem = str(error) or f"{self.file.name} could not be compared with its digests: {type(error).__name__}"
 
     def trusted(self) -> bool:  # a ValueError where damage was found
         if self.problem: raise ValueError(self.problem)
         if not self.done and self.process != os.getpid(): self._begin()  # threads do not survive a fork
         return self.done
+
+    def wait(self) -> None:  # a ValueError where damage was found
+        while not self.trusted(): self.thread.join()
 
 # %% ../nbs/33_indexfile.ipynb #e8947536
 @dataclass
@@ -385,7 +406,7 @@ def _restored_column(file: IndexFile, entry: object, n: int) -> Column:
 def _restored_segment(file: IndexFile, entry: dict, M: int, K: int, names: tuple[str, ...]) -> Segment:
     n, first = entry.get("n"), entry.get("first")
     if type(n) is not int or type(first) is not int or not 0 < n < 2 ** 31 or not 0 <= first < 2 ** 62:
-        raise ValueError(f"has n={one_line(n)} and first={one_line(first)}")
+        raise ValueError(f"has n={shown(n, 40)} and first={shown(first, 40)}")
     ids, groups, different = None, None, n
     if "ids" in entry:
         ids = array_of(file, entry["ids"], "<i8", (n,))
@@ -415,19 +436,41 @@ def _restored_segment(file: IndexFile, entry: dict, M: int, K: int, names: tuple
 
 def check_codes(state: State, n_words: int) -> None:
     "A ValueError if a code names a codeword that does not exist: all of them are read for it"
-    if n_words in (16, 256): return
-    for segment in state.segments:
+    for segment in state.segments if n_words not in (16, 256) else ():
         for start in range(0, len(segment.codes), 2 ** 18):
             if (segment.codes[start:start + 2 ** 18] >= n_words).any():
                 raise ValueError(f"codes name codewords that do not exist; there are 0 to {n_words - 1}")
+
+def _check_kinds(state: State, keep: object, n_dims: int) -> None:  # of columns, as `Index.add` would have made them
+    kept = dict(half=dict(embedding=("<f2", (n_dims,))), int8=dict(embedding=("|i1", (n_dims,)), embedding_scale=("<f4", ())))
+    wanted = kept[keep] if isinstance(keep, str) and keep in kept else {}
+    for segment in state.segments:
+        if KEPT & segment.columns.keys() != wanted.keys(): raise ValueError(f"are not those of keep={shown(keep, 40)}")
+        for name, column in segment.columns.items():
+            if name not in RESERVED and not name.isidentifier(): raise ValueError(f"have a name {shown(name, 40)}")
+            if name == "paths" and not isinstance(column, Texts): raise ValueError("have paths that are no texts")
+            if name in wanted and (isinstance(column, Texts) or (column.dtype.str, column.shape[1:]) != wanted[name]):
+                raise ValueError(f"have an {name} that is not {wanted[name]}")
+        check_alike(state.segments[0].columns, segment.columns)
+
+def check_columns(state: State) -> None:
+    "A ValueError if values of a column cannot be what was saved: all of them are read for it"
+    for segment in state.segments:
+        for name, column in segment.columns.items():
+            values = column.joined if isinstance(column, Texts) else column
+            for start in range(0, len(values), 2 ** 18):
+                some = values[start:start + 2 ** 18]
+                wrong = (name == "paths" and (some == 0).any()) or (name in KEPT and not np.isfinite(some).all())
+                if wrong or some.dtype == bool and (some.view(np.uint8) > 1).any():
+                    raise ValueError(f"column {name} has values that cannot be")
 
 def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codebooks
     "What a file holds, if everything in it fits together; a ValueError of one line otherwise"
     table, part = file.table, "the table"
     try:
         sizes = [table.get(name) for name in ("n_books", "n_words", "word_dim")]
-        if not all(type(n) is int and n > 0 for n in sizes): raise ValueError(f"has sizes {one_line(sizes)}")
-        M, K, _ = sizes
+        if not all(type(n) is int and n > 0 for n in sizes): raise ValueError(f"has sizes {shown(sizes)}")
+        M, K, d = sizes
         part = "codebooks"
         codebooks = array_of(file, table.get("codebooks"), "<f4", tuple(sizes))
         part, names = "columns", table.get("columns")
@@ -444,13 +487,14 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
             if segment.hidden is not None:
                 saved.hidden[segment.key] = segment.hidden, entry["hidden"]
             if segment.last >= next_id: raise ValueError(f"holds id {segment.last}, and counting would go on at {next_id}")
-        state = State(tuple(segments), next_id, given, tuple(names))
+        state, part = State(tuple(segments), next_id, given, tuple(names)), "columns"
+        _check_kinds(state, table.get("keep"), M * d)
         part = "ids"
         if isinstance(order := state.order(), np.ndarray) and not (np.diff(state.ids()[order]) > 0).all():
             raise ValueError("stand there twice")
         return state, codebooks, saved
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{file.name} does not fit together: {part} {one_line(error)}; take another copy") from None
+        raise ValueError(f"{file.name} does not fit together: {part} {one_line(error)[:160]}; take another copy") from None
 
 # %% ../nbs/33_indexfile.ipynb #f653e251
 def save_state(
@@ -529,7 +573,7 @@ def _check_codebooks(codebooks: np.ndarray, name: str) -> None:
         check_codebooks(torch.from_numpy(np.array(codebooks)))
         n_bits(codebooks.shape[1])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} does not fit together: {one_line(error)}; take another copy") from None
+        raise ValueError(f"{name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
 # %% ../nbs/33_indexfile.ipynb #e6889c43
 def _digest(meta: dict, arrays: dict) -> str:  # of the first format
@@ -544,16 +588,17 @@ def _read_first_format(path: Path, name: str) -> tuple[dict, State, np.ndarray, 
         header, tensors = read_tensors(path)
     except ValueError as error:
         raise ValueError(f"{error}, or give a file that Index.save wrote") from error
-    arrays = {key: x.numpy() for key, x in tensors.items()}
     sha, meta = header.get("sha256"), parse_json(header.get("index", "{}"), name)
     if not meta: raise ValueError(f"{name} is not an index written by Index.save")
-    found, ours = f"{meta.get('format')} {meta.get('version')}", f"{INDEX_FORMAT} 1"
-    if found != ours: raise ValueError(f"{name} has format {found}, this version of sscq reads {ours} and {INDEX_VERSION}")
-    if _digest(meta, arrays) != sha: raise ValueError(_altered(name))
+    found = meta.get("format"), meta.get("version")
+    if found != (INDEX_FORMAT, 1): raise ValueError(
+        f"{name} has format {shown(found)}, this version of sscq reads {INDEX_FORMAT} 1 and {INDEX_VERSION}")
     try:
+        arrays = {key: x.numpy() for key, x in tensors.items()}
+        if _digest(meta, arrays) != sha: raise ValueError(_altered(name))
         return _from_first_format({**meta, "keep": None}, arrays, name)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{name} does not fit together: {one_line(error)}; take another copy") from None
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"{name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
 def _from_first_format(meta: dict, arrays: dict, name: str) -> tuple[dict, State, np.ndarray, Saved]:
     def refuse(what): raise ValueError(f"{name} does not fit together: {what}; take another copy")
@@ -564,14 +609,14 @@ def _from_first_format(meta: dict, arrays: dict, name: str) -> tuple[dict, State
     n, next_id = meta.get("n"), meta.get("next")
     if [meta.get("n_books"), meta.get("n_words"), meta.get("word_dim")] != [M, K, d]: refuse("sizes that are not the codebooks'")
     if type(n) is not int or rows.dtype != np.uint8 or rows.shape != (n, -(-M * n_bits(K) // 8)):
-        refuse(f"{rows.dtype} rows {rows.shape} for n={one_line(n)}")
+        refuse(f"{rows.dtype} rows {rows.shape} for n={shown(n, 40)}")
     if ids is not None and (ids.dtype != np.int64 or ids.shape != (n,)): refuse(f"{ids.dtype} ids {ids.shape} for n={n}")
     if ids is not None:  # in whatever order they were added
         order = np.argsort(ids, kind="stable")
         ids, rows = ids[order], rows[order]
         if n and (ids[0] < 0 or not (np.diff(ids) > 0).all()): refuse("ids are negative, or stand there twice")
     top = -1 if not n else n - 1 if ids is None else int(ids[-1])
-    if type(next_id) is not int or not top < next_id <= 2 ** 62: refuse(f"next={one_line(next_id)} after id {top}")
+    if type(next_id) is not int or not top < next_id <= 2 ** 62: refuse(f"next={shown(next_id, 40)} after id {top}")
     _check_said(meta, books, name)
     columns: dict[str, Column] = {}
     if "paths" in arrays:

@@ -77,8 +77,8 @@ def as_column(name: str, values, n: int) -> Column:
         except TypeError:
             raise TypeError(f"column {name!r} must be a list or an array, one value for each item") from None
         column = Texts.of(listed) if listed and all(isinstance(v, str) for v in listed) else np.array(listed)
-    if isinstance(column, np.ndarray) and column.dtype.kind not in "iufb":
-        raise TypeError(f"column {name!r} holds {column.dtype}: give numbers, or texts (str)")
+    if isinstance(column, np.ndarray) and (column.dtype.kind not in "iufb" or column.dtype.itemsize > 8 or not column.ndim):
+        raise TypeError(f"column {name!r} holds {column.dtype}: give numbers of at most 64 bits, or texts (str)")
     if len(column) != n: raise ValueError(f"column {name!r} has {len(column)} values for {n} items")
     return column if isinstance(column, Texts) else column.astype(column.dtype.newbyteorder("<"), copy=False)
 
@@ -439,6 +439,8 @@ def appended(
     "More items: into the last segment as far as there is room, then into new ones"
     segments, next_id, n = list(state.segments), state.next, len(codes)
     given = state.given or ids is not None
+    if ids is None and next_id + n > 2 ** 62: raise ValueError(
+        f"ids go on counting at {next_id}, and {n} more would pass 2**62: give ids= that are free")
     if ids is not None and not (np.diff(ids) > 0).all():
         order = np.argsort(ids, kind="stable")
         codes, ids = codes[order], ids[order]
@@ -542,7 +544,7 @@ def found_root(
     state: State,
 ) -> str:
     "The first folder in which the first relative path is found; else the last of them"
-    if not listed or not state.segments: return ""
+    if not listed or not state.segments or "paths" not in state.columns: return ""
     first = next((name for name in state.segments[0].columns["paths"] if not os.path.isabs(name)), "")
     return next((root for root in listed if os.path.exists(os.path.join(root, first))), listed[-1])
 
