@@ -776,6 +776,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'sscq.segments._search_few': ('segments.html#_search_few', 'sscq/segments.py'),
                                'sscq.segments._search_groups': ('segments.html#_search_groups', 'sscq/segments.py'),
                                'sscq.segments._spread': ('segments.html#_spread', 'sscq/segments.py'),
+                               'sscq.segments._values': ('segments.html#_values', 'sscq/segments.py'),
                                'sscq.segments.appended': ('segments.html#appended', 'sscq/segments.py'),
                                'sscq.segments.as_column': ('segments.html#as_column', 'sscq/segments.py'),
                                'sscq.segments.as_paths': ('segments.html#as_paths', 'sscq/segments.py'),

@@ -94,7 +94,10 @@ def as_tensor(name: str, x) -> Tensor:
 
 def as_ids(ids) -> np.ndarray:  # int64
     "Whole numbers from 0 to 2**62; a TypeError or ValueError otherwise"
-    ids = np.asarray(ids)
+    try:
+        ids = np.asarray(ids)
+    except ValueError:
+        raise TypeError(f"ids={shown(ids)} must be a list or an array of whole numbers") from None
     if ids.size and ids.dtype.kind not in "iu":
         raise TypeError(f"ids of {ids.dtype} must be whole numbers (of a mask: mask.nonzero())")
     wrong = ids[(ids < 0) | (ids >= 2 ** 62)] if ids.size else ids

@@ -144,6 +144,8 @@ class Index:
         found: dict[str, Column] = {}
         if paths is not None:
             found["paths"] = as_paths(paths, n, self._root)
+        if columns is not None and not isinstance(columns, dict):
+            raise TypeError(f"columns={shown(columns)} must be a dict of names and their values")
         for name, values in (columns or {}).items():
             if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
                 raise ValueError(f"column {shown(name)} must have a name like those of Python, and none of {RESERVED}")

@@ -30,7 +30,10 @@ class Texts(Sequence):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Texts":
-        parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+        try:
+            parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text {shown(error.object)} is not Unicode: it holds half of a surrogate pair") from None
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=offsets[1:])
         return cls(offsets, np.frombuffer(b"".join(parts), np.uint8))
@@ -63,20 +66,28 @@ class Texts(Sequence):
 # %% ../nbs/32_segments.ipynb #4d3bc878
 Column = np.ndarray | Texts  # n values, or n texts
 
+def _values(name: str, values) -> np.ndarray | list[str]:
+    wrong = TypeError(f"column {name!r} must be a list or an array, one value for each item: numbers of at most 64 bits, or texts (str)")
+    try:
+        if isinstance(values, (bytes, dict, set, frozenset)): raise wrong
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().numpy()
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            return values.tolist() if values.dtype.kind == "U" else values.copy()
+        listed = list(values)
+        if listed and all(isinstance(v, str) for v in listed): return listed
+        array = np.array(listed)
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong from None
+    # NumPy makes floating-point numbers of whole ones that do not fit
+    if array.dtype.kind == "f" and listed and all(isinstance(v, int) for v in listed): raise wrong
+    return array
+
 def as_column(name: str, values, n: int) -> Column:
     "Whatever a user gives as a column; a TypeError or ValueError if it cannot be one"
-    if isinstance(values, (str, bytes)):
-        raise TypeError(f"column {name!r} is one text: give a list, one for each item")
-    if isinstance(values, Texts): column: Column = values
-    elif isinstance(values, (np.ndarray, Tensor)):
-        column = np.array(values)  # a copy
-        if column.dtype.kind in "US": column = Texts.of(map(str, column.tolist()))
-    else:
-        try:
-            listed = list(values)
-        except TypeError:
-            raise TypeError(f"column {name!r} must be a list or an array, one value for each item") from None
-        column = Texts.of(listed) if listed and all(isinstance(v, str) for v in listed) else np.array(listed)
+    if isinstance(values, str): raise TypeError(f"column {name!r} is one text: give a list, one for each item")
+    found = values if isinstance(values, Texts) else _values(name, values)
+    column: Column = Texts.of(found) if isinstance(found, list) else found
     if isinstance(column, np.ndarray) and (column.dtype.kind not in "iufb" or column.dtype.itemsize > 8 or not column.ndim):
         raise TypeError(f"column {name!r} holds {column.dtype}: give numbers of at most 64 bits, or texts (str)")
     if len(column) != n: raise ValueError(f"column {name!r} has {len(column)} values for {n} items")
@@ -517,6 +528,7 @@ def as_paths(
     if isinstance(paths, (str, bytes)):
         raise TypeError(f"paths={shown(paths)} is one path: give a list, one for each item")
     try:
+        if isinstance(paths, (dict, set, frozenset)): raise TypeError
         names = [os.fsdecode(path) for path in paths]
     except TypeError:
         raise TypeError(f"paths={shown(paths)} must be a list of str or Path, one for each item") from None
@@ -556,7 +568,9 @@ def joined_answers(found: Sequence[Found]) -> Found:
     return distances, ids, which, rows
 
 def unit_rows(f: np.ndarray) -> np.ndarray:
-    return f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), np.float32(1e-30))
+    largest = np.abs(f).max(1, keepdims=True)  # of which float32 may not hold the square
+    f = f / np.where(largest > 0, largest, np.float32(1))
+    return f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), np.float32(1))
 
 def kept_embeddings(
     f: np.ndarray,  # (n, D) float32
