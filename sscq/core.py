@@ -11,7 +11,6 @@ import inspect
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -197,18 +196,6 @@ def eval_copy(
             if type(own[name]) not in _PLAIN:
                 own[name] = followed(own[name])
     return whole
-
-# %% ../nbs/12_core.ipynb #2e6899bd
-def one_thread() -> None:
-    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
-    torch.set_num_threads(1)
-    faiss = sys.modules.get("faiss")
-    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
-        faiss.omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=one_thread)
 
 # %% ../nbs/12_core.ipynb #424758f6
 class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache-2.0", model_card_template=CARD):

@@ -92,6 +92,9 @@ class PackedCodes:
         self.held, self.n, self.n_books, self.n_words = held[:held_shape(n, n_books, n_words)[0]], n, n_books, n_words
         self._scan: _Borrowed | None = None
 
+    def __getstate__(self):  # a copy makes its own
+        return {**self.__dict__, "_scan": None}
+
     def __len__(self):
         return self.n
 

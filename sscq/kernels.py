@@ -6,6 +6,8 @@
 __all__ = ['fast_part_neighbor', 'fast_part_neighbor_with_positive']
 
 # %% ../nbs/24_kernels.ipynb #363f3551
+import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -146,3 +148,15 @@ def smallest(
         part[:, :k].sort(axis=1)
     map_threads(select, np.array_split(keys.numpy(), min(len(keys), 1 + keys.numel() // 2 ** 18)))
     return keys[:, :k]
+
+# %% ../nbs/24_kernels.ipynb #466d2c50
+def one_thread() -> None:
+    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
+    torch.set_num_threads(1)
+    faiss = sys.modules.get("faiss")
+    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
+        faiss.omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_thread)
