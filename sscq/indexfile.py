@@ -201,7 +201,7 @@ def _generation_over(before: IndexFile, path: Path) -> int:  # how often the fil
         now = read_file(path)
     except ValueError:
         return 0
-    if now.number != before.number: return 0  # another index, which is to be replaced
+    if now.number != before.number: raise ValueError(_CHANGED.format(before.name))  # by another index
     def content(table): return [table.get("next"), [said["sha256"] for said in arrays_of(table)]]
     if now.generation != before.generation and content(now.table) != content(before.table):
         raise ValueError(_CHANGED.format(before.name))

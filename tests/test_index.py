@@ -355,3 +355,357 @@ def test_to_faiss_and_back(M, K, given):
     assert torch.equal(again.codes, codes) and torch.equal(again.ids, index.ids) and torch.equal(again.codebooks, index.codebooks)
     for wrong in (faiss.IndexFlatL2(4), None, "x", faiss.IndexPQ(4, 2, 4), faiss.IndexPQ(4, 2, 4, faiss.METRIC_INNER_PRODUCT)):
         with pytest.raises((TypeError, ValueError)): Index.from_faiss(wrong)
+
+
+# files that are damaged, altered, or written by several; the fuzz targets try thousands
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+
+
+def altered(path, change) -> Path:
+    "A file whose checksums are right, whatever it says"
+    from target_indexes import Draft
+    draft = Draft(path.read_bytes())
+    change(draft)
+    path.write_bytes(draft.assemble())
+    return path
+
+
+def with_columns(n=20, keep=None, **more) -> Index:
+    f, codebooks, codes = random_search(N=n)
+    given = torch.randn(n, 12, generator=torch.Generator().manual_seed(3)) if keep else codes
+    return Index(codebooks, keep=keep).add(given, paths=[f"/{i}" for i in range(n)], columns=dict(number=list(range(n)), text=["a"] * n), **more)
+
+
+def put_column(name, values=None, texts=None):
+    def change(draft):
+        draft.table["columns"] = [*(x for x in draft.table["columns"] if x != name), name]
+        for entry in draft.table["segments"]:
+            columns = {x: c for x, c in entry["columns"].items() if x != name}
+            if texts: column = dict(offsets=draft.put(np.cumsum([0, *map(len, texts)])), joined=draft.put(np.frombuffer(b"".join(texts), np.uint8)))
+            else: column = dict(values=draft.put(values))
+            entry["columns"] = columns | {name: column}
+    return change
+
+
+@pytest.mark.parametrize("keep, change", [
+    (None, put_column("paths", np.arange(20))), (None, put_column("paths", texts=[b"a\0b"] * 20)), (None, put_column("a b", np.arange(20))),
+    (None, put_column("embedding", np.zeros((20, 12), np.float16))), ("half", put_column("embedding", np.zeros((20, 11), np.float16))),
+    ("half", put_column("embedding", np.full((20, 12), np.nan, np.float16))), ("half", put_column("embedding", texts=[b"a"] * 20)),
+    ("int8", put_column("embedding_scale", np.full(20, np.inf, np.float32))), ("int8", lambda draft: draft.table.update(keep="half")),
+    (None, put_column("flag", np.full(20, 7, np.uint8).view(bool)))])
+def test_columns_of_a_file_that_no_index_has_are_refused(tmp_path, keep, change):
+    path = with_columns(keep=keep).save(tmp_path / "x.sscq")
+    assert len(Index.load(altered(path, lambda draft: None), verify=True)) == 20
+    with pytest.raises(ValueError, match="x.sscq does not fit together: .*column"): Index.load(altered(path, change), verify=True)
+
+
+def test_columns_of_a_file_are_the_same_in_all_segments(tmp_path):
+    path = with_columns(40).remove([0]).add(torch.zeros(5, 4, dtype=torch.uint8), paths=["/a"] * 5, columns=dict(number=[1] * 5, text=["b"] * 5)).save(tmp_path / "x.sscq")
+    index = Index.load(path).add(torch.zeros(3, 4, dtype=torch.uint8), paths=["/a"] * 3, columns=dict(number=[1] * 3, text=["b"] * 3))
+    index.save(path)
+
+    def change(draft): draft.table["segments"][-1]["columns"]["number"] = dict(values=draft.put(np.zeros(draft.table["segments"][-1]["n"], np.float32)))
+    with pytest.raises(ValueError, match="column 'number' holds int64"): Index.load(altered(path, change))
+
+
+@pytest.mark.parametrize("change", [lambda t: t.update(format="A" * 5000), lambda t: t.update(format="\x1b[2J"), lambda t: t.update(word_dim="A" * 5000),
+                                    lambda t: t["segments"][0].update(n="A" * 5000), lambda t: t.update(more=[[[[]]]]) or t.update(roots="x"),
+                                    lambda t: t["codebooks"].update(shape=[1] * 5000)])
+def test_what_is_wrong_with_a_file_is_said_in_one_short_line(tmp_path, change):
+    path = with_columns().save(tmp_path / "x.sscq")
+    with pytest.raises(ValueError) as said: Index.load(altered(path, lambda draft: change(draft.table)))
+    assert len(str(said.value)) < 400 + len(str(path)) and str(said.value).isprintable() and str(path) in str(said.value)
+
+
+@pytest.mark.parametrize("depth", [600, 950, 990])
+def test_a_table_that_is_nested_deeply_is_refused(tmp_path, depth):
+    path = with_columns().save(tmp_path / "x.sscq")
+
+    def change(draft): draft.text = json.dumps(draft.table)[:-1].encode() + b', "x": ' + b"[" * depth + b"]" * depth + b"}"
+    try: assert len(Index.load(altered(path, change))) == 20
+    except ValueError as error: assert "x.sscq is damaged" in str(error)
+
+
+def test_roots_without_paths_are_looked_for_nowhere(tmp_path):
+    path = Index(random_search()[1]).add(random_search()[2]).save(tmp_path / "x.sscq")
+    assert len(Index.load(altered(path, lambda draft: draft.table.update(roots=["/nowhere"])))) == 50
+
+
+def test_what_a_disk_lost_is_no_older_save(tmp_path):
+    index = with_columns()
+    path = index.save(tmp_path / "x.sscq")
+    index.remove([3]).save(path)
+    raw = path.read_bytes()
+    for i in (64, 128):
+        path.write_bytes(raw[:i] + bytes(64) + raw[i + 64:])
+        with pytest.raises(ValueError, match="is damaged"): Index.load(path)
+
+
+def test_a_file_of_the_first_format_with_numbers_of_another_kind_is_refused(tmp_path):
+    import damage
+    from target_indexes import OLD, signed_first
+    meta, tensors = damage.read((OLD / "ce8e6d2" / "plain.sscq").read_bytes(), tmp_path / "copy")
+    tensors = {name: x.clone() for name, x in tensors.items()}
+    (tmp_path / "x.sscq").write_bytes(signed_first(json.loads(meta["index"]), tensors))
+    assert len(Index.load(tmp_path / "x.sscq")) == 200
+    (tmp_path / "x.sscq").write_bytes(signed_first(json.loads(meta["index"]), tensors | {"codebooks": tensors["codebooks"].bfloat16()}))
+    with pytest.raises(ValueError, match="x.sscq does not fit together"): Index.load(tmp_path / "x.sscq")
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_save_that_was_killed_leaves_what_was_there(tmp_path, mmap, monkeypatch):
+    path = with_columns().save(tmp_path / "x.sscq")
+    size = path.stat().st_size
+    index = Index.load(path).remove([3, 4])
+    index.save(path)
+    after = path.read_bytes()
+    for end in (size + 1, size + 70, size + 200, len(after)):
+        path.write_bytes(after[:64] + b"\xff" * 64 + after[128:end])  # its slot, the last thing that is written, was not
+        if end == size + 1: assert after[64:128] != b"\xff" * 64
+        assert len(Index.load(path, mmap=mmap, verify=True)) == 20
+
+
+def test_a_save_that_is_interrupted_at_its_very_end_is_undone(tmp_path, monkeypatch):
+    path = with_columns().save(tmp_path / "x.sscq")
+    before, index, synced = path.read_bytes(), Index.load(path).remove([3]), []
+
+    def interrupted(fd, real=os.fsync):
+        synced.append(fd)
+        if len(synced) == 2: raise KeyboardInterrupt
+        real(fd)
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt): index.save(path)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    index.save(path)
+    assert Index.load(path, verify=True).ids.tolist() == index.ids.tolist()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no limits of files")
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
+    import resource
+    path = with_columns().save(tmp_path / "x.sscq")
+    before, index = path.read_bytes(), Index.load(path).remove([3, 4])
+    for room in (0, 64, 100, 500):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, resource.RLIM_INFINITY))
+        try:
+            with pytest.raises(OSError, match="x.sscq cannot be written .*: make room"): index.save(path)
+        finally: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        assert path.read_bytes() == before and len(index) == 18
+    index.save(path)
+    assert len(Index.load(path, verify=True)) == 18
+
+
+def test_another_index_in_the_place_of_a_file_is_not_written_over_by_chance(tmp_path):
+    path = with_columns().save(tmp_path / "x.sscq")
+    index = Index.load(path)
+    with_columns(7).save(path)
+    with pytest.raises(ValueError, match="was changed by somebody else"): index.remove([1]).save(path)
+    assert len(Index.load(path)) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_child_forked_during_a_save_holds_no_lock(tmp_path, monkeypatch):
+    from sscq import indexfile
+    path = with_columns().save(tmp_path / "x.sscq")
+    index, children = Index.load(path).remove([3]), []
+
+    def forking(*args, real=indexfile._finish):
+        children.append(os.fork())
+        if not children[-1]:
+            time.sleep(60)
+            os._exit(0)
+        return real(*args)
+    monkeypatch.setattr(indexfile, "_finish", forking)
+    index.save(path)
+    monkeypatch.undo()
+    try: index.remove([4]).save(path)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert len(Index.load(path)) == 18
+
+
+@pytest.mark.parametrize("how", ["cut", "another index", "another file"])
+def test_a_file_that_is_written_into_while_it_is_used_is_told_and_ends_nothing(tmp_path, how):
+    path = with_columns(3000).save(tmp_path / "x.sscq")
+    index, loaded, f = Index.load(path), Index.load(path, mmap=False), random_search()[0]
+    want = index.search(f)
+    if how == "cut": os.truncate(path, 100)
+    if how == "another index": path.write_bytes(with_columns(4000).save(tmp_path / "y.sscq").read_bytes())
+    if how == "another file": path.write_bytes(b"x" * 2 * path.stat().st_size)
+    for verb in (lambda: index.search(f), lambda: index.codes, lambda: index.explain(f[0], 3), lambda: index.remove([3]), lambda: index.save(tmp_path / "z.sscq"),
+                 lambda: copy.deepcopy(index), lambda: Index(index.codebooks).merge(index)):
+        with pytest.raises(ValueError, match="x.sscq was written into while an index was using it"): verb()
+    assert torch.equal(loaded.search(f).ids, want.ids)
+
+
+def in_the_background(tmp_path, monkeypatch, n=200, K=16):  # a damaged file, whose digests are compared when the event is set
+    from sscq import indexfile
+    monkeypatch.setattr(indexfile, "SMALL", 100)
+    path = Index(random_search(K=K)[1]).add(random_search(K=K, N=n)[2]).save(tmp_path / "x.sscq")
+    raw, entry = bytearray(path.read_bytes()), indexfile.read_file(path).table["segments"][0]["codes"]
+    raw[entry["start"]:entry["start"] + 9] = b"\xff" * 9
+    path.write_bytes(raw)
+    wait = threading.Event()
+
+    def check(file, real=indexfile.check_digests):
+        wait.wait(60)
+        real(file)
+    monkeypatch.setattr(indexfile, "check_digests", check)
+    return path, wait
+
+
+@pytest.mark.parametrize("verb", ["save", "merge", "copy", "pickle"])
+def test_damage_is_not_carried_on_before_it_is_found(tmp_path, monkeypatch, verb):
+    import pickle
+    path, wait = in_the_background(tmp_path, monkeypatch)
+    index = Index.load(path)
+    assert not index.search(random_search()[0]).verified
+    threading.Timer(.2, wait.set).start()
+    other = dict(save=lambda: index.save(tmp_path / "y.sscq"), merge=lambda: Index(index.codebooks).merge(index), copy=lambda: copy.deepcopy(index),
+                 pickle=lambda: pickle.dumps(index))[verb]
+    with pytest.raises(ValueError, match="x.sscq was altered after it was saved"): other()
+    assert not (tmp_path / "y.sscq").exists()
+    with pytest.raises(ValueError, match="x.sscq was altered after it was saved"): index.search(random_search()[0])
+
+
+@pytest.mark.parametrize("K", [4, 64])
+def test_codes_that_may_name_no_codeword_are_looked_at_before_they_are_used(tmp_path, monkeypatch, K):
+    path, wait = in_the_background(tmp_path, monkeypatch, K=K)
+    wait.set()
+    with pytest.raises(ValueError, match="x.sscq was altered after it was saved"): Index.load(path)
+
+
+def test_a_background_check_that_breaks_off_is_heard_of(tmp_path, monkeypatch):
+    from sscq import indexfile
+    path, wait = in_the_background(tmp_path, monkeypatch)
+
+    def broken(file): raise MemoryError
+    monkeypatch.setattr(indexfile, "check_digests", broken)
+    index = Index.load(path)
+    index._checked.thread.join()
+    with pytest.raises(ValueError, match="x.sscq could not be compared with its digests: MemoryError"): index.search(random_search()[0])
+
+
+def test_an_index_that_was_searched_can_be_copied():
+    import pickle
+    f, codebooks, codes = random_search(N=5000)
+    index = Index(codebooks).add(codes)
+    want = index.search(f).ids
+    for other in (copy.deepcopy(index), pickle.loads(pickle.dumps(index))): assert torch.equal(other.search(f).ids, want)
+
+
+BUSY = """
+import os, sys, threading, time
+import torch
+from sscq.index import Index
+from pathlib import Path
+torch.set_num_threads(2)
+folder = Path(sys.argv[1])
+g = torch.Generator().manual_seed(0)
+index, f = Index(torch.randn(4, 16, 3, generator=g)).add(torch.randint(16, (30000, 4), generator=g, dtype=torch.uint8)), torch.randn(40, 12, generator=g)
+index.save(folder / "x.sscq")
+index.search(f)
+stop = False
+def change(): index.add(torch.zeros(20, 4, dtype=torch.uint8)).remove(index.ids[:10])
+def again(what):
+    while not stop: what()
+threads = [threading.Thread(target=again, args=(what,)) for what in (change, lambda: index.search(f), lambda: index.save(folder / "x.sscq"))]
+for thread in threads: thread.start()
+children = []
+for i in range(20):
+    time.sleep(.02)
+    if not (child := os.fork()):
+        try:
+            n = len(index.search(f).ids) + len(index.add(torch.zeros(3, 4, dtype=torch.uint8)).remove([0] if 0 in index.ids else index.ids[:1]).compact().ids)
+            index.explain(f[0], int(index.ids[5]))
+            os._exit(len(Index.load(index.save(folder / f"{i}.sscq"), verify=True)) != len(index))
+        except BaseException: os._exit(2)
+    children.append(child)
+stop = True
+for thread in threads: thread.join()
+found, end = [], time.monotonic() + 90
+while children and time.monotonic() < end:
+    child, status = os.waitpid(-1, os.WNOHANG)
+    if child:
+        children.remove(child)
+        found.append(status)
+    else: time.sleep(.05)
+for child in children: os.kill(child, 9)
+print(found.count(0), "of", 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_children_forked_while_threads_are_busy_answer(tmp_path):
+    run = subprocess.run([sys.executable, "-c", BUSY, str(tmp_path)], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
+    assert run.stdout.strip() == "20 of 20", run.stdout + run.stderr[-2000:]
+
+
+KILLED = """
+import sys
+import torch
+from sscq.index import Index
+index = Index.load(sys.argv[1])
+print("ready", flush=True)
+while True:
+    index.add(torch.full((50, 4), len(index) % 16, dtype=torch.uint8)).save(sys.argv[1])
+    print(len(index), flush=True)
+"""
+
+
+def test_a_killed_save_is_whole_before_or_after(tmp_path):
+    path = Index(random_search()[1]).add(random_search(N=2000)[2]).save(tmp_path / "x.sscq")
+    n = 2000
+    for i in range(5):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True) as child:
+            child.stdout.readline()
+            time.sleep(.01 * (i + 1))
+            child.kill()
+            n = int((child.stdout.read().splitlines() or [n])[-1])
+        index = Index.load(path, verify=True)
+        assert len(index) in (n, n + 50)
+        n = len(index)
+
+
+# what cannot be meant
+
+def test_ids_do_not_count_beyond_what_an_id_can_be(tmp_path):
+    _, codebooks, codes = random_search(N=2)
+    index = Index(codebooks).add(codes, ids=[5, 2 ** 62 - 1])
+    with pytest.raises(ValueError, match="ids go on counting at 4611686018427387904, .* give ids="): index.add(codes)
+    assert Index.load(index.add(codes, ids=[1, 2]).save(tmp_path / "x.sscq")).ids.tolist() == [1, 2, 5, 2 ** 62 - 1]
+
+
+@pytest.mark.parametrize("values", [np.longdouble([1, 2]), [2 ** 63, 1], np.array([b"x", b"y"]), {1: 2, 3: 4}, {1, 2}, np.array(5), torch.ones(2, dtype=torch.bfloat16),
+                                    [[1], [2, 3]], [None, 1], [1, "x"], np.array(["x", None], object)])
+def test_a_column_that_could_not_be_read_again_is_refused(values):
+    _, codebooks, codes = random_search(N=2)
+    with pytest.raises(TypeError, match="column 'a'"): Index(codebooks).add(codes, columns=dict(a=values))
+
+
+def test_columns_of_texts_in_arrays_and_of_tensors_with_gradients():
+    _, codebooks, codes = random_search(N=2)
+    index = Index(codebooks).add(codes, columns=dict(a=np.array(["x", "y"], object), b=torch.ones(2, requires_grad=True)))
+    assert index.column("a") == ["x", "y"] and index.column("b").tolist() == [1, 1]
+
+
+def test_other_things_that_are_no_columns_paths_or_ids():
+    _, codebooks, codes = random_search(N=2)
+    index = Index(codebooks)
+    with pytest.raises(TypeError, match="columns=.* must be a dict"): index.add(codes, columns=[("a", [1, 2])])
+    with pytest.raises(ValueError, match="half of a surrogate pair"): index.add(codes, columns=dict(a=["\ud800", "x"]))
+    with pytest.raises(ValueError, match="half of a surrogate pair"): index.add(codes, paths=["\ud800", "x"])
+    with pytest.raises(TypeError, match="paths=.* must be a list"): index.add(codes, paths={"a": 1, "b": 2})
+    with pytest.raises(TypeError, match="ids=.* must be a list"): index.add(codes, ids=[[1, 2], [3]])
+    assert not len(index)
+
+
+@pytest.mark.parametrize("keep", ["half", "int8"])
+@pytest.mark.parametrize("scale", [1e-42, 1e-25, 1e17])
+def test_kept_embeddings_point_where_they_did_however_long_they_are(keep, scale):
+    f, codebooks, _ = random_search()
+    assert Index(codebooks, keep=keep).add(f * scale).search(f, 1, refine=5).ids[:, 0].tolist() == list(range(len(f)))
