@@ -7,7 +7,7 @@ __all__ = ['SearchResult', 'Explanation']
 
 # %% ../nbs/31_answers.ipynb #087d4894
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,176 @@ import torch
 from torch import Tensor
 
 from .validation import check_counts, one_line, shown
+
+# %% ../nbs/31_answers.ipynb #b936f54e
+def as_tensor(name: str, x) -> Tensor:
+    "A tensor of whatever can be one; a TypeError otherwise"
+    if isinstance(x, Tensor): return x
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}={shown(x)} must be a tensor or an array") from None
+
+def as_ids(ids) -> np.ndarray:  # int64
+    "Whole numbers from 0 to 2**62; a TypeError or ValueError otherwise"
+    try:
+        ids = np.asarray(ids)
+    except ValueError:
+        raise TypeError(f"ids={shown(ids)} must be a list or an array of whole numbers") from None
+    if ids.size and ids.dtype.kind not in "iu":
+        raise TypeError(f"ids of {ids.dtype} must be whole numbers (of a mask: mask.nonzero())")
+    wrong = ids[(ids < 0) | (ids >= 2 ** 62)] if ids.size else ids
+    if wrong.size: raise ValueError(f"id {wrong.flat[0]} is negative or too large; ids are 0 or more, below 2**62")
+    return ids.astype(np.int64)
+
+# %% ../nbs/31_answers.ipynb #631a5a99
+class Texts(Sequence):
+    "Many short texts as one array of bytes and the places where each begins; on disk as in memory"
+    def __init__(self,
+        offsets: np.ndarray,  # (n + 1,) int64
+        joined: np.ndarray,  # uint8
+    ):
+        self.offsets, self.joined = offsets, joined
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Texts":
+        try:
+            parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text {shown(error.object)} is not Unicode: it holds half of a surrogate pair") from None
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        return cls(offsets, np.frombuffer(b"".join(parts), np.uint8))
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i):  # a text; of a slice or of numbers, Texts
+        if isinstance(i, (int, np.integer)):
+            first, last = self.offsets[i:i + 2] if i >= 0 else self.offsets[i - 1:(i + 1) or None]
+            return self.joined[first:last].tobytes().decode("utf-8", "surrogateescape")
+        if isinstance(i, slice) and i.step in (None, 1):
+            first, last, _ = i.indices(len(self))
+            offsets = self.offsets[first:max(first, last) + 1]
+            return Texts(offsets - offsets[0], self.joined[offsets[0]:offsets[-1]])
+        rows = np.arange(len(self))[i]
+        firsts, sizes = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate([[0], sizes.cumsum()])
+        where = np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], sizes)
+        return Texts(offsets, self.joined[where])
+
+    def __iter__(self) -> Iterator[str]:
+        whole, ends = self.joined.tobytes(), self.offsets.tolist()
+        return (whole[a:b].decode("utf-8", "surrogateescape") for a, b in zip(ends, ends[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        return self.offsets.nbytes + self.joined.nbytes
+
+# %% ../nbs/31_answers.ipynb #6d0956b3
+Column = np.ndarray | Texts  # n values, or n texts
+
+def _values(name: str, values) -> np.ndarray | list[str]:
+    wrong = TypeError(f"column {name!r} must be a list or an array, one value for each item: numbers of at most 64 bits, or texts (str)")
+    try:
+        if isinstance(values, (bytes, dict, set, frozenset)): raise wrong
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().numpy()
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            return values.tolist() if values.dtype.kind == "U" else values.copy()
+        listed = list(values)
+        if listed and all(isinstance(v, str) for v in listed): return listed
+        array = np.array(listed)
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong from None
+    # NumPy makes floating-point numbers of whole ones that do not fit
+    if array.dtype.kind == "f" and listed and all(isinstance(v, int) for v in listed): raise wrong
+    return array
+
+def as_column(name: str, values, n: int) -> Column:
+    "Whatever a user gives as a column; a TypeError or ValueError if it cannot be one"
+    if isinstance(values, str): raise TypeError(f"column {name!r} is one text: give a list, one for each item")
+    found = values if isinstance(values, Texts) else _values(name, values)
+    column: Column = Texts.of(found) if isinstance(found, list) else found
+    if isinstance(column, np.ndarray) and (column.dtype.kind not in "iufb" or column.dtype.itemsize > 8 or not column.ndim):
+        raise TypeError(f"column {name!r} holds {column.dtype}: give numbers of at most 64 bits, or texts (str)")
+    if len(column) != n: raise ValueError(f"column {name!r} has {len(column)} values for {n} items")
+    return column if isinstance(column, Texts) else column.astype(column.dtype.newbyteorder("<"), copy=False)
+
+RESERVED = ("paths", "embedding", "embedding_scale")  # columns that have a meaning of their own
+KEPT = {"embedding", "embedding_scale"}
+
+def check_alike(old: dict[str, Column], new: dict[str, Column]) -> None:
+    "A ValueError if values of a column are not of the kind that it holds"
+    def kind(column):
+        return "texts" if isinstance(column, Texts) else f"{column.dtype} {column.shape[1:] or ''}".strip()
+    for name, column in old.items():
+        if kind(column) != kind(new[name]): raise ValueError(
+            f"column {name!r} holds {kind(column)}, and the new items have {kind(new[name])}")
+
+def concatenated(columns: Sequence[Column]) -> Column:
+    if len(columns) == 1: return columns[0]
+    texts = [column for column in columns if isinstance(column, Texts)]
+    if not texts: return np.concatenate([column for column in columns if isinstance(column, np.ndarray)])
+    ends = np.cumsum([0] + [int(t.offsets[-1] - t.offsets[0]) for t in texts])
+    offsets = [t.offsets[1:] - t.offsets[0] + end for t, end in zip(texts, ends)]
+    joined = np.concatenate([t.joined[t.offsets[0]:t.offsets[-1]] for t in texts])
+    return Texts(np.concatenate([np.zeros(1, np.int64), *offsets]), joined)
+
+# %% ../nbs/31_answers.ipynb #6b033712
+def as_paths(
+    paths,
+    n: int,
+    root: str = "",  # what relative ones of the index start from; "": from wherever the program runs
+) -> Texts:
+    "A column of paths; a TypeError or ValueError if they cannot be one"
+    if isinstance(paths, (str, bytes)):
+        raise TypeError(f"paths={shown(paths)} is one path: give a list, one for each item")
+    try:
+        if isinstance(paths, (dict, set, frozenset)): raise TypeError
+        names = [os.fsdecode(path) for path in paths]
+    except TypeError:
+        raise TypeError(f"paths={shown(paths)} must be a list of str or Path, one for each item") from None
+    if len(names) != n: raise ValueError(f"{len(names)} paths for {n} items")
+    for name in names:
+        if "\0" in name: raise ValueError(f"path {name!r} holds a zero byte, as no file's name does")
+    if root and root != os.getcwd():
+        names = [name if os.path.isabs(name) else os.path.relpath(name, root) for name in names]
+    return Texts.of(names)
+
+def rooted(names: Iterable[str], root: str) -> list[str]:
+    "Paths that can be opened from where the program runs"
+    if not root or root == os.getcwd(): return list(names)
+    return [name if os.path.isabs(name) or not name else os.path.join(root, name) for name in names]
+
+# %% ../nbs/31_answers.ipynb #3b773b80
+def root_of(columns: Iterable[Iterable[str]]) -> str:
+    "What relative paths that were just added start from: where the program runs; empty if there are none"
+    return os.getcwd() if any(not os.path.isabs(name) for column in columns for name in column) else ""
+
+def found_root(
+    listed: list[str],  # where the pictures may be: seen from the file, and where they were
+    column: Iterable[str],  # paths
+) -> str:
+    "The first folder in which the first relative path is found; else the last of them"
+    first = next((name for name in column if not os.path.isabs(name)), "")
+    return next((root for root in listed if os.path.exists(os.path.join(root, first))), listed[-1] if listed else "")
+
+# %% ../nbs/31_answers.ipynb #c14c4e28
+def unit_rows(f: np.ndarray) -> np.ndarray:
+    largest = np.abs(f).max(1, keepdims=True)  # of which float32 may not hold the square
+    f = f / np.where(largest > 0, largest, np.float32(1))
+    return f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), np.float32(1))
+
+def kept_embeddings(
+    f: np.ndarray,  # (n, D) float32
+    keep: str,  # "half" or "int8"
+) -> dict[str, Column]:
+    "Directions of embeddings in 16 or 8 bits a number, as columns"
+    f = unit_rows(f)
+    if keep == "half": return dict(embedding=f.astype(np.float16))
+    scale = np.maximum(np.abs(f).max(1), np.float32(1e-30)) / 127
+    return dict(embedding=np.round(f / scale[:, None]).astype(np.int8), embedding_scale=scale.astype(np.float32))
 
 # %% ../nbs/31_answers.ipynb #fb871d4f
 def thumbnail(
@@ -83,28 +253,7 @@ class SearchResult(_Answers):
             "text/plain": repr(self),
         }
 
-# %% ../nbs/31_answers.ipynb #aba27002
-def as_tensor(name: str, x) -> Tensor:
-    "A tensor of whatever can be one; a TypeError otherwise"
-    if isinstance(x, Tensor): return x
-    try:
-        return torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}={shown(x)} must be a tensor or an array") from None
-
-def as_ids(ids) -> np.ndarray:  # int64
-    "Whole numbers from 0 to 2**62; a TypeError or ValueError otherwise"
-    try:
-        ids = np.asarray(ids)
-    except ValueError:
-        raise TypeError(f"ids={shown(ids)} must be a list or an array of whole numbers") from None
-    if ids.size and ids.dtype.kind not in "iu":
-        raise TypeError(f"ids of {ids.dtype} must be whole numbers (of a mask: mask.nonzero())")
-    wrong = ids[(ids < 0) | (ids >= 2 ** 62)] if ids.size else ids
-    if wrong.size: raise ValueError(f"id {wrong.flat[0]} is negative or too large; ids are 0 or more, below 2**62")
-    return ids.astype(np.int64)
-
-# %% ../nbs/31_answers.ipynb #04e29abc
+# %% ../nbs/31_answers.ipynb #d05ee77d
 @dataclass(frozen=True)
 class Asked:
     "Queries as vectors"
@@ -121,7 +270,7 @@ class Asked:
         own = dict(zip(self.rows.tolist(), x))
         return [own.get(q, empty) for q in range(self.n)]
 
-# %% ../nbs/31_answers.ipynb #6447475a
+# %% ../nbs/31_answers.ipynb #4306b12b
 def embed_readable(
     embed: Callable,
     several: list,  # files, their bytes, or PIL images
@@ -170,7 +319,7 @@ def as_pictures(
 def asked_pictures(
     embed: Callable,
     query,
-) -> tuple:  # embeddings (R, D); pictures; their files, or None; which of them could be read; what is wrong with the others
+) -> tuple:  # embeddings (R, D); pictures; their files, or None; which could be read; what is wrong with the others
     "Embeddings of whatever is no embedding"
     several = as_pictures(query) or []
     files = [os.fspath(one) for one in several] if several and isinstance(several[0], (str, os.PathLike)) else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .codebook import n_bits, pack, unpack
@@ -20,6 +20,13 @@ from .search import nearest_by_table
 from .validation import shown
 
 # %% ../nbs/30_fastscan.ipynb #005f459d
+def rough_rounding(
+    table: Float[Tensor, "Q M K"],
+) -> np.ndarray:  # (Q,)
+    "At least `rounding`, in a third of the time: entries may span all from 0 to the largest"
+    high, M = table.amax(2).numpy(), table.shape[1]
+    return M / 2 * max(1, M / 257) / 255 * high.max(1) + (M * 2 ** -23) * high.sum(1)
+
 def rounding(
     table: Float[Tensor, "Q M K"],
     n_words: int = 16,  # with more, FAISS adds up floating-point entries
@@ -144,16 +151,16 @@ class _Borrowed:
     ):
         import faiss
         held = np.ascontiguousarray(held)
-        self.fast: Any = faiss.IndexPQFastScan(one_hot_pq(n_books))
-        self.held, self.fast.orig_codes = held, None
-        self.fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
+        fast: Any = faiss.IndexPQFastScan(one_hot_pq(n_books))
+        fast.orig_codes = None
+        fast.qbs = 0x33  # six queries together, 3 + 3: a little faster than FAISS's choice
         # FAISS's table of codes is a pointer and a length. They are set to our array, and back before FAISS frees it
-        fields = (ctypes.c_size_t * 2).from_address(int(self.fast.codes.tab))
+        fields = (ctypes.c_size_t * 2).from_address(int(fast.codes.tab))
         if fields[0] or fields[1]: raise RuntimeError(f"FAISS {faiss.__version__} keeps codes in a way that this "
                                                       "version of sscq does not know: install faiss-cpu 1.15")
-        fields[0], fields[1], self._fields = held.ctypes.data, held.size, fields
-        self.fast.codes.numel = held.size
-        self.fast.ntotal, self.fast.ntotal2 = n, 32 * len(held)
+        fields[0], fields[1] = held.ctypes.data, held.size
+        fast.codes.numel, fast.ntotal, fast.ntotal2 = held.size, n, 32 * len(held)
+        self.fast, self.held, self._fields = fast, held, fields
 
     def __del__(self):
         if (fields := getattr(self, "_fields", None)) is not None:
@@ -231,8 +238,8 @@ def search_codes(
     hidden: np.ndarray | None = None,  # (n,) bool: which must not be found
 ) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) float32, int64
     "Exactly what `nearest_by_table` finds, by looking closely at few codes"
-    off, width, todo = rounding(table, codes.n_words), k + k // 4 + 16, None
-    distances = rows = np.empty(0)
+    off = rough_rounding(table) if codes.n_words <= 16 else rounding(table, codes.n_words)
+    width, todo, distances, rows = k + k // 4 + 16, None, np.empty(0), np.empty(0)
     while 16 * width <= len(codes) and (todo is None or len(todo)):
         asked, bound = (table, off) if todo is None else (table[todo], off[todo])
         rough, found = codes.rough(asked, width)
@@ -245,6 +252,8 @@ def search_codes(
         proven = (near[:, -1] < rough[:, -1] - bound) & (found >= 0).all(1)
         if todo is None:
             if proven.all(): return near, own
+            off = rounding(table, codes.n_words)
+            proven = (near[:, -1] < rough[:, -1] - off) & (found >= 0).all(1)
             distances, rows, todo = near, own, np.flatnonzero(~proven)
         else:
             distances[todo], rows[todo] = near, own
@@ -256,12 +265,12 @@ def search_codes(
         distances[todo], rows[todo] = search_rows(codes, table[todo], k, seen)
     return distances, rows
 
-# %% ../nbs/30_fastscan.ipynb #c243ddb9
+# %% ../nbs/30_fastscan.ipynb #6d8db02a
 def faiss_on_one_thread():  # of FAISS's, for the calling thread only
     import faiss
     faiss.omp_set_num_threads(1)
 
-# %% ../nbs/30_fastscan.ipynb #fad30e1a
+# %% ../nbs/30_fastscan.ipynb #9d82ca16
 def as_faiss_index(
     codebooks: Tensor,  # (M, K, d)
     codes: Tensor,  # (N, M) uint8
@@ -270,14 +279,14 @@ def as_faiss_index(
     "An index of FAISS's own with these codes"
     import faiss
     M, K, d = codebooks.shape
-    pq = faiss.IndexPQ(M * d, M, n_bits(K))
+    pq: Any = faiss.IndexPQ(M * d, M, n_bits(K))
     faiss.copy_array_to_vector(codebooks.numpy().ravel(), pq.pq.centroids)
     pq.is_trained = True
     pq.add_sa_codes(pack(codes, K).numpy())
-    index = faiss.IndexPQFastScan(pq) if K == 16 else pq
+    index: Any = faiss.IndexPQFastScan(pq) if K == 16 else pq
     if torch.equal(ids, torch.arange(len(ids))): return index
     index.ntotal = 0  # only an empty one may be given numbers
-    named = faiss.IndexIDMap2(index)
+    named: Any = faiss.IndexIDMap2(index)
     index.ntotal = len(ids)
     faiss.copy_array_to_vector(ids.numpy(), named.id_map)
     named.ntotal = index.ntotal
@@ -298,8 +307,8 @@ def of_faiss_index(index) -> tuple[Tensor, Tensor, Tensor | None]:  # codebooks 
         f"index={shown(index)} must be a faiss.IndexPQ or IndexPQFastScan, or one of them in an IndexIDMap")
     pq, n = index.pq, index.ntotal
     if not index.is_trained or index.metric_type != faiss.METRIC_L2 or pq.nbits > 8: raise ValueError(
-        f"the index of FAISS's must be trained, measure METRIC_L2 and have codes of at most 8 bits; it has {pq.nbits} bits, "
-        f"metric {index.metric_type}, trained: {index.is_trained}")
+        f"the index of FAISS's must be trained, measure METRIC_L2 and have codes of at most 8 bits; it has {pq.nbits} "
+        f"bits, metric {index.metric_type}, trained: {index.is_trained}")
     M, K = pq.M, pq.ksub
     books = torch.from_numpy(faiss.vector_to_array(pq.centroids).reshape(M, K, pq.dsub).copy())
     if isinstance(index, faiss.IndexPQFastScan):
@@ -308,3 +317,30 @@ def of_faiss_index(index) -> tuple[Tensor, Tensor, Tensor | None]:  # codebooks 
         return books, PackedCodes(held, n, M, K)[:], ids
     rows = faiss.vector_to_array(index.codes).reshape(n, -1)
     return books, unpack(torch.from_numpy(rows.copy()), M, K), ids
+
+# %% ../nbs/30_fastscan.ipynb #83f9fa26
+def code_keys(codes: np.ndarray) -> np.ndarray:  # (n,) uint64: equal codes have equal keys
+    wide = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
+    wide[:, :codes.shape[1]] = codes
+    words = wide.view(np.uint64)
+    key = words[:, 0].copy()
+    for m in range(1, words.shape[1]):
+        key = key * np.uint64(0x9E3779B97F4A7C15) ^ words[:, m]
+    return key
+
+def grouped(
+    codes: np.ndarray,  # (n, M) uint8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # (D,) a row of each different code, starts (D + 1,), rows (n,)
+    "Which items have the same code, if a quarter of them or fewer are different; codes stand as first seen"
+    n = len(codes)
+    key = code_keys(codes)
+    order = np.argsort(key, kind="stable")
+    edge = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
+    if len(edge) - 1 > n // 4: return None
+    firsts = order[edge[:-1]]
+    seen = np.argsort(firsts)
+    sizes = np.diff(edge)[seen]
+    starts = np.r_[0, sizes.cumsum()]
+    rows = order[np.arange(n) + np.repeat(edge[:-1][seen] - starts[:-1], sizes)]
+    if (codes[np.repeat(firsts[seen], sizes)] != codes[rows]).any(): return None  # different codes with one key
+    return firsts[seen], starts.astype(np.int32), rows.astype(np.int32)

@@ -10,7 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +18,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .answers import as_ids, as_tensor, Asked, asked_pictures, Explanation, SearchResult
+from sscq.answers import (
+    as_column, as_ids, as_paths, as_tensor, Asked, asked_pictures, check_alike, Column, Explanation, KEPT,
+    kept_embeddings, RESERVED, found_root, root_of, rooted, SearchResult,
+)
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
 from .files import check_writable
+from .container import check_there, IndexFile, Verification
 from sscq.indexfile import (
-    check_codes, check_columns, check_file, check_there, IndexFile, model_fingerprint, read_index, save_state, Saved, verification,
-    Verification,
+    check_codes, check_columns, check_file, model_fingerprint, read_index, save_state, Saved, verification,
 )
 from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, table_of_parts
 from sscq.segments import (
-    appended, as_column, as_paths, check_alike, Column, compacted, found_root, Growing, joined_answers, kept_embeddings, KEPT,
-    IndexSnapshot, refined, removed, RESERVED, root_of, rooted, search_segments, State,
+    appended, compacted, Growing, IndexSnapshot, joined_answers, refined, removed, search_segments, State,
 )
-from .validation import check_callable, check_choice, check_count, check_flag, check_number, check_path, check_text, one_line, shown
+from sscq.validation import (
+    check_callable, check_choice, check_count, check_flag, check_number, check_path, check_text, one_line, shown,
+)
 
 # %% ../nbs/35_database.ipynb #f9c1876a
 class Index:
@@ -56,15 +60,19 @@ class Index:
         if keep is not None:
             check_choice("keep", keep, ("half", "int8"))
         self.embed, self.distance, self.name, self.keep = embed, check_distance(distance), name, keep
-        self._state, self._growing, self._saved = State(), None, Saved()
+        self._state, self._saved = State(), Saved()
+        self._growing: Growing | None = None
         self._root = ""
         self._read: IndexFile | None = None  # the file that it was read from, as long as its bytes are used
         self._checked: Verification | None = None
-        self._locks: dict[int, threading.RLock] = {}
+        self._locks: dict[tuple[str, int], threading.RLock] = {}
+
+    def _alone(self, what: str) -> threading.RLock:  # a forked child has its own: nobody would open the parent's for it
+        return self._locks.setdefault((what, os.getpid()), threading.RLock())
 
     @property
-    def _lock(self) -> "threading.RLock":  # of who changes it; a forked child has its own, as nobody would open the parent's
-        return self._locks.setdefault(os.getpid(), threading.RLock())
+    def _lock(self) -> threading.RLock:  # held by who changes the index
+        return self._alone("change")
 
     def __getstate__(self):
         self._settle()
@@ -100,13 +108,14 @@ class Index:
         M, _, d = self._books.shape
         f = as_tensor("embeddings", f)
         if not f.is_floating_point(): raise TypeError(f"embeddings of {f.dtype} must be floating point")
-        f = f.detach().float()
+        f = f.detach().float() if f.requires_grad or f.dtype is not torch.float32 else f
         if f.ndim != 2 or f.shape[1] != M * d:
             raise ValueError(
                 f"embeddings of shape {tuple(f.shape)} do not fit model {self.model}: its {M} codebooks of {d} "
                 f"dimensions need (N, {M * d})"
             )
-        if not np.isfinite(f.cpu().numpy()).all(): raise ValueError("embeddings contain NaN or infinite values")
+        if not np.abs(f.cpu().numpy()).max(initial=0) < np.inf:
+            raise ValueError("embeddings contain NaN or infinite values")
         return f
 
     def _encode(self, f) -> np.ndarray:  # (n, M) uint8: embeddings are quantized, codes are checked
@@ -220,15 +229,17 @@ class Index:
                     self._check_ids(theirs.ids(), len(theirs))
                 order = theirs.order()
                 if isinstance(order, np.ndarray):  # ids that lie between one another
-                    self._append_all(theirs.codes(len(self._books))[order], theirs.ids()[order] if theirs.given else None,
-                                     {name: theirs.column(name)[order] for name in theirs.columns}, root)
-                else:
-                    for segment in theirs.segments:
-                        rows = segment.live_rows()
-                        for start in range(0, len(rows), 2 ** 18):
-                            some = rows[start:start + 2 ** 18]
-                            self._append_all(segment.codes_of(some), segment.ids_of(some) if theirs.given else None,
-                                             {name: column[some] for name, column in segment.columns.items()}, root)
+                    ids = theirs.ids()[order] if theirs.given else None
+                    columns = {name: theirs.column(name)[order] for name in theirs.columns}
+                    self._append_all(theirs.codes(len(self._books))[order], ids, columns, root)
+                    return self
+                for segment in theirs.segments:
+                    rows = segment.live_rows()
+                    for start in range(0, len(rows), 2 ** 18):
+                        some = rows[start:start + 2 ** 18]
+                        ids = segment.ids_of(some) if theirs.given else None
+                        columns = {name: column[some] for name, column in segment.columns.items()}
+                        self._append_all(segment.codes_of(some), ids, columns, root)
             except BaseException:
                 self._growing, self._state = None, before[0]
                 raise
@@ -312,7 +323,8 @@ class Index:
         "`distance_table` of vectors that were looked at, so few at a time that torch stays on one thread"
         few = max(1, (2 ** 15 - 1) // self._books.numel())
         pieces = f.split(few) if len(f) > few else [f]
-        tables = [table_of_parts(some.unflatten(1, self._books.shape[::2]), self._turned, distance == "squared") for some in pieces]
+        M, d, _ = self._turned.shape
+        tables = [table_of_parts(some.view(-1, M, d), self._turned, distance == "squared") for some in pieces]
         return check_table(tables[0] if len(tables) == 1 else torch.cat(tables))
 
     def search(self,
@@ -384,16 +396,18 @@ class Index:
         check_file(path)
         check_writable(path)
         where = Path(os.path.realpath(path))
-        with self._lock:
+        with self._alone("save"):  # others go on adding meanwhile
             self._settle()
-            self._growing = None  # what is written is not grown: the next items begin a segment
-            self._root = self._root or root_of(self._state)
+            with self._lock:
+                self._growing = None  # what is written is not grown: the next items begin a segment
+                state = self._state
+                self._root = root = self._root or root_of(s.columns.get("paths", []) for s in state.segments)
             said = dict(
                 name=self.name, fingerprint=self.fingerprint, distance=self.distance, n_books=M, n_words=K, word_dim=d,
-                bits=self.bits, n=len(self), keep=self.keep,
-                roots=[os.path.relpath(self._root, where.parent), self._root] if self._root else [],
+                bits=self.bits, n=len(state), keep=self.keep,
+                roots=[os.path.relpath(root, where.parent), root] if root else [],
             )
-            self._saved = save_state(where, self._state, said, self._books.numpy(), self._saved)
+            self._saved = save_state(where, state, said, self._books.numpy(), self._saved)
         return path
 
     @classmethod
@@ -403,7 +417,7 @@ class Index:
         embed: Callable | None = None,  # a model's; if it belongs to an object with codebooks, they must be the index's
         mmap: bool = True,  # leave codes on disk until needed: such a file may be replaced, never written into
         fingerprint: str | None = None,  # of the model the index must belong to
-        verify: bool = False,  # wait until every byte was compared with its digest; False: large files in the background
+        verify: bool = False,  # wait until all was compared with its digests; False: large files in the background
     ) -> "Index":
         "Read what `save` wrote; a damaged file, or one of another model, is refused"
         path, mmap, verify = check_path("path", path), check_flag("mmap", mmap), check_flag("verify", verify)
@@ -417,8 +431,10 @@ class Index:
                 f"{one_line(path)} belongs to model {index.model}, not to the model at hand, "
                 f"{one_line(wanted)}: take that model, or encode the images anew"
             )
-        roots = [os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(path)), x)) for x in said.get("roots", [])]
-        index._state, index._saved, index._root = state, saved, found_root(roots, state)
+        here = os.path.dirname(os.path.realpath(path))
+        roots = [os.path.normpath(os.path.join(here, root)) for root in said.get("roots", [])]
+        index._state, index._saved = state, saved
+        index._root = found_root(roots, state.column("paths") if roots and "paths" in state.columns else [])
         if (file := saved.file) is not None:
             def also():
                 check_codes(state, books.shape[1])
@@ -427,7 +443,7 @@ class Index:
             index._read, index._checked = file, verification(file, also, verify or books.shape[1] not in (16, 256))
         return index
 
-    def to_faiss(self):  # faiss.IndexPQFastScan up to 16 codewords, faiss.IndexPQ beyond; in an IndexIDMap2 if ids do not count from 0
+    def to_faiss(self):  # faiss.IndexPQFastScan of 16 codewords, or IndexPQ; in an IndexIDMap2 if ids do not count
         "The same codes as an index of FAISS's own, which measures squared distances"
         now = self.snapshot()
         return as_faiss_index(self._books, now.codes, now.ids)

@@ -6,25 +6,28 @@
 __all__ = []
 
 # %% ../nbs/33_indexfile.ipynb #e1886608
-import contextlib
 import hashlib
 import json
 import os
-import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .answers import check_alike, Column, KEPT, RESERVED, Texts
 from .codebook import n_bits, unpack
+from sscq.container import (
+    altered, append_file, array_of, array_size, arrays_of, check_digests, HEAD_SIZE, INDEX_FORMAT, INDEX_VERSION,
+    IndexFile, is_new_format, KINDS, may_append, read_file, Verification, write_file,
+)
 from .fastscan import held_shape, PackedCodes
-from .files import atomic_write, lock_alone, naming, open_lock, parse_json, read_tensors
+from .files import parse_json, read_tensors
 from .search import check_codebooks
-from .segments import appended, check_alike, Column, KEPT, RESERVED, Segment, State, Texts
+from .segments import appended, Segment, State
 from .validation import one_line, shown
 
 # %% ../nbs/33_indexfile.ipynb #d81c4f60
@@ -51,295 +54,7 @@ def model_fingerprint(
     x = codebooks.detach().to("cpu", torch.float32).contiguous()
     return hashlib.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()[:12]
 
-# %% ../nbs/33_indexfile.ipynb #f58012f0
-INDEX_FORMAT, INDEX_VERSION = "sscq-index", 2
-_MAGIC = b"\x89SSCQ\r\n\x02"  # no text, and damaged by whoever takes it for one
-_ALIGN = 64
-_HEAD = 3 * _ALIGN  # magic and the file's own number; two slots, of which the later one counts
-_SLOT = struct.Struct("<QQQ32s8s")  # generation, where its table begins, bytes of it, their SHA-256; and a check of these
-_UNUSED = b"\xff" * _ALIGN  # a slot of no save: not zeros, as what a disk has lost reads as zeros
-_KINDS = {"|u1", "|i1", "|b1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"}
-
-def _slot(head: bytes, generation: int, start: int, table: bytes) -> bytes:
-    slot = _SLOT.pack(generation, start, len(table), hashlib.sha256(table).digest(), b"")[:-8]
-    return slot + hashlib.sha256(head + slot).digest()[:8]
-
-def _padded(x: np.ndarray) -> bytes:
-    return bytes(-x.nbytes % _ALIGN)
-
-def _describe(x: np.ndarray, start: int) -> dict:
-    digest = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data if x.size else b"")
-    digest.update(_padded(x))
-    return dict(start=start, kind=x.dtype.str, shape=list(x.shape), sha256=digest.hexdigest())
-
-# %% ../nbs/33_indexfile.ipynb #66cb8569
-@dataclass(frozen=True)
-class IndexFile:
-    "A file as it was when it was read or written: its tables and where they end"
-    path: Path
-    number: bytes  # 16 random bytes, the file's own; kept when the index is written anew
-    generation: int  # how often it was saved
-    end: int  # bytes
-    table: dict  # what the arrays are, and where they lie
-    inode: int
-    data: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)  # the bytes, mapped or read
-
-    @property
-    def name(self) -> str:
-        return one_line(self.path)
-
-def arrays_of(table) -> Iterator[dict]:  # descriptions of arrays, wherever they stand in it
-    if isinstance(table, dict):
-        if table.keys() == {"start", "kind", "shape", "sha256"}: yield table
-        else: table = list(table.values())
-    if isinstance(table, list):
-        for value in table: yield from arrays_of(value)
-
-def _size(said: dict) -> int:  # bytes of an array, padding included
-    n = int(np.prod([1, *said["shape"]], dtype=object)) * np.dtype(said["kind"]).itemsize
-    return n + -n % _ALIGN
-
-# %% ../nbs/33_indexfile.ipynb #143ae46b
-def _unfinished(number: bytes, generation: int, end: int) -> bytes:  # how bytes begin that belong to no finished save
-    return bytes(-end % _ALIGN) + (_MAGIC + number + struct.pack("<Q", generation)).ljust(_ALIGN, b"\0")
-
-class _Writer:
-    "Arrays one after the other, each with its digest"
-    def __init__(self, fd: int, start: int):
-        self.fd, self.end = fd, start
-
-    def write(self, data) -> None:
-        view = memoryview(data).cast("B")
-        while len(view):
-            written = os.pwrite(self.fd, view[:2 ** 26], self.end)
-            view, self.end = view[written:], self.end + written
-
-    def put(self, x: np.ndarray) -> dict:
-        x = np.ascontiguousarray(x)
-        said = _describe(x, self.end)
-        if x.size: self.write(x.reshape(-1).view(np.uint8).data)
-        self.write(_padded(x))
-        return said
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[int | None]:  # a descriptor of the file, which nobody else writes meanwhile
-    if not path.is_file():
-        yield None
-        return
-    with open(path, "rb") as file:
-        if not lock_alone(file.fileno()):
-            raise OSError(f"{one_line(path)} is being written by somebody else: wait, or save under another name")
-        try:
-            yield file.fileno()
-        finally:
-            open_lock(file.fileno())  # closing is not enough: a child forked meanwhile has the file open too
-
-Build = Callable[[Callable[[np.ndarray], dict]], dict]  # makes a table; what it is given writes an array and describes it
-
-def _finish(fd: int, writer: _Writer, head: bytes, generation: int, build: Build) -> tuple[dict, int, int]:
-    table = build(writer.put)
-    start, text = writer.end, json.dumps(table).encode()
-    writer.write(text)
-    os.fsync(fd)
-    os.pwrite(fd, _slot(head, generation, start, text), _ALIGN * (1 + generation % 2))
-    os.fsync(fd)
-    return table, writer.end, os.fstat(fd).st_ino
-
-def _head(number: bytes) -> bytes:
-    return (_MAGIC + number).ljust(_ALIGN, b"\0")
-
-def write_file(
-    path: Path,
-    build: Build,
-    before: IndexFile | None = None,  # the file that this index was read from or saved to, if it is this one
-) -> IndexFile | None:  # None where it is no regular file
-    "A file with all of it, whole or not at all"
-    number, generation = (before.number, before.generation + 1) if before else (os.urandom(16), 1)
-    done: list = []
-    def write(part: Path):
-        with open(part, "w+b", buffering=0) as file:
-            file.write(_head(number).ljust(_HEAD, _UNUSED[:1]))
-            done[:] = _finish(file.fileno(), _Writer(file.fileno(), _HEAD), _head(number), generation, build)
-    with _alone(path) as there:
-        if before and there is not None:
-            generation = max(generation, _generation_over(before, path) + 1)
-        atomic_write(path, write)
-    table, end, inode = done
-    return IndexFile(path, number, generation, end, table, inode) if path.is_file() else None
-
-def append_file(
-    file: IndexFile,  # as it was read or written
-    build: Build,
-) -> IndexFile:
-    "The same file with more arrays behind, and a new table; until the last 64 bytes are written it is the old one"
-    generation = file.generation + 1
-    with _alone(file.path) as held, naming(file.path), open(file.path, "r+b", buffering=0) as target:
-        fd = target.fileno()
-        head = os.pread(fd, _HEAD, 0)
-        now = _newest(head, file.name)
-        same = (now.number, now.generation, os.fstat(fd).st_ino) == (file.number, file.generation, file.inode)
-        if not same or held is None or os.fstat(held).st_ino != file.inode: raise ValueError(_CHANGED.format(file.name))
-        os.ftruncate(fd, file.end)
-        writer = _Writer(fd, file.end)
-        try:
-            writer.write(_unfinished(file.number, generation, file.end))
-            table, end, inode = _finish(fd, writer, _head(file.number), generation, build)
-        except BaseException:  # it may have been the last fsync that was interrupted: first the slots are as before
-            with contextlib.suppress(OSError):
-                os.pwrite(fd, head[_ALIGN:], _ALIGN)
-                os.fsync(fd)
-                os.ftruncate(fd, file.end)
-            raise
-    if os.stat(file.path).st_ino != inode: raise ValueError(_CHANGED.format(file.name))
-    return IndexFile(file.path, file.number, generation, end, table, inode)
-
-_CHANGED = ("{} was changed by somebody else since this index was read from it or saved to it: load it again and repeat "
-            "the change, or save under another name")
-
-def _generation_over(before: IndexFile, path: Path) -> int:  # how often the file was saved; an error if that would be lost
-    try:
-        now = read_file(path)
-    except ValueError:
-        return 0
-    if now.number != before.number: raise ValueError(_CHANGED.format(before.name))  # by another index
-    def content(table): return [table.get("next"), [said["sha256"] for said in arrays_of(table)]]
-    if now.generation != before.generation and content(now.table) != content(before.table):
-        raise ValueError(_CHANGED.format(before.name))
-    return now.generation
-
-def may_append(file: IndexFile, path: Path) -> bool:
-    "Is this path still that file, as it was?"
-    try:
-        with open(path, "rb") as there:
-            now = _newest(there.read(_HEAD), file.name)
-            return (os.fstat(there.fileno()).st_ino, now.number, now.generation) == (file.inode, file.number, file.generation)
-    except (OSError, ValueError):
-        return False
-
-# %% ../nbs/33_indexfile.ipynb #49758868
-@dataclass(frozen=True)
-class _Newest:
-    number: bytes
-    generation: int
-    start: int
-    size: int
-    sha256: bytes
-
-def _newest(head: bytes, name: str) -> _Newest:  # what the first bytes of a file say
-    damaged = ValueError(f"{name} is damaged (its first {_HEAD} bytes are not as they were written): take another copy, "
-                         "or give a file that Index.save wrote")
-    number = head[8:24]
-    if len(head) < _HEAD or head[:_ALIGN] != _head(number): raise damaged
-    found = []
-    for i in (1, 2):
-        slot = head[_ALIGN * i:_ALIGN * (i + 1)]
-        if slot == _UNUSED: continue
-        generation, start, size, sha, check = _SLOT.unpack(slot)
-        whole = hashlib.sha256(head[:_ALIGN] + slot[:-8]).digest()[:8] == check
-        if not whole or generation % 2 != i - 1 or not 0 < generation < 2 ** 62: raise damaged
-        found.append(_Newest(number, generation, start, size, sha))
-    found.sort(key=lambda slot: slot.generation)
-    if not found or len(found) == 2 and found[1].generation != found[0].generation + 1: raise damaged
-    return found[-1]
-
-def is_new_format(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
-
-def read_file(
-    path: Path,
-    mmap: bool = True,
-) -> IndexFile:
-    "What was saved last; a ValueError where that is not all there. The arrays' own digests are not looked at yet"
-    name = one_line(path)
-    with open(path, "rb") as file:
-        now = _newest(file.read(_HEAD), name)
-        size, end = os.fstat(file.fileno()).st_size, now.start + now.size
-        if size < end or now.start < _HEAD: raise ValueError(
-            f"{name} is damaged: it has {size:,} bytes, and was saved with {end:,}; take another copy")
-        data = np.memmap(file, np.uint8, "r") if mmap else np.fromfile(file, np.uint8, min(size, end + 2 * _ALIGN), offset=-_HEAD)
-        inode = os.fstat(file.fileno()).st_ino
-    text = data[now.start:end].tobytes()
-    if hashlib.sha256(text).digest() != now.sha256: raise ValueError(_altered(name))
-    begun = _unfinished(now.number, now.generation + 1, end)
-    if data[end:end + len(begun)].tobytes() != begun[:size - end]: raise ValueError(
-        f"{name} is damaged: {size - end:,} bytes stand behind its end; take another copy")
-    table = parse_json(text, name)
-    found = table.get("format"), table.get("version")
-    if found != (INDEX_FORMAT, INDEX_VERSION): raise ValueError(
-        f"{name} has format {shown(found)}, this version of sscq reads {INDEX_FORMAT} {INDEX_VERSION} and 1")
-    read = IndexFile(path, now.number, now.generation, end, table, inode, data[:end])
-    _check_places(read, now.start)
-    return read
-
-def _altered(name: str) -> str:
-    return f"{name} was altered after it was saved: its checksum is wrong; take another copy"
-
-def _check_places(file: IndexFile, limit: int) -> None:  # every array lies inside of the file, and no two share bytes
-    last = _HEAD
-    try:
-        listed = list(arrays_of(file.table))
-        for said in listed:
-            whole = all(type(n) is int and 0 <= n < 2 ** 62 for n in (said["start"], *said["shape"]))
-            if not whole or said["kind"] not in _KINDS or said["start"] % _ALIGN or not isinstance(said["sha256"], str):
-                raise ValueError
-        for said in sorted(listed, key=lambda said: (said["start"], _size(said))):
-            if said["start"] < last or (last := said["start"] + _size(said)) > limit: raise ValueError
-    except (ValueError, TypeError, RecursionError): raise ValueError(
-        f"{file.name} is damaged: its table names arrays that do not lie in the file; take another copy") from None
-
-def array_of(file: IndexFile, said: object, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    "An array that the table describes, read-only; a ValueError if it is not of this kind and shape (None: any)"
-    if not (isinstance(said, dict) and said.keys() == {"start", "kind", "shape", "sha256"}): raise ValueError("is missing")
-    fits = len(said["shape"]) == len(shape) and all(b in (None, a) for a, b in zip(said["shape"], shape))
-    if said["kind"] not in kind.split() or not fits: raise ValueError(
-        f"is {said['kind']} {shown(tuple(said['shape']))}, and must be {kind} {shown(shape)}")
-    n = int(np.prod([1, *said["shape"]], dtype=object)) * np.dtype(said["kind"]).itemsize
-    return file.data[said["start"]:said["start"] + n].view(said["kind"]).reshape(said["shape"])
-
-# %% ../nbs/33_indexfile.ipynb #9e2f7e94
-def check_there(file: IndexFile) -> None:
-    "A ValueError if a mapped file was cut short or written over: reading what is gone would end the process"
-    mapped = getattr(file.data, "_mmap", None)
-    if mapped is not None and (mapped.size() < file.end or file.data[:24].tobytes() != _MAGIC + file.number):
-        raise ValueError(f"{file.name} was written into while an index was using it: load it again; and let files take the "
-                         "place of others, as Index.save and mv do, or load with mmap=False")
-
-def check_digests(file: IndexFile) -> None:
-    "A ValueError if an array is not what was written; all of them are read for it"
-    for said in arrays_of(file.table):
-        sha = hashlib.sha256()
-        for start in range(said["start"], said["start"] + _size(said), 2 ** 24):
-            check_there(file)
-            sha.update(file.data[start:min(start + 2 ** 24, said["start"] + _size(said))].data)
-        if sha.hexdigest() != said["sha256"]: raise ValueError(_altered(file.name))
-
-class Verification:
-    "Reads a file in the background; `problem` says what is wrong with it, `done` that nothing is"
-    def __init__(self, file: IndexFile, check: Callable[[IndexFile], None]):
-        self.file, self.check, self.problem, self.done = file, check, "", False
-        self._begin()
-
-    def _begin(self) -> None:
-        self.process, self.thread = os.getpid(), threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self) -> None:
-        try:
-            self.check(self.file)
-            self.done = True
-        except Exception as error:  # whatever it is, nobody else would hear of it
-            self.problem = str(error) or f"{self.file.name} could not be compared with its digests: {type(error).__name__}"
-
-    def trusted(self) -> bool:  # a ValueError where damage was found
-        if self.problem: raise ValueError(self.problem)
-        if not self.done and self.process != os.getpid(): self._begin()  # threads do not survive a fork
-        return self.done
-
-    def wait(self) -> None:  # a ValueError where damage was found
-        while not self.trusted(): self.thread.join()
-
-# %% ../nbs/33_indexfile.ipynb #e8947536
+# %% ../nbs/33_indexfile.ipynb #5bbff594
 @dataclass
 class Saved:
     "What of an index lies in which file already"
@@ -373,7 +88,9 @@ def table_of(
 ) -> dict:
     "The table of a file"
     books = saved.segments.get("codebooks") or put(codebooks)
-    entries, segments, hidden = [], {"codebooks": books}, {}
+    entries: list[dict] = []
+    segments: dict[object, dict] = {"codebooks": books}
+    hidden: dict[object, tuple[np.ndarray, dict]] = {}
     for segment in state.segments:
         segments[segment.key] = entry = saved.segments.get(segment.key) or _segment_entry(segment, put)
         if segment.hidden is not None:
@@ -389,14 +106,14 @@ def table_of(
 
 def wasted(file: IndexFile) -> int:
     "Bytes of a file that nothing points at any more"
-    return file.end - _HEAD - sum(_size(said) for said in arrays_of(file.table))
+    return file.end - HEAD_SIZE - sum(array_size(said) for said in arrays_of(file.table))
 
-# %% ../nbs/33_indexfile.ipynb #a53c0f79
+# %% ../nbs/33_indexfile.ipynb #a58e8078
 def _restored_column(file: IndexFile, entry: object, n: int) -> Column:
     if not isinstance(entry, dict): raise ValueError("is no column")
     if "values" in entry:
         values = entry["values"]
-        return array_of(file, values, " ".join(_KINDS), (n, *[None] * (len(values["shape"]) - 1)))
+        return array_of(file, values, " ".join(KINDS), (n, *[None] * (len(values["shape"]) - 1)))
     offsets = array_of(file, entry.get("offsets"), "<i8", (n + 1,))
     joined = array_of(file, entry.get("joined"), "|u1", (None,))
     if offsets[0] != 0 or offsets[-1] != len(joined) or (np.diff(offsets) < 0).any():
@@ -410,7 +127,8 @@ def _restored_segment(file: IndexFile, entry: dict, M: int, K: int, names: tuple
     ids, groups, different = None, None, n
     if "ids" in entry:
         ids = array_of(file, entry["ids"], "<i8", (n,))
-        if ids[0] < 0 or ids[-1] >= 2 ** 62 or not (ids[1:] > ids[:-1]).all(): raise ValueError("has ids that do not ascend")
+        if ids[0] < 0 or ids[-1] >= 2 ** 62 or not (ids[1:] > ids[:-1]).all():
+            raise ValueError("has ids that do not ascend")
     if "starts" in entry:
         starts = array_of(file, entry["starts"], "<i4", (None,))
         rows = array_of(file, entry.get("rows"), "<i4", (n,))
@@ -464,21 +182,28 @@ def check_columns(state: State) -> None:
                 if wrong or some.dtype == bool and (some.view(np.uint8) > 1).any():
                     raise ValueError(f"column {name} has values that cannot be")
 
+def _all_are(kind: type, listed: object) -> bool:
+    return isinstance(listed, list) and all(isinstance(one, kind) for one in listed)
+
 def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codebooks
     "What a file holds, if everything in it fits together; a ValueError of one line otherwise"
     table, part = file.table, "the table"
+    sizes: list[Any]
     try:
         sizes = [table.get(name) for name in ("n_books", "n_words", "word_dim")]
         if not all(type(n) is int and n > 0 for n in sizes): raise ValueError(f"has sizes {shown(sizes)}")
         M, K, d = sizes
         part = "codebooks"
         codebooks = array_of(file, table.get("codebooks"), "<f4", tuple(sizes))
-        part, names = "columns", table.get("columns")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-            raise ValueError("are not named")
-        listed, next_id, given = table.get("segments"), table.get("next"), table.get("given")
-        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed): raise ValueError("has no segments")
-        if type(next_id) is not int or type(given) is not bool or not 0 <= next_id <= 2 ** 62: raise ValueError("does not count on")
+        part = "columns"
+        names: Any = table.get("columns")
+        if not _all_are(str, names) or len({*names}) < len(names): raise ValueError("are not named")
+        part = "the table"
+        listed: Any = table.get("segments")
+        next_id, given = table.get("next"), table.get("given")
+        if not _all_are(dict, listed): raise ValueError("has no segments")
+        if type(next_id) is not int or type(given) is not bool or not 0 <= next_id <= 2 ** 62:
+            raise ValueError("does not say with which id counting goes on")
         saved, segments = Saved(file, {"codebooks": table["codebooks"]}), []
         for number, entry in enumerate(listed):
             part = f"segment {number + 1} of {len(listed)}"
@@ -486,7 +211,8 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
             saved.segments[segment.key] = {key: value for key, value in entry.items() if key != "hidden"}
             if segment.hidden is not None:
                 saved.hidden[segment.key] = segment.hidden, entry["hidden"]
-            if segment.last >= next_id: raise ValueError(f"holds id {segment.last}, and counting would go on at {next_id}")
+            if segment.last >= next_id:
+                raise ValueError(f"holds id {segment.last}, and counting would go on at {next_id}")
         state, part = State(tuple(segments), next_id, given, tuple(names)), "columns"
         _check_kinds(state, table.get("keep"), M * d)
         part = "ids"
@@ -496,7 +222,7 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"{file.name} does not fit together: {part} {one_line(error)[:160]}; take another copy") from None
 
-# %% ../nbs/33_indexfile.ipynb #f653e251
+# %% ../nbs/33_indexfile.ipynb #7a318949
 def save_state(
     where: Path,  # with links followed
     state: State,
@@ -504,7 +230,7 @@ def save_state(
     codebooks: np.ndarray,
     saved: Saved,
 ) -> Saved:
-    "Append what is new to the file that has the rest; write all of it where there is none, or where half would be waste"
+    "Append what is new to the file that has the rest; write all of it where there is none, or half would be waste"
     file = saved.file if saved.file is not None and saved.file.path == where else None
     if file is not None and may_append(file, where) and wasted(file) <= max(2 ** 20, file.end // 2):
         new = Saved(None, saved.segments, saved.hidden)
@@ -514,7 +240,7 @@ def save_state(
     new.file = write_file(where, lambda put: table_of(state, said, codebooks, put, new), file)
     return new
 
-SMALL = 2 ** 26  # bytes of a file that is compared with its digests before anything is answered: a twentieth of a second
+SMALL = 2 ** 26  # bytes of a file that is compared with its digests before anything is answered, in some .05 s
 
 def verification(
     file: IndexFile,
@@ -550,7 +276,7 @@ def _check_said(said: dict, codebooks: np.ndarray, name: str) -> None:
 def read_index(
     path: Path,
     mmap: bool,
-) -> tuple[dict, State, np.ndarray, Saved]:  # what the file says of the index, what it holds, codebooks, and where that lies
+) -> tuple[dict, State, np.ndarray, Saved]:  # what it says of the index, what it holds, codebooks, where that lies
     "A file of today's format or of the first, if all of it fits together; a ValueError of one line otherwise"
     name = one_line(path)
     if not os.path.exists(path): raise FileNotFoundError(f"{name} does not exist: give a file that Index.save wrote")
@@ -563,8 +289,9 @@ def read_index(
         raise PermissionError(f"{name} must not be read by this user: ask for permission") from None
     state, codebooks, saved = restored(file)
     _check_codebooks(codebooks, name)
-    if file.table.get("n") != len(state): raise ValueError(
-        f"{name} does not fit together: it says n={shown(file.table.get('n'))} and holds {len(state)}; take another copy")
+    n = file.table.get("n")
+    if type(n) is not int or n != len(state): raise ValueError(
+        f"{name} does not fit together: it says n={shown(n)} and holds {len(state)}; take another copy")
     _check_said(file.table, codebooks, name)
     return file.table, state, codebooks, saved
 
@@ -575,7 +302,7 @@ def _check_codebooks(codebooks: np.ndarray, name: str) -> None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
-# %% ../nbs/33_indexfile.ipynb #e6889c43
+# %% ../nbs/33_indexfile.ipynb #715b0cf7
 def _digest(meta: dict, arrays: dict) -> str:  # of the first format
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name, x in sorted(arrays.items()):
@@ -590,32 +317,34 @@ def _read_first_format(path: Path, name: str) -> tuple[dict, State, np.ndarray, 
         raise ValueError(f"{error}, or give a file that Index.save wrote") from error
     sha, meta = header.get("sha256"), parse_json(header.get("index", "{}"), name)
     if not meta: raise ValueError(f"{name} is not an index written by Index.save")
-    found = meta.get("format"), meta.get("version")
-    if found != (INDEX_FORMAT, 1): raise ValueError(
-        f"{name} has format {shown(found)}, this version of sscq reads {INDEX_FORMAT} 1 and {INDEX_VERSION}")
+    found, ours = f"{meta.get('format')} {meta.get('version')}", f"{INDEX_FORMAT} 1"
+    if found != ours:
+        raise ValueError(f"{name} has format {one_line(found)[:60]}, this version of sscq reads {ours} and {INDEX_VERSION}")
     try:
         arrays = {key: x.numpy() for key, x in tensors.items()}
-        if _digest(meta, arrays) != sha: raise ValueError(_altered(name))
+        if _digest(meta, arrays) != sha: raise ValueError(altered(name))
         return _from_first_format({**meta, "keep": None}, arrays, name)
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
-def _from_first_format(meta: dict, arrays: dict, name: str) -> tuple[dict, State, np.ndarray, Saved]:
+def _from_first_format(meta: dict[str, Any], arrays: dict, name: str) -> tuple[dict, State, np.ndarray, Saved]:
     def refuse(what): raise ValueError(f"{name} does not fit together: {what}; take another copy")
     books, rows, ids = arrays["codebooks"], arrays["rows"], arrays.get("ids")
     if books.dtype != np.float32 or books.ndim != 3: refuse(f"codebooks of {books.dtype} {books.shape}")
     _check_codebooks(books, name)
     M, K, d = books.shape
-    n, next_id = meta.get("n"), meta.get("next")
-    if [meta.get("n_books"), meta.get("n_words"), meta.get("word_dim")] != [M, K, d]: refuse("sizes that are not the codebooks'")
+    n: Any = meta.get("n")
+    next_id: Any = meta.get("next")
+    if [meta.get(size) for size in ("n_books", "n_words", "word_dim")] != [M, K, d]:
+        refuse("sizes that are not the codebooks'")
     if type(n) is not int or rows.dtype != np.uint8 or rows.shape != (n, -(-M * n_bits(K) // 8)):
         refuse(f"{rows.dtype} rows {rows.shape} for n={shown(n, 40)}")
-    if ids is not None and (ids.dtype != np.int64 or ids.shape != (n,)): refuse(f"{ids.dtype} ids {ids.shape} for n={n}")
-    if ids is not None:  # in whatever order they were added
-        order = np.argsort(ids, kind="stable")
-        ids, rows = ids[order], rows[order]
-        if n and (ids[0] < 0 or not (np.diff(ids) > 0).all()): refuse("ids are negative, or stand there twice")
-    top = -1 if not n else n - 1 if ids is None else int(ids[-1])
+    if ids is not None and (ids.dtype != np.int64 or ids.shape != (n,)):
+        refuse(f"{ids.dtype} ids {ids.shape} for n={n}")
+    # the first release left them as they were added
+    order = np.arange(n) if ids is None else np.argsort(ids, kind="stable")
+    if ids is not None and n and (ids[order[0]] < 0 or (np.diff(ids[order]) == 0).any()): refuse("ids that cannot be")
+    top = -1 if not n else n - 1 if ids is None else int(ids[order[-1]])
     if type(next_id) is not int or not top < next_id <= 2 ** 62: refuse(f"next={shown(next_id, 40)} after id {top}")
     _check_said(meta, books, name)
     columns: dict[str, Column] = {}
@@ -623,12 +352,10 @@ def _from_first_format(meta: dict, arrays: dict, name: str) -> tuple[dict, State
         paths = arrays["paths"].tobytes().split(b"\0")
         if len(paths) != n: refuse(f"{len(paths)} paths for {n} items")
         columns["paths"] = Texts.of(os.fsdecode(path) for path in paths)
-        if ids is not None:
-            columns["paths"] = columns["paths"][order]
     state, growing = State(columns=tuple(columns)), None
     for start in range(0, n, 2 ** 18):
-        some = slice(start, start + 2 ** 18)
-        codes = unpack(torch.from_numpy(np.array(rows[some])), M, K).numpy()
+        some = order[start:start + 2 ** 18]
+        codes = unpack(torch.from_numpy(rows[some]), M, K).numpy()
         if (codes >= K).any(): refuse("codes of codewords that do not exist")
         own = None if ids is None else ids[some]
         state, growing = appended(state, growing, codes, K, own, {key: column[some] for key, column in columns.items()})

@@ -6,6 +6,10 @@
 __all__ = ['IVFIndex']
 
 # %% ../nbs/34_cells.ipynb #49461277
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,20 +18,28 @@ from torch import Tensor
 
 from .answers import Asked, SearchResult
 from .codebook import decode, n_bits, pack
+from .container import array_of, check_digests, read_file, write_file
 from .fastscan import from_keys_np, keys_np, one_hot_pq, PackedCodes, rerank, rounding, search_rows
+from .files import check_writable
+from .indexfile import model_fingerprint
 from .search import _one_seed, check_distance
-from .segments import IndexSnapshot
-from .validation import check_count
+from .segments import Found, IndexSnapshot, joined_answers, search_segment, Segment, sorted_by
+from .validation import check_count, check_number, check_path, one_line
 
 # %% ../nbs/34_cells.ipynb #840a2c70
-def _cells(codes: PackedCodes, codebooks: Tensor, n_lists: int, seed: int):  # a FAISS index of their centres
+def _sample(segments: Sequence[Segment], n: int, seed: int) -> Tensor:  # (n, M) codes of items drawn from all that are live
+    sizes = np.array([segment.live for segment in segments])
+    drawn = torch.randperm(int(sizes.sum()), generator=torch.Generator().manual_seed(seed))[:n].sort().values.numpy()
+    parts = np.split(drawn, np.searchsorted(drawn, sizes.cumsum()[:-1]))
+    first = np.r_[0, sizes.cumsum()[:-1]]
+    return torch.from_numpy(np.concatenate([
+        segment.codes_of(segment.live_rows()[part - start]) for segment, part, start in zip(segments, parts, first)
+    ]))
+
+def _cells(vectors: np.ndarray, n_lists: int, seed: int):  # a FAISS index of their centres
     import faiss
-    # a sample is enough to find them
-    some = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))[: 64 * n_lists].sort().values.numpy()
-    means = faiss.Kmeans(
-        codebooks.shape[0] * codebooks.shape[2], n_lists, niter=8, seed=seed, min_points_per_centroid=1
-    )
-    means.train(decode(codes[some], codebooks).numpy())
+    means = faiss.Kmeans(vectors.shape[1], n_lists, niter=8, seed=seed, min_points_per_centroid=1)
+    means.train(vectors)
     return means.index
 
 def _fast_words(n_words: int) -> int:  # FAISS is fast with codes of 4 bits and of 8; smaller numbers fit in these
@@ -38,24 +50,92 @@ def _as_query(table: Tensor) -> np.ndarray:  # (Q, M·16) or (Q, M·256), as `as
     missing = _fast_words(x.shape[2]) - x.shape[2]
     return np.pad(x, ((0, 0), (0, 0), (0, missing)), "edge").reshape(len(x), -1)
 
+def _assigned(codes: PackedCodes, codebooks: Tensor, cells, block: int = 65536) -> np.ndarray:  # (n,) int32: whose cell
+    pieces = (codes[first:first + block] for first in range(0, len(codes), block))
+    found = [cells.search(decode(some, codebooks).numpy(), 1)[1] for some in pieces]
+    return np.concatenate([np.empty((0, 1), np.int64), *found])[:, 0].astype(np.int32)
+
 def _lists(
-    codes: PackedCodes, codebooks: Tensor, cells, block: int = 65536
+    codes: PackedCodes, cell: np.ndarray, n_lists: int, block: int = 65536
 ):  # FAISS's inverted file, with one-hot codewords
     import faiss
     W = _fast_words(codes.n_words)
     pq = one_hot_pq(codes.n_books, W)
     ivf: Any = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(pq.d), pq.d, cells.ntotal, codes.n_books, n_bits(W), faiss.METRIC_INNER_PRODUCT
+        faiss.IndexFlatIP(pq.d), pq.d, n_lists, codes.n_books, n_bits(W), faiss.METRIC_INNER_PRODUCT
     )
     ivf.by_residual, ivf.is_trained = False, True
     faiss.copy_array_to_vector(faiss.vector_to_array(pq.pq.centroids), ivf.pq.centroids)
     for first in range(0, len(codes), block):
-        some = codes[first:first + block]
-        _, cell = cells.search(decode(some, codebooks).numpy(), 1)
         # FAISS wants each code after its cell's number, in as few bytes as that takes
-        head = cell.astype("<i8").view(np.uint8)[:, :ivf.coarse_code_size()]
-        ivf.add_sa_codes(np.hstack([head, pack(some, W).numpy()]))
+        head = cell[first:first + block, None].astype("<i8").view(np.uint8)[:, :ivf.coarse_code_size()]
+        ivf.add_sa_codes(np.hstack([head, pack(codes[first:first + block], W).numpy()]))
     return ivf if W == 256 else faiss.IndexIVFPQFastScan(ivf)
+
+# %% ../nbs/34_cells.ipynb #e0e9bbc3
+@dataclass(frozen=True)
+class _Part:
+    "Rows of a segment, sorted into cells"
+    first: int
+    last: int
+    cell: np.ndarray  # (last - first,) int32
+    lists: Any  # of FAISS
+
+    def codes(self, segment: Segment) -> PackedCodes:
+        return _between(segment.codes, self.first, self.last)
+
+    def visited(self, cells: np.ndarray) -> np.ndarray:  # the rows in some cells, ascending
+        return np.flatnonzero(np.isin(self.cell, cells))
+
+    def search(self, codes: PackedCodes, table: Tensor, k: int, hidden, far: np.ndarray, cell: np.ndarray):
+        "The k nearest of each query's own cells, exactly; rows are -1 where there are fewer"
+        distances, rows = np.full((len(table), k), np.inf, np.float32), np.full((len(table), k), -1)
+        off, todo = rounding(table, codes.n_words), np.arange(len(table))
+        for width in (2 * k + 32, 16 * k + 256):
+            width = min(width, len(codes))
+            rough, found = self.lists.search_preassigned(_as_query(table[todo]), width, cell[todo], far[todo])
+            exact = rerank(table[todo], codes.at(found))
+            exact[found < 0] = np.inf
+            if hidden is not None:
+                exact[hidden[found]] = np.inf
+            keys = keys_np(exact, found)
+            keys.sort(axis=1)
+            near, own = from_keys_np(keys[:, :k])
+            some = near.shape[1]
+            distances[todo, :some], rows[todo, :some] = near, np.where(np.isinf(near), -1, own)
+            # as in search_codes; or the cells hold no more than was found
+            proven = (near[:, -1] < -rough[:, -1] - off[todo]) | (found < 0).any(1) | (width == len(codes))
+            todo = todo[~proven]
+            if not len(todo): break
+        for q in todo.tolist():  # many ties: look at all that the visited cells hold
+            held = self.visited(cell[q])
+            if hidden is not None:
+                held = held[~hidden[held]]
+            some = min(k, len(held))
+            distances[q], rows[q] = np.inf, -1
+            if some:
+                near, own = search_rows(codes, table[q:q + 1], some, held)
+                distances[q, :some], rows[q, :some] = near[0], own[0]
+        return distances, rows
+
+def _between(codes: PackedCodes, first: int, last: int) -> PackedCodes:  # rows, from a whole block on
+    held = codes.held[first // 32:] if codes.n_words <= 16 else codes.held[first:]
+    return PackedCodes(held, last - first, codes.n_books, codes.n_words)
+
+# %% ../nbs/34_cells.ipynb #abbc0094
+def _rest(segment: Segment, first: int, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    "The k nearest of the rows that are in no cell yet"
+    if first:
+        hidden = None if segment.hidden is None else segment.hidden[first:]
+        live = segment.n - first if hidden is None else int((~hidden).sum())
+        segment = Segment(_between(segment.codes, first, segment.n), segment.n - first, 0, None, hidden, live)
+    k = min(k, segment.live)
+    if not k: return np.empty((len(table), 0), np.float32), np.empty((len(table), 0), np.int64)
+    near, rows = search_segment(segment, table, k)
+    return near, rows + first
+
+def _digest(codes: PackedCodes) -> str:
+    return hashlib.sha256(np.ascontiguousarray(codes.held).data).hexdigest()
 
 # %% ../nbs/34_cells.ipynb #bf53f8b9
 @runtime_checkable
@@ -64,38 +144,66 @@ class _Snapshots(Protocol):
     distance: str
     def snapshot(self) -> IndexSnapshot: ...
     def tables(self, f: Tensor, distance: str) -> Tensor: ...  # (Q, M, K)
-    def _trusted(self) -> bool: ...
     def _asked(self, query: object) -> Asked: ...
+    def _trusted(self) -> bool: ...
 
 
 class IVFIndex:
-    "A frozen copy of an index, cut in cells of which a query visits a few: faster, not exact"
+    "The items of an index sorted into cells, of which a query visits a few: faster, not exact. It follows the index"
     def __init__(self,
         index: _Snapshots,  # an Index
         n_lists: int | None = None,  # cells; None: the square root of N
         n_probe: int | None = None,  # cells visited; None: an eighth of them
         seed: int = 0,
+        cells=None,  # a FAISS index of centres that were found before
     ):
-        seed, self.index, self.now = _one_seed(seed), index, index.snapshot().in_one()
-        self.codes = self.now.state.segments[0].codes
-        n = len(self.codes)
-        self.n_lists = max(1, int(n ** .5)) if n_lists is None else check_count("n_lists", n_lists, 1, n)
+        seed, self.index, now = _one_seed(seed), index, index.snapshot()
+        n = len(now)
+        if not n: raise ValueError("the index is empty: add something first")
+        if cells is None:
+            n_lists = max(1, int(n ** .5)) if n_lists is None else check_count("n_lists", n_lists, 1, n)
+            # a sample is enough to find them
+            few = decode(_sample(now.state.segments, 64 * n_lists, seed), now.codebooks)
+            cells = _cells(few.numpy(), n_lists, seed)
+        self.cells, self.n_lists = cells, cells.ntotal
         self.n_probe = -(-self.n_lists // 8) if n_probe is None else check_count("n_probe", n_probe, 1, self.n_lists)
-        self.cells = _cells(self.codes, self.now.codebooks, self.n_lists, seed)
-        self.lists = _lists(self.codes, self.now.codebooks, self.cells)
+        self.recall: tuple[float, int] | None = None  # what `tune` measured, and of how many answers
+        self._parts: dict[object, list[_Part]] = {}  # of a segment's kin
+        self.extend()
 
     def __repr__(self):
-        return f"IVF of {self.index!r}: {self.n_lists} cells, {self.n_probe} visited"
+        known = f", recall@{self.recall[1]} {self.recall[0]:.3f}" if self.recall else ""
+        return f"IVF of {self.index!r}: {self.n_lists} cells, {self.n_probe} visited{known}"
 
-    def _visited(self, cells: np.ndarray) -> Tensor:  # the rows in some cells, ascending
-        import faiss
-        lists = self.lists.invlists
-        held = [
-            faiss.rev_swig_ptr(lists.get_ids(int(c)), lists.list_size(int(c)))
-            for c in cells
-            if c >= 0 and lists.list_size(int(c))
-        ]
-        return torch.from_numpy(np.sort(np.concatenate([np.empty(0, np.int64), *held])))
+    def extend(self, least: int = 32) -> "IVFIndex":
+        "Sort into cells what was added since; until then it is looked at in full, which is exact and slower"
+        now, parts = self.index.snapshot(), {}
+        for segment in now.state.segments:
+            own = list(self._parts.get(segment.kin, []))
+            first = own[-1].last if own else 0
+            last = segment.n // 32 * 32  # whole blocks
+            if segment.groups is None and last - first >= least:
+                codes = _between(segment.codes, first, last)
+                cell = _assigned(codes, now.codebooks, self.cells)
+                own.append(_Part(first, last, cell, _lists(codes, cell, self.n_lists)))
+            parts[segment.kin] = own
+        self._parts = parts
+        return self
+
+    def tune(self,
+        recall: float,  # wanted, between 0 and 1
+        f: Tensor,  # (Q, D) queries like those that will be asked
+        k: int = 10,
+    ) -> "IVFIndex":
+        "Visit as few cells as find this share of the exact k nearest, measured on these queries"
+        recall, k = check_number("recall", recall, 0, 1), check_count("k", k)
+        exact, share = self._search(f, k, None, self.n_lists).ids, 0.
+        for n_probe in sorted({min(self.n_lists, round(2 ** (i / 4))) for i in range(4 * self.n_lists.bit_length() + 1)}):
+            found = self._search(f, k, None, n_probe).ids
+            share = (found[:, :, None] == exact[:, None]).any(2).float().mean().item()
+            if share >= recall: break
+        self.n_probe, self.recall = n_probe, (share, k)
+        return self
 
     def search(self,
         query,  # as for Index
@@ -103,31 +211,88 @@ class IVFIndex:
         distance: str | None = None,
     ) -> SearchResult:  # ids are -1 and distances infinite where the visited cells hold fewer than k
         "The k nearest in the cells nearest to the query, exactly; equal distances are ordered by id"
-        distance, k = check_distance(self.index.distance if distance is None else distance), check_count("k", k)
         check_count("n_probe", self.n_probe, 1, self.n_lists)
-        asked, codes, segment = self.index._asked(query), self.codes, self.now.state.segments[0]
-        table, (far, cell) = self.index.tables(asked.f, distance), self.cells.search(asked.f.numpy(), self.n_probe)
-        off = rounding(table, codes.n_words)
-        k, self.lists.nprobe = min(k, len(codes)), self.n_probe
-        distances, rows = np.full((len(table), k), np.inf, np.float32), np.full((len(table), k), -1)
-        todo = np.arange(len(table))
-        for width in (2 * k + 32, 16 * k + 256):
-            width = min(width, len(codes))
-            rough, found = self.lists.search_preassigned(_as_query(table[todo]), width, cell[todo], far[todo])
-            exact = rerank(table[todo], codes.at(found))
-            exact[found < 0] = np.inf
-            keys = keys_np(exact, found)
-            keys.sort(axis=1)
-            distances[todo], rows[todo] = from_keys_np(keys[:, :k])
-            # as in search_codes; or the cells hold no more than was found
-            proven = (
-                (distances[todo, -1] < -rough[:, -1] - off[todo]) | (found < 0).any(1) | (width == len(codes))
-            )
-            todo = todo[~proven]
-            if not len(todo): break
-        for q in todo.tolist():  # many ties: look at all that the visited cells hold
-            held = self._visited(cell[q]).numpy()
-            near, own = search_rows(codes, table[q:q + 1], k, held)
-            distances[q], rows[q] = near[0], own[0]
-        ids = np.where(rows < 0, -1, segment.ids_of(rows))
-        return self.now.answers(asked, (distances, ids, np.zeros_like(rows), rows), np.inf, self.index._trusted())
+        return self._search(query, check_count("k", k), distance, self.n_probe)
+
+    def _search(self, query, k: int, distance: str | None, n_probe: int) -> SearchResult:
+        distance = check_distance(self.index.distance if distance is None else distance)
+        asked, now = self.index._asked(query), self.index.snapshot()
+        k = min(k, len(now))
+        found = [self._found(now, some, self.index.tables(some, distance), k, n_probe) for some in asked.f.split(1024)]
+        return now.answers(asked, joined_answers(found), np.inf, self.index._trusted())
+
+    def _found(self, now: IndexSnapshot, f: Tensor, table: Tensor, k: int, n_probe: int) -> Found:
+        (far, cell), found = self.cells.search(f.numpy(), n_probe), []
+        for number, segment in enumerate(now.state.segments):
+            done = 0
+            for part in self._parts.get(segment.kin, []):
+                hidden = None if segment.hidden is None else segment.hidden[part.first:part.last]
+                part.lists.nprobe = n_probe
+                near, rows = part.search(part.codes(segment), table, k, hidden, far, cell)
+                found.append((near, np.where(rows < 0, -1, rows + part.first), number))
+                done = part.last
+            if done < segment.n: found.append((*_rest(segment, done, table, k), number))
+        distances, rows = (np.concatenate([one[i] for one in found], 1) for i in (0, 1))
+        which = np.concatenate([np.full(own.shape, number) for _, own, number in found], 1)
+        ids = [np.where(own < 0, -1, now.state.segments[number].ids_of(own)) for _, own, number in found]
+        every = distances, np.concatenate(ids, 1), which, rows
+        return sorted_by(np.lexsort((every[1], distances), axis=-1)[:, :k], every)
+
+    def save(self,
+        path: str | Path,
+    ) -> Path:
+        "Write cells and who is in which, beside the index's own file"
+        path = check_path("path", path)
+        check_writable(path)
+        now = self.index.snapshot()
+        own = [(part, segment) for segment in now.state.segments for part in self._parts.get(segment.kin, [])]
+        centres = self.cells.reconstruct_n(0, self.n_lists)
+        write_file(path, lambda put: dict(
+            format="sscq-ivf", version=1, fingerprint=model_fingerprint(now.codebooks), n_probe=self.n_probe,
+            recall=self.recall, centres=put(centres), parts=[
+                dict(first=part.first, last=part.last, codes=_digest(part.codes(segment)), cell=put(part.cell))
+                for part, segment in own
+            ],
+        ))
+        return path
+
+    @classmethod
+    def load(cls,
+        path: str | Path,  # of what `save` wrote
+        index: _Snapshots,  # the index it was made of, which may have changed since
+    ) -> "IVFIndex":
+        "Read cells back; items that the file does not know are looked at in full until `extend`"
+        file = read_file(check_path("path", path), wanted="sscq-ivf 1")
+        check_digests(file)
+        now, table = index.snapshot(), file.table
+        try:
+            D = now.codebooks[:, 0].numel()
+            if table.get("fingerprint") != model_fingerprint(now.codebooks): raise ValueError("is of another model")
+            centres = array_of(file, table.get("centres"), "<f4", (None, D))
+            if not np.isfinite(centres).all() or not len(centres): raise ValueError("has cells without a centre")
+            known: dict[tuple[str, int, int], np.ndarray] = {}  # of the codes' digest, first and last
+            for one in table["parts"]:
+                place = one["codes"], one["first"], one["last"]
+                known[place] = array_of(file, one["cell"], "<i4", (place[2] - place[1],))
+                if ((known[place] < 0) | (known[place] >= len(centres))).any():
+                    raise ValueError("has items in cells that do not exist")
+            import faiss
+            cells = faiss.IndexFlatL2(D)
+            cells.add(np.array(centres))
+            ivf = cls.__new__(cls)
+            ivf.index, ivf.cells, ivf.n_lists, ivf._parts = index, cells, cells.ntotal, {}
+            ivf.n_probe = check_count("n_probe", table.get("n_probe"), 1, cells.ntotal)
+            said = table.get("recall")
+            ivf.recall = None if said is None else (check_number("recall", said[0], 0, 1), check_count("k", said[1]))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{file.name} does not fit together: {one_line(error)}; make it again by Index.to_ivf"
+            ) from None
+        for segment in now.state.segments:
+            own: list[_Part] = []
+            ivf._parts[segment.kin] = own
+            for (digest, first, last), cell in known.items():
+                if segment.groups is not None or last > segment.n or first != (own[-1].last if own else 0): continue
+                codes = _between(segment.codes, first, last)
+                if _digest(codes) == digest: own.append(_Part(first, last, cell, _lists(codes, cell, ivf.n_lists)))
+        return ivf

@@ -58,13 +58,13 @@ MOVED = {  # old module -> new module -> names, old=new where a name is new
         "contrastive": "same_image",
     },
     "search": {
-        "indexfile": "FORMAT=INDEX_FORMAT VERSION=INDEX_VERSION check_file",
+        "container": "FORMAT=INDEX_FORMAT VERSION=INDEX_VERSION",
+        "indexfile": "check_file",
         "kernels": "to_keys from_keys in_threads=map_threads smallest",
-        "fastscan": """
-            rounding as_faiss_query one_hot_pq PackedCodes scan_index scanned scanned_codes rerank search_codes
-        """,
+        "fastscan": "rounding as_faiss_query one_hot_pq PackedCodes rerank search_codes",
         "index": "model_fingerprint Index",
-        "answers": "Hits=SearchResult thumbnail Frozen=IndexSnapshot Explanation",
+        "answers": "Hits=SearchResult thumbnail Explanation",
+        "segments": "Frozen=IndexSnapshot",
         "ivf": "IVFIndex",
     },
     "train": {
@@ -114,6 +114,9 @@ GONE = {  # old module -> name -> what does its work now
     "objective": {"check_positive": "sscq.validation.check_number(name, value, above=0) checks one value"},
     "search": {
         "check_k": "sscq.validation.check_count(name, k) does the same for any setting",
+        "scan_index": "sscq.fastscan.PackedCodes holds codes as they are scanned, and rough() scans them",
+        "scanned": "sscq.fastscan.PackedCodes.held is what is scanned",
+        "scanned_codes": "sscq.fastscan.PackedCodes.at gives codes of some items",
         "usual_mode": "sscq.files.atomic_write gives a new file its usual mode",
     },
     "train": {"naming_out": 'sscq.files.naming(out, ValueError, "out") does the same for any setting'},

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['IndexSnapshot']
 
-# %% ../nbs/32_segments.ipynb #23cf59a1
-import os
-from collections.abc import Iterable, Iterator, Sequence
+# %% ../nbs/32_segments.ipynb #716a9227
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,104 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .answers import Asked, SearchResult
-from .fastscan import from_keys_np, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held
+from .answers import Asked, Column, concatenated, rooted, SearchResult, Texts, unit_rows
+from sscq.fastscan import (
+    code_keys, from_keys_np, grouped, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held,
+)
 from .validation import shown
 
-# %% ../nbs/32_segments.ipynb #78ef7b6b
-class Texts(Sequence):
-    "Many short texts as one array of bytes and the places where each begins; on disk as in memory"
-    def __init__(self,
-        offsets: np.ndarray,  # (n + 1,) int64
-        joined: np.ndarray,  # uint8
-    ):
-        self.offsets, self.joined = offsets, joined
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        try:
-            parts = [text.encode("utf-8", "surrogateescape") for text in texts]
-        except UnicodeEncodeError as error:
-            raise ValueError(f"text {shown(error.object)} is not Unicode: it holds half of a surrogate pair") from None
-        offsets = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return cls(offsets, np.frombuffer(b"".join(parts), np.uint8))
-
-    def __len__(self):
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i):  # a text; of a slice or of numbers, Texts
-        if isinstance(i, (int, np.integer)):
-            first, last = self.offsets[i:i + 2] if i >= 0 else self.offsets[i - 1:(i + 1) or None]
-            return self.joined[first:last].tobytes().decode("utf-8", "surrogateescape")
-        if isinstance(i, slice) and i.step in (None, 1):
-            first, last, _ = i.indices(len(self))
-            offsets = self.offsets[first:max(first, last) + 1]
-            return Texts(offsets - offsets[0], self.joined[offsets[0]:offsets[-1]])
-        rows = np.arange(len(self))[i]
-        firsts, sizes = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        offsets = np.concatenate([[0], sizes.cumsum()])
-        where = np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], sizes)
-        return Texts(offsets, self.joined[where])
-
-    def __iter__(self) -> Iterator[str]:
-        whole, ends = self.joined.tobytes(), self.offsets.tolist()
-        return (whole[a:b].decode("utf-8", "surrogateescape") for a, b in zip(ends, ends[1:]))
-
-    @property
-    def nbytes(self) -> int:
-        return self.offsets.nbytes + self.joined.nbytes
-
-# %% ../nbs/32_segments.ipynb #4d3bc878
-Column = np.ndarray | Texts  # n values, or n texts
-
-def _values(name: str, values) -> np.ndarray | list[str]:
-    wrong = TypeError(f"column {name!r} must be a list or an array, one value for each item: numbers of at most 64 bits, or texts (str)")
-    try:
-        if isinstance(values, (bytes, dict, set, frozenset)): raise wrong
-        if isinstance(values, Tensor):
-            values = values.detach().cpu().numpy()
-        if isinstance(values, np.ndarray) and values.dtype != object:
-            return values.tolist() if values.dtype.kind == "U" else values.copy()
-        listed = list(values)
-        if listed and all(isinstance(v, str) for v in listed): return listed
-        array = np.array(listed)
-    except (TypeError, ValueError, RuntimeError):
-        raise wrong from None
-    # NumPy makes floating-point numbers of whole ones that do not fit
-    if array.dtype.kind == "f" and listed and all(isinstance(v, int) for v in listed): raise wrong
-    return array
-
-def as_column(name: str, values, n: int) -> Column:
-    "Whatever a user gives as a column; a TypeError or ValueError if it cannot be one"
-    if isinstance(values, str): raise TypeError(f"column {name!r} is one text: give a list, one for each item")
-    found = values if isinstance(values, Texts) else _values(name, values)
-    column: Column = Texts.of(found) if isinstance(found, list) else found
-    if isinstance(column, np.ndarray) and (column.dtype.kind not in "iufb" or column.dtype.itemsize > 8 or not column.ndim):
-        raise TypeError(f"column {name!r} holds {column.dtype}: give numbers of at most 64 bits, or texts (str)")
-    if len(column) != n: raise ValueError(f"column {name!r} has {len(column)} values for {n} items")
-    return column if isinstance(column, Texts) else column.astype(column.dtype.newbyteorder("<"), copy=False)
-
-RESERVED = ("paths", "embedding", "embedding_scale")  # columns that have a meaning of their own
-KEPT = {"embedding", "embedding_scale"}
-
-def check_alike(old: dict[str, Column], new: dict[str, Column]) -> None:
-    "A ValueError if values of a column are not of the kind that it holds"
-    def kind(column): return "texts" if isinstance(column, Texts) else f"{column.dtype} {column.shape[1:] or ''}".strip()
-    for name, column in old.items():
-        if kind(column) != kind(new[name]): raise ValueError(
-            f"column {name!r} holds {kind(column)}, and the new items have {kind(new[name])}")
-
-def concatenated(columns: Sequence[Column]) -> Column:
-    if len(columns) == 1: return columns[0]
-    texts = [column for column in columns if isinstance(column, Texts)]
-    if not texts: return np.concatenate([column for column in columns if isinstance(column, np.ndarray)])
-    ends = np.cumsum([0] + [int(t.offsets[-1] - t.offsets[0]) for t in texts])
-    offsets = [t.offsets[1:] - t.offsets[0] + end for t, end in zip(texts, ends)]
-    joined = np.concatenate([t.joined[t.offsets[0]:t.offsets[-1]] for t in texts])
-    return Texts(np.concatenate([np.zeros(1, np.int64), *offsets]), joined)
-
-# %% ../nbs/32_segments.ipynb #282291a0
+# %% ../nbs/32_segments.ipynb #e0b6a31a
 @dataclass(frozen=True)
 class Segment:
     "Items that are never changed again, only hidden; in the order of their ids"
@@ -125,6 +33,7 @@ class Segment:
     groups: tuple[np.ndarray, np.ndarray] | None = None  # where each code's rows begin (D + 1,), rows (n,): int32
     columns: dict[str, Column] = field(default_factory=dict)
     key: object = field(default_factory=object)  # the same as long as nothing but `hidden` differs
+    kin: object = field(default_factory=object)  # the same while the rows that were there are; more may follow
 
     @property
     def last(self) -> int:  # the largest id
@@ -165,34 +74,8 @@ class Segment:
         hidden[rows] = True
         return replace(self, hidden=hidden, live=self.live - len(rows))
 
-# %% ../nbs/32_segments.ipynb #da08d8d3
+# %% ../nbs/32_segments.ipynb #5f392966
 _FEW = 2 ** 14  # below this many items, ties cost less than looking for them
-
-def _code_keys(codes: np.ndarray) -> np.ndarray:  # (n,) uint64: equal codes have equal keys
-    wide = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
-    wide[:, :codes.shape[1]] = codes
-    words = wide.view(np.uint64)
-    key = words[:, 0].copy()
-    for m in range(1, words.shape[1]):
-        key = key * np.uint64(0x9E3779B97F4A7C15) ^ words[:, m]
-    return key
-
-def grouped(
-    codes: np.ndarray,  # (n, M) uint8
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:  # (D,) a row of each different code, starts (D + 1,), rows (n,)
-    "Which items have the same code, if a quarter of them or fewer are different; codes stand as first seen"
-    n = len(codes)
-    key = _code_keys(codes)
-    order = np.argsort(key, kind="stable")
-    edge = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
-    if len(edge) - 1 > n // 4: return None
-    firsts = order[edge[:-1]]
-    seen = np.argsort(firsts)
-    sizes = np.diff(edge)[seen]
-    starts = np.r_[0, sizes.cumsum()]
-    rows = order[np.arange(n) + np.repeat(edge[:-1][seen] - starts[:-1], sizes)]
-    if (codes[np.repeat(firsts[seen], sizes)] != codes[rows]).any(): return None  # different codes with one key
-    return firsts[seen], starts.astype(np.int32), rows.astype(np.int32)
 
 def _spread(segment: Segment, near: np.ndarray, own: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
     "The first k items of one query's nearest codes; None if a code that was not found might hold one of them"
@@ -226,7 +109,7 @@ def _search_groups(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray,
         todo, width = np.array(left, dtype=np.int64), min(8 * width, len(segment.codes))
     return distances, rows
 
-# %% ../nbs/32_segments.ipynb #93f4c916
+# %% ../nbs/32_segments.ipynb #92e65d72
 LARGEST = 2 ** 22  # items of a segment: 32 MB of 64-bit codes, what a search reads in about a millisecond
 
 class _Buffer:
@@ -255,6 +138,7 @@ class Growing:
     "The segment that is added to: each `append` gives the next state of it, and leaves those before as they were"
     def __init__(self, n_books: int, n_words: int, columns: dict[str, Column], explicit: bool):
         self.n, self.n_books, self.n_words, self.explicit = 0, n_books, n_words, explicit
+        self.kin = object()
         self.looked_at = 0  # its size when equal codes were last looked for
         self.held = _Buffer(held_shape(0, n_books, n_words)[1:], np.uint8, held_shape(LARGEST, n_books, n_words)[0])
         self.ids = _Buffer((), np.int64, LARGEST)
@@ -303,17 +187,20 @@ class Growing:
         old, n = segment, self.n + len(codes)
         packed = self._append_codes(codes)
         found = {name: self._append_column(name, column) for name, column in columns.items()}
+        own = None  # where ids count on, the first says them all
         if self.explicit:
-            ids = self.ids.append(ids if ids is not None else np.arange(first, first + len(codes)))
+            own = self.ids.append(ids if ids is not None else np.arange(first, first + len(codes)))
         hidden = None
         if old is not None and old.hidden is not None:
             hidden = np.zeros(n, bool)
             hidden[:old.n] = old.hidden
         self.n = n
         live = len(codes) if old is None else old.live + len(codes)
-        return Segment(packed, n, first if old is None else old.first, ids, hidden, live, None, found)
+        return Segment(
+            packed, n, first if old is None else old.first, own, hidden, live, None, found, kin=self.kin
+        )
 
-# %% ../nbs/32_segments.ipynb #b71f421d
+# %% ../nbs/32_segments.ipynb #ad45c985
 def joined(segments: Sequence[Segment], piece: int = 2 ** 16) -> tuple[Growing, Segment]:
     "One segment of what is left in several, at most LARGEST items"
     M, K = segments[0].codes.n_books, segments[0].codes.n_words
@@ -353,49 +240,16 @@ def sealed(segment: Segment) -> Segment:
     if segment.groups is not None or segment.n < _FEW: return segment
     codes, n = segment.codes, segment.n
     if n >= 4 * _FEW:
-        sample = np.sort(_code_keys(codes.at(np.random.default_rng(0).integers(0, n, _FEW))))
+        sample = np.sort(code_keys(codes.at(np.random.default_rng(0).integers(0, n, _FEW))))
         # so many would agree if every second code were different
         if (sample[1:] == sample[:-1]).sum() < _FEW ** 2 / n: return segment
     if (found := grouped(codes[:].numpy())) is None: return segment
     firsts, starts, rows = found
     held = to_held(codes.at(firsts), codes.n_words)
     return replace(segment, codes=PackedCodes(held, len(firsts), codes.n_books, codes.n_words), groups=(starts, rows),
-                   key=object())
+                   key=object(), kin=object())
 
-# %% ../nbs/32_segments.ipynb #2f4f7448
-def _search_few(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # where nearly all is hidden
-    rows, K = segment.live_rows(), segment.codes.n_words
-    codes = segment.codes_of(rows)
-    near, place = search_rows(PackedCodes(to_held(codes, K), len(rows), codes.shape[1], K), table, k, np.arange(len(rows)))
-    return near, rows[place]
-
-def _search(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) distances, rows
-    if segment.hidden is not None and 16 * segment.live < segment.n: return _search_few(segment, table, k)
-    if segment.groups is not None: return _search_groups(segment, table, k)
-    return search_codes(segment.codes, table, k, segment.hidden)
-
-def search_segments(
-    segments: Sequence[Segment],
-    table: Float[Tensor, "Q M K"],
-    k: int,  # at most as many as are live
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # (Q, k): distances, ids, which segment, row
-    "The k nearest of all of them, exactly; equal distances by id"
-    found = []
-    for number, segment in enumerate(segments):
-        own = min(k, segment.live)
-        if not own: continue
-        found.append((*_search(segment, table, own), segment, number))
-    if len(found) == 1:
-        distances, rows, segment, number = found[0]
-        return distances, segment.ids_of(rows), np.full(rows.shape, number), rows
-    distances = np.concatenate([d for d, _, _, _ in found], 1)
-    rows = np.concatenate([r for _, r, _, _ in found], 1)
-    ids = np.concatenate([segment.ids_of(r) for _, r, segment, _ in found], 1)
-    which = np.concatenate([np.full(r.shape, number) for _, r, _, number in found], 1)
-    order = np.lexsort((ids, distances), axis=-1)[:, :k]
-    return tuple(np.take_along_axis(x, order, 1) for x in (distances, ids, which, rows))
-
-# %% ../nbs/32_segments.ipynb #b48c6d8a
+# %% ../nbs/32_segments.ipynb #349ce376
 @dataclass(frozen=True)
 class State:
     "All that an index holds at one moment; whoever has it sees no later change"
@@ -438,7 +292,7 @@ class State:
         if all(a < b for a, b in zip(tops, lows[1:])): return slice(None)
         return np.argsort(self.ids(), kind="stable")
 
-# %% ../nbs/32_segments.ipynb #0af0c120
+# %% ../nbs/32_segments.ipynb #0e2a0df8
 def appended(
     state: State,
     growing: Growing | None,  # what the last segment of the state grows in
@@ -506,7 +360,7 @@ def removed(state: State, ids: np.ndarray) -> State:
         segments.append(segment)
     return replace(state, segments=tuple(segments))
 
-# %% ../nbs/32_segments.ipynb #7cf09a3e
+# %% ../nbs/32_segments.ipynb #7bc3cf6a
 def compacted(state: State) -> State:
     "As few segments as there can be, without what is hidden"
     segments, waiting = [], list(state.segments)
@@ -518,69 +372,50 @@ def compacted(state: State) -> State:
         segments.append(some[0] if whole else sealed(joined(some)[1]))
     return replace(state, segments=tuple(segments))
 
-# %% ../nbs/32_segments.ipynb #0ff6f036
-def as_paths(
-    paths,
-    n: int,
-    root: str = "",  # what relative ones of the index start from; "": from wherever the program runs
-) -> Texts:
-    "A column of paths; a TypeError or ValueError if they cannot be one"
-    if isinstance(paths, (str, bytes)):
-        raise TypeError(f"paths={shown(paths)} is one path: give a list, one for each item")
-    try:
-        if isinstance(paths, (dict, set, frozenset)): raise TypeError
-        names = [os.fsdecode(path) for path in paths]
-    except TypeError:
-        raise TypeError(f"paths={shown(paths)} must be a list of str or Path, one for each item") from None
-    if len(names) != n: raise ValueError(f"{len(names)} paths for {n} items")
-    for name in names:
-        if "\0" in name: raise ValueError(f"path {name!r} holds a zero byte, as no file's name does")
-    if root and root != os.getcwd():
-        names = [name if os.path.isabs(name) else os.path.relpath(name, root) for name in names]
-    return Texts.of(names)
+# %% ../nbs/32_segments.ipynb #63d05a2b
+def _search_few(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # where nearly all is hidden
+    rows, K = segment.live_rows(), segment.codes.n_words
+    codes = segment.codes_of(rows)
+    packed = PackedCodes(to_held(codes, K), len(rows), codes.shape[1], K)
+    near, place = search_rows(packed, table, k, np.arange(len(rows)))
+    return near, rows[place]
 
-def rooted(names: Iterable[str], root: str) -> list[str]:
-    "Paths that can be opened from where the program runs"
-    if not root or root == os.getcwd(): return list(names)
-    return [name if os.path.isabs(name) or not name else os.path.join(root, name) for name in names]
+def search_segment(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) distances, rows
+    if segment.hidden is not None and 16 * segment.live < segment.n: return _search_few(segment, table, k)
+    if segment.groups is not None: return _search_groups(segment, table, k)
+    return search_codes(segment.codes, table, k, segment.hidden)
 
-def root_of(state: State) -> str:
-    "What relative paths that were just added start from: where the program runs; empty if there are none"
-    relative = "paths" in state.columns and any(
-        not os.path.isabs(name) for segment in state.segments for name in segment.columns["paths"]
-    )
-    return os.getcwd() if relative else ""
-
-def found_root(
-    listed: list[str],  # where the pictures may be: seen from the file, and where they were
-    state: State,
-) -> str:
-    "The first folder in which the first relative path is found; else the last of them"
-    if not listed or not state.segments or "paths" not in state.columns: return ""
-    first = next((name for name in state.segments[0].columns["paths"] if not os.path.isabs(name)), "")
-    return next((root for root in listed if os.path.exists(os.path.join(root, first))), listed[-1])
-
-# %% ../nbs/32_segments.ipynb #3f851e30
 Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # (Q, k): distances, ids, which segment, row
 
+def sorted_by(order: np.ndarray, found: Found) -> Found:
+    distances, ids, which, rows = (np.take_along_axis(x, order, 1) for x in found)
+    return distances, ids, which, rows
+
+def search_segments(
+    segments: Sequence[Segment],
+    table: Float[Tensor, "Q M K"],
+    k: int,  # at most as many as are live
+) -> Found:
+    "The k nearest of all of them, exactly; equal distances by id"
+    found = []
+    for number, segment in enumerate(segments):
+        own = min(k, segment.live)
+        if not own: continue
+        found.append((*search_segment(segment, table, own), segment, number))
+    if len(found) == 1:
+        distances, rows, segment, number = found[0]
+        return distances, segment.ids_of(rows), np.full(rows.shape, number), rows
+    distances = np.concatenate([d for d, _, _, _ in found], 1)
+    rows = np.concatenate([r for _, r, _, _ in found], 1)
+    ids = np.concatenate([segment.ids_of(r) for _, r, segment, _ in found], 1)
+    which = np.concatenate([np.full(r.shape, number) for _, r, _, number in found], 1)
+    order = np.lexsort((ids, distances), axis=-1)[:, :k]
+    return sorted_by(order, (distances, ids, which, rows))
+
+# %% ../nbs/32_segments.ipynb #03bc1e79
 def joined_answers(found: Sequence[Found]) -> Found:
     distances, ids, which, rows = (np.concatenate(own) for own in zip(*found))
     return distances, ids, which, rows
-
-def unit_rows(f: np.ndarray) -> np.ndarray:
-    largest = np.abs(f).max(1, keepdims=True)  # of which float32 may not hold the square
-    f = f / np.where(largest > 0, largest, np.float32(1))
-    return f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), np.float32(1))
-
-def kept_embeddings(
-    f: np.ndarray,  # (n, D) float32
-    keep: str,  # "half" or "int8"
-) -> dict[str, Column]:
-    "Directions of embeddings in 16 or 8 bits a number, as columns"
-    f = unit_rows(f)
-    if keep == "half": return dict(embedding=f.astype(np.float16))
-    scale = np.maximum(np.abs(f).max(1), np.float32(1e-30)) / 127
-    return dict(embedding=np.round(f / scale[:, None]).astype(np.int8), embedding_scale=scale.astype(np.float32))
 
 def refined(
     segments: Sequence[Segment],
@@ -590,7 +425,7 @@ def refined(
 ) -> Found:
     "The k of the candidates whose embeddings point most nearly where the query's does; distances are 2 - 2 cos"
     if not segments or "embedding" not in segments[0].columns: raise ValueError(
-        "refine= sorts by embeddings, and this index keeps none: make it with keep='half' or 'int8', and add embeddings")
+        "refine= sorts by embeddings, and this index keeps none: make it with keep='half' or 'int8', then add them")
     _, ids, which, rows = found
     asked, cosines = unit_rows(f.numpy()), np.empty(ids.shape, np.float32)
     for number in np.unique(which):
@@ -604,10 +439,9 @@ def refined(
             cosines[q[some], c[some]] = np.einsum("nd,nd->n", kept, asked[q[some]])
     distances = np.maximum(2 - 2 * cosines, 0)
     order = np.lexsort((ids, distances), axis=-1)[:, :k]
-    sorted_ = [np.take_along_axis(x, order, 1) for x in (distances, ids, which, rows)]
-    return sorted_[0], sorted_[1], sorted_[2], sorted_[3]
+    return sorted_by(order, (distances, ids, which, rows))
 
-# %% ../nbs/32_segments.ipynb #739e02b3
+# %% ../nbs/32_segments.ipynb #a184c729
 @dataclass(frozen=True)
 class IndexSnapshot:
     "An index as it is now"
@@ -683,11 +517,11 @@ class IndexSnapshot:
         paths = None
         if "paths" in self.state.columns:
             names = [segment.columns["paths"] for segment in self.state.segments]
-            picked = [[names[s][r] if r >= 0 else "" for s, r in zip(*own)] for own in zip(which.tolist(), rows.tolist())]
+            places = zip(which.tolist(), rows.tolist())
+            picked = [[names[s][r] if r >= 0 else "" for s, r in zip(*own)] for own in places]
             paths = asked.spread_lists([rooted(own, self.root) for own in picked], [""] * rows.shape[1])
-        result = SearchResult(
-            asked.spread(torch.from_numpy(ids), -1), asked.spread(torch.from_numpy(distances), torch.inf), paths, asked.files
-        )
+        spread = asked.spread(torch.from_numpy(ids), -1), asked.spread(torch.from_numpy(distances), torch.inf)
+        result = SearchResult(*spread, paths, asked.files)
         if not verified:
             result.verified = False
         return result

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -19,8 +18,9 @@ from hypothesis import given, settings, strategies as st
 
 from sscq import segments
 from sscq.index import Index
+from sscq.ivf import IVFIndex
 from sscq.search import adc, distance_table, nearest
-from sscq.segments import Growing, Texts
+from sscq.segments import Texts
 
 
 def random_search(M=4, K=16, d=3, N=50, Q=5, seed=0):
@@ -357,6 +357,82 @@ def test_to_faiss_and_back(M, K, given):
         with pytest.raises((TypeError, ValueError)): Index.from_faiss(wrong)
 
 
+def test_segments_are_joined_piece_by_piece(small):
+    f, codebooks, codes = random_search(N=60)
+    for ids in (None, torch.randperm(90, generator=torch.Generator().manual_seed(0))[:60].tolist()):
+        index = Index(codebooks).add(codes, ids=ids, paths=map(str, range(60)) if ids is None else map(str, ids)).remove([ids[3] if ids else 3])
+        _, whole = segments.joined(index._state.segments, piece=7)
+        assert np.array_equal(whole.ids_of(np.arange(59)), index.ids.numpy()) and torch.equal(whole.codes[:], index.codes)
+        assert list(whole.columns["paths"]) == index.paths and (whole.ids is None) == (ids is None and False)
+    plain = Index(codebooks).add(codes[:30]).add(codes[30:])
+    assert segments.joined(plain._state.segments, piece=7)[1].ids is None
+
+
+# inverted files
+
+@pytest.mark.parametrize("M, K", [(4, 16), (3, 256), (5, 4)])
+@pytest.mark.parametrize("distinct", [15, 10 ** 6])
+def test_an_inverted_file_follows_its_index(tmp_path, M, K, distinct):
+    f, codebooks, codes = random_search(M, K, N=4000, Q=6)
+    codes = codes[torch.randint(min(distinct, 4000), (4000,), generator=torch.Generator().manual_seed(1))]
+    index = Index(codebooks).add(codes[:1500], paths=map(str, range(1500)))
+    ivf = index.to_ivf(n_lists=16, n_probe=16)
+    def exact():  # all cells are visited
+        for k in (1, 10, 300):
+            a, b = index.search(f, k), ivf.search(f, k)
+            assert torch.equal(a.ids, b.ids) and torch.equal(a.distances, b.distances) and a.paths == b.paths
+    exact()
+    index.remove(range(0, 300, 3)); exact()
+    index.add(codes[1500:1533], paths=map(str, range(1500, 1533))); exact()
+    index.add(codes[1533:3000], paths=map(str, range(1533, 3000))); exact()
+    ivf.extend(); exact()
+    index.remove(index.search(f, 50).ids.flatten().unique()); exact()
+    near = ivf.search(f, 10)
+    ivf = IVFIndex.load(ivf.save(tmp_path / "cells"), Index.load(index.save(tmp_path / "i.sscq"))); index = ivf.index
+    assert ivf.n_probe == 16 and torch.equal(ivf.search(f, 10).ids, near.ids)
+    exact()
+    index.add(codes[3000:], paths=map(str, range(3000, 4000))); exact()
+    ivf.extend(); exact()
+    index.compact(); exact()
+    ivf.extend(); exact()
+
+
+def test_an_inverted_file_is_the_same_after_saving(tmp_path):
+    f, codebooks, codes = random_search(M=8, N=6000, Q=50)
+    index = Index(codebooks).add(codes)
+    ivf = index.to_ivf(n_lists=64).tune(.9, f)
+    assert ivf.n_probe < 64 and ivf.recall[0] >= .9 and "recall@10" in repr(ivf)
+    again = IVFIndex.load(ivf.save(tmp_path / "cells"), Index.load(index.save(tmp_path / "i.sscq"), mmap=True))
+    assert repr(again) == repr(ivf) and torch.equal(again.search(f).ids, ivf.search(f).ids)
+    assert (tmp_path / "cells").stat().st_size < 4 * 6000 + 64 * 24 * 4 + 4096  # the codes lie in the index
+    index.add(codes[:200]); again.index.add(codes[:200])
+    ivf.extend(); again.extend()
+    assert torch.equal(again.search(f).ids, ivf.search(f).ids)
+    with pytest.raises(ValueError, match="is of another model; make it again by Index.to_ivf"): IVFIndex.load(tmp_path / "cells", Index(codebooks + 1).add(codes))
+    whole = bytearray((tmp_path / "cells").read_bytes())
+    for place in range(0, len(whole), 997):
+        whole[place] ^= 4
+        (tmp_path / "bent").write_bytes(whole)
+        with pytest.raises(ValueError, match="bent"): IVFIndex.load(tmp_path / "bent", index)
+        whole[place] ^= 4
+    with pytest.raises(ValueError, match="has format sscq-index 2, this version of sscq reads sscq-ivf 1"): IVFIndex.load(tmp_path / "i.sscq", index)
+    with pytest.raises(ValueError, match="recall=2"): ivf.tune(2., f)
+
+
+def test_a_recall_is_measured():
+    f, codebooks, codes = random_search(M=8, N=5000, Q=100)
+    index = Index(codebooks).add(codes)
+    ivf = index.to_ivf(n_lists=50)
+    shares = []
+    for wanted in (.3, .7, 1.):
+        ivf.tune(wanted, f)
+        found, exact = ivf.search(f).ids, index.search(f).ids
+        share = (found[:, :, None] == exact[:, None]).any(2).float().mean().item()
+        assert share == ivf.recall[0] >= wanted
+        shares.append(ivf.n_probe)
+    assert shares[0] < shares[1] < shares[2]
+
+
 # files that are damaged, altered, or written by several; the fuzz targets try thousands
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
@@ -507,17 +583,17 @@ def test_another_index_in_the_place_of_a_file_is_not_written_over_by_chance(tmp_
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_a_child_forked_during_a_save_holds_no_lock(tmp_path, monkeypatch):
-    from sscq import indexfile
+    from sscq import container
     path = with_columns().save(tmp_path / "x.sscq")
     index, children = Index.load(path).remove([3]), []
 
-    def forking(*args, real=indexfile._finish):
+    def forking(*args, real=container._finish):
         children.append(os.fork())
         if not children[-1]:
             time.sleep(60)
             os._exit(0)
         return real(*args)
-    monkeypatch.setattr(indexfile, "_finish", forking)
+    monkeypatch.setattr(container, "_finish", forking)
     index.save(path)
     monkeypatch.undo()
     try: index.remove([4]).save(path)
