@@ -243,7 +243,8 @@ def read_file(
         f"{name} is damaged: {size - end:,} bytes stand behind its end; take another copy")
     table = parse_json(text, name)
     found = f"{table.get('format')} {table.get('version')}"
-    if found != wanted: raise ValueError(f"{name} has format {one_line(found)[:60]}, this version of sscq reads {wanted}")
+    if found != wanted:
+        raise ValueError(f"{name} has format {one_line(found)[:60]}, this version of sscq reads {wanted}")
     read = IndexFile(path, now.number, now.generation, end, table, inode, data[:end])
     _check_places(read, now.start)
     return read
@@ -278,8 +279,8 @@ def check_there(file: IndexFile) -> None:
     "A ValueError if a mapped file was cut short or written over: reading what is gone would end the process"
     mapped = getattr(file.data, "_mmap", None)
     if mapped is not None and (mapped.size() < file.end or file.data[:24].tobytes() != _MAGIC + file.number):
-        raise ValueError(f"{file.name} was written into while an index was using it: load it again; and let files take the "
-                         "place of others, as Index.save and mv do, or load with mmap=False")
+        raise ValueError(f"{file.name} was written into while an index was using it: load it again; and let files take "
+                         "the place of others, as Index.save and mv do, or load with mmap=False")
 
 def check_digests(file: IndexFile) -> None:
     "A ValueError if an array is not what was written; all of them are read for it"
@@ -305,7 +306,8 @@ class Verification:
             self.check(self.file)
             self.done = True
         except Exception as error:  # whatever it is, nobody else would hear of it
-            self.problem = str(error) or f"{self.file.name} could not be compared with its digests: {type(error).__name__}"
+            why = f"{self.file.name} could not be compared with its digests: {type(error).__name__}"
+            self.problem = str(error) or why
 
     def trusted(self) -> bool:  # a ValueError where damage was found
         if self.problem: raise ValueError(self.problem)

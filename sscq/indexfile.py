@@ -160,7 +160,8 @@ def check_codes(state: State, n_words: int) -> None:
                 raise ValueError(f"codes name codewords that do not exist; there are 0 to {n_words - 1}")
 
 def _check_kinds(state: State, keep: object, n_dims: int) -> None:  # of columns, as `Index.add` would have made them
-    kept = dict(half=dict(embedding=("<f2", (n_dims,))), int8=dict(embedding=("|i1", (n_dims,)), embedding_scale=("<f4", ())))
+    bytes_kept = dict(embedding=("|i1", (n_dims,)), embedding_scale=("<f4", ()))
+    kept = dict(half=dict(embedding=("<f2", (n_dims,))), int8=bytes_kept)
     wanted = kept[keep] if isinstance(keep, str) and keep in kept else {}
     for segment in state.segments:
         if KEPT & segment.columns.keys() != wanted.keys(): raise ValueError(f"are not those of keep={shown(keep, 40)}")
@@ -220,7 +221,8 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
             raise ValueError("stand there twice")
         return state, codebooks, saved
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{file.name} does not fit together: {part} {one_line(error)[:160]}; take another copy") from None
+        why = f"{part} {one_line(error)[:160]}"
+        raise ValueError(f"{file.name} does not fit together: {why}; take another copy") from None
 
 # %% ../nbs/33_indexfile.ipynb #7a318949
 def save_state(
@@ -319,7 +321,8 @@ def _read_first_format(path: Path, name: str) -> tuple[dict, State, np.ndarray, 
     if not meta: raise ValueError(f"{name} is not an index written by Index.save")
     found, ours = f"{meta.get('format')} {meta.get('version')}", f"{INDEX_FORMAT} 1"
     if found != ours:
-        raise ValueError(f"{name} has format {one_line(found)[:60]}, this version of sscq reads {ours} and {INDEX_VERSION}")
+        raise ValueError(
+            f"{name} has format {one_line(found)[:60]}, this version of sscq reads {ours} and {INDEX_VERSION}")
     try:
         arrays = {key: x.numpy() for key, x in tensors.items()}
         if _digest(meta, arrays) != sha: raise ValueError(altered(name))
