@@ -160,8 +160,8 @@ def check_codes(state: State, n_words: int) -> None:
                 raise ValueError(f"codes name codewords that do not exist; there are 0 to {n_words - 1}")
 
 def _check_kinds(state: State, keep: object, n_dims: int) -> None:  # of columns, as `Index.add` would have made them
-    bytes_kept = dict(embedding=("|i1", (n_dims,)), embedding_scale=("<f4", ()))
-    kept = dict(half=dict(embedding=("<f2", (n_dims,))), int8=bytes_kept)
+    wide: tuple[int, ...] = (n_dims,)
+    kept = dict(half=dict(embedding=("<f2", wide)), int8=dict(embedding=("|i1", wide), embedding_scale=("<f4", ())))
     wanted = kept[keep] if isinstance(keep, str) and keep in kept else {}
     for segment in state.segments:
         if KEPT & segment.columns.keys() != wanted.keys(): raise ValueError(f"are not those of keep={shown(keep, 40)}")

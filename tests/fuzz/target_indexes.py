@@ -25,6 +25,7 @@ from harness import Case, Target, refusal, said
 from sscq import cli, indexfile, segments
 from sscq.codebook import n_bits, unpack
 from sscq.index import Index
+from sscq.ivf import IVFIndex
 
 OLD = Path(__file__).parent.parent / "data" / "saved_0.1.0"
 FEW = 16  # from here on, equal codes are held once: files stay small
@@ -897,7 +898,111 @@ def attempt(w: World, case: Case, folder: Path) -> tuple[str, str]:
     return ("same" if original else "another"), ""
 
 
+# inverted files, which lie beside an index
+
+
+class Cells(NamedTuple):
+    "An index, an inverted file of it, and what it answers"
+
+    index: Index
+    held: Contents
+    raw: bytes
+    f: torch.Tensor
+    answers: tuple
+
+
+def prepare_cells(folder: Path) -> list[Cells]:
+    segments._FEW, worlds = 10**6, []
+    with mock.patch("os.urandom", lambda n: bytes(range(n))):
+        for M, K, given in ((3, 16, True), (2, 256, False)):
+            index = Index(codebooks(M, K)).add(some_codes(300, M, K), ids=np.arange(300) * 2 if given else None)
+            ivf = index.to_ivf(n_lists=7, n_probe=3)
+            index.add(some_codes(100, M, K, seed=1)).remove([0, 2, 4, 100])
+            ivf.extend().save(folder / f"cells {K}")
+            index.save(folder / f"{K}.sscq")
+            again = Index.load(folder / f"{K}.sscq", mmap=False)
+            f = torch.linspace(-9, 9, 6 * M).reshape(3, -1)
+            raw = (folder / f"cells {K}").read_bytes()
+            hits = IVFIndex.load(folder / f"cells {K}", again).search(f, 5)
+            worlds.append(Cells(again, contents((folder / f"{K}.sscq").read_bytes()), raw, f, (hits.ids.tolist(), hits.distances.tolist())))
+    segments._FEW = FEW
+    return worlds
+
+
+def make_damaged_cells(worlds: list[Cells], r, i: int) -> Case:
+    w, kind = r.randrange(len(worlds)), r.choice(list(ACCIDENTS))
+    return Case(f"{w}={kind.strip()}", (w, ACCIDENTS[kind](worlds[w].raw, r), True))
+
+
+def alter_parts(d: Draft, r, w: Cells):
+    "Parts of other rows, whose digests are right"
+    from sscq.ivf import _between, _digest
+
+    n, segment = len(d.table["centres"]["shape"]), r.choice(w.index.snapshot().state.segments)
+    places = r.choice(([(0, 40), (40, 96)], [(0, 64), (64, 100)], [(0, 64), (0, 64)], [(32, 64)], [(-32, 32)], [(0, segment.n + 32)], [(64, 0)], [(0, segment.n)], [(0, 0), (0, 64)]))
+    parts = []
+    for first, last in places:
+        with contextlib.suppress(Exception):
+            digest = _digest(_between(segment.codes, first, last))
+            cell = d.put(np.arange(max(0, last - first), dtype=np.int32) % n)
+            parts.append(dict(first=first, last=last, codes=digest, cell=cell))
+    d.table["parts"] = parts
+    return f"parts {places}"
+
+
+ANY_FILE = [alter_value, alter_value, alter_top, alter_other_value, alter_without, alter_more, alter_array, alter_array, alter_place, alter_text, alter_slots, alter_head]
+
+
+def make_altered_cells(worlds: list[Cells], r, i: int) -> Case:
+    number = r.randrange(len(worlds))
+    draft, labels = Draft(worlds[number].raw), []
+    for _ in range(1 if r.random() < 0.6 else 2):
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            labels.append(alter_parts(draft, r, worlds[number]) if r.random() < 0.25 else r.choice(ANY_FILE)(draft, r))
+    return Case(f"{number}={' & '.join(labels)}", (number, draft.assemble(), False))
+
+
+def attempt_cells(worlds: list[Cells], case: Case, folder: Path) -> tuple[str, str]:
+    number, raw, same = case.data
+    w, path = worlds[number], folder / "cells"
+    path.write_bytes(raw)
+    try:
+        ivf = IVFIndex.load(path, w.index)
+    except Exception as error:
+        if len(str(error)) >= 400:
+            return "UNCLEAR", f"{len(str(error))} characters: {said(error)}"
+        return refusal(error, str(path), kinds=(ValueError, OSError))
+    try:
+        hits = ivf.search(w.f, 5)
+        if same:
+            return ("same", "") if (hits.ids.tolist(), hits.distances.tolist()) == w.answers else ("LIE", "it answers otherwise")
+        repr(ivf)
+        place = {id: i for i, id in enumerate(w.held.ids.tolist())}
+        for k in (5, 396):
+            ivf.n_probe = ivf.n_lists if k > 5 else ivf.n_probe
+            hits = ivf.search(w.f, k, "squared")
+            for q in range(len(w.f)):
+                own, off = measured(w.f[q].numpy(), w.held, True)
+                found = [id for id in hits.ids[q].tolist() if id >= 0]
+                near = hits.distances[q].numpy()[: len(found)]
+                hold(len(set(found)) == len(found) and set(found) <= place.keys(), "an id was found that is not there, or twice")
+                hold(np.allclose(near, own[[place[id] for id in found]], rtol=1e-4, atol=off), "distances are wrong")
+                hold(list(zip(near.tolist(), found)) == sorted(zip(near.tolist(), found)), "answers are not in order")
+                hold(k == 5 or len(found) == k, "all cells were visited, and items are missing")
+        ivf.extend().save(folder / "again")
+        hold(IVFIndex.load(folder / "again", w.index).search(w.f, 5).ids.tolist() == ivf.search(w.f, 5).ids.tolist(), "saved, it answers otherwise")
+    except Lie as lie:
+        return "LIE", str(lie)
+    except Exception as error:
+        return refusal(error) if any(limit in str(error) for limit in LIMITS) else ("UNCLEAR", f"search: {said(error)}")
+    return "another", ""
+
+
 TARGETS = [
     Target("index files, damaged", 3000, prepare, make_damaged, attempt),
     Target("index files, altered", 10000, prepare, make_altered, attempt),
+    Target("inverted files, damaged", 1000, prepare_cells, make_damaged_cells, attempt_cells),
+    Target("inverted files, altered", 2000, prepare_cells, make_altered_cells, attempt_cells),
 ]
