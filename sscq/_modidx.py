@@ -563,7 +563,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'sscq.ivf.IVFIndex.search': ('cells.html#ivfindex.search', 'sscq/ivf.py'),
                           'sscq.ivf.IVFIndex.tune': ('cells.html#ivfindex.tune', 'sscq/ivf.py'),
                           'sscq.ivf._Part': ('cells.html#_part', 'sscq/ivf.py'),
-                          'sscq.ivf._Part.codes': ('cells.html#_part.codes', 'sscq/ivf.py'),
                           'sscq.ivf._Part.search': ('cells.html#_part.search', 'sscq/ivf.py'),
                           'sscq.ivf._Part.visited': ('cells.html#_part.visited', 'sscq/ivf.py'),
                           'sscq.ivf._Snapshots': ('cells.html#_snapshots', 'sscq/ivf.py'),

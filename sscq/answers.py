@@ -88,8 +88,8 @@ class Texts(Sequence):
 Column = np.ndarray | Texts  # n values, or n texts
 
 def _values(name: str, values) -> np.ndarray | list[str]:
-    wrong = TypeError(f"column {name!r} must be a list or an array, one value for each item: numbers of at most 64 bits, "
-                      "or texts (str)")
+    wrong = TypeError(f"column {name!r} must be a list or an array, one value for each item: numbers of at most 64 "
+                      "bits, or texts (str)")
     try:
         if isinstance(values, (bytes, dict, set, frozenset)): raise wrong
         if isinstance(values, Tensor):
@@ -110,8 +110,8 @@ def as_column(name: str, values, n: int) -> Column:
     if isinstance(values, str): raise TypeError(f"column {name!r} is one text: give a list, one for each item")
     found = values if isinstance(values, Texts) else _values(name, values)
     column: Column = Texts.of(found) if isinstance(found, list) else found
-    if isinstance(column, np.ndarray) and (
-        column.dtype.kind not in "iufb" or column.dtype.itemsize > 8 or not column.ndim
+    if isinstance(column, np.ndarray) and not (
+        column.dtype.kind in "iufb" and column.dtype.itemsize <= 8 and column.ndim
     ):
         raise TypeError(f"column {name!r} holds {column.dtype}: give numbers of at most 64 bits, or texts (str)")
     if len(column) != n: raise ValueError(f"column {name!r} has {len(column)} values for {n} items")

@@ -124,6 +124,7 @@ def write_file(
     path: Path,
     build: Build,
     before: IndexFile | None = None,  # the file that this index was read from or saved to, if it is this one
+    only_it: bool = False,  # nothing else may be replaced
 ) -> IndexFile | None:  # None where it is no regular file
     "A file with all of it, whole or not at all"
     number, generation = (before.number, before.generation + 1) if before else (os.urandom(16), 1)
@@ -134,7 +135,7 @@ def write_file(
             done[:] = _finish(file.fileno(), _Writer(file.fileno(), HEAD_SIZE), _head(number), generation, build)
     with _alone(path) as there:
         if before and there is not None:
-            generation = max(generation, _generation_over(before, path) + 1)
+            generation = max(generation, _generation_over(before, path, only_it) + 1)
         atomic_write(path, write)
     table, end, inode = done
     return IndexFile(path, number, generation, end, table, inode) if path.is_file() else None
@@ -150,8 +151,7 @@ def append_file(
         head = os.pread(fd, HEAD_SIZE, 0)
         now = _newest(head, file.name)
         same = (now.number, now.generation, os.fstat(fd).st_ino) == (file.number, file.generation, file.inode)
-        if not same or held is None or os.fstat(held).st_ino != file.inode:
-            raise ValueError(_CHANGED.format(file.name))
+        if not same or held is None or os.fstat(held).st_ino != file.inode: raise ValueError(_CHANGED.format(file.name))
         os.ftruncate(fd, file.end)
         writer = _Writer(fd, file.end)
         try:
@@ -169,13 +169,15 @@ def append_file(
 _CHANGED = ("{} was changed by somebody else since this index was read from it or saved to it: load it again and "
             "repeat the change, or save under another name")
 
-def _generation_over(before: IndexFile, path: Path) -> int:  # how often the file was saved
+def _generation_over(before: IndexFile, path: Path, only_it: bool) -> int:  # how often the file was saved
     "An error, if a later state of this index would be lost"
     try:
         now = read_file(path)
     except ValueError:
         return 0
-    if now.number != before.number: raise ValueError(_CHANGED.format(before.name))  # by another index
+    if now.number != before.number:  # another index
+        if only_it: raise ValueError(_CHANGED.format(before.name))
+        return 0
     def content(table): return [table.get("next"), [said["sha256"] for said in arrays_of(table)]]
     if now.generation != before.generation and content(now.table) != content(before.table):
         raise ValueError(_CHANGED.format(before.name))
@@ -242,9 +244,9 @@ def read_file(
     if data[end:end + len(begun)].tobytes() != begun[:size - end]: raise ValueError(
         f"{name} is damaged: {size - end:,} bytes stand behind its end; take another copy")
     table = parse_json(text, name)
-    found = f"{table.get('format')} {table.get('version')}"
-    if found != wanted:
-        raise ValueError(f"{name} has format {one_line(found)[:60]}, this version of sscq reads {wanted}")
+    found = f"{one_line(table.get('format'))} {one_line(table.get('version'))}"
+    if found != wanted or type(table.get("version")) is not int:
+        raise ValueError(f"{name} has format {found[:80]}, this version of sscq reads {wanted}")
     read = IndexFile(path, now.number, now.generation, end, table, inode, data[:end])
     _check_places(read, now.start)
     return read
@@ -306,8 +308,8 @@ class Verification:
             self.check(self.file)
             self.done = True
         except Exception as error:  # whatever it is, nobody else would hear of it
-            why = f"{self.file.name} could not be compared with its digests: {type(error).__name__}"
-            self.problem = str(error) or why
+            what = type(error).__name__
+            self.problem = str(error) or f"{self.file.name} could not be compared with its digests: {what}"
 
     def trusted(self) -> bool:  # a ValueError where damage was found
         if self.problem: raise ValueError(self.problem)

@@ -24,8 +24,8 @@ from sscq.answers import (
 )
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
-from .files import check_writable
 from .container import check_there, IndexFile, Verification
+from .files import check_writable
 from sscq.indexfile import (
     check_codes, check_columns, check_file, model_fingerprint, read_index, save_state, Saved, verification,
 )

@@ -59,6 +59,7 @@ def model_fingerprint(
 class Saved:
     "What of an index lies in which file already"
     file: IndexFile | None = None
+    loaded: bool = False  # it was read from there, so that whatever is there now is its successor
     segments: dict[object, dict] = field(default_factory=dict)  # of a segment's key
     hidden: dict[object, tuple[np.ndarray, dict]] = field(default_factory=dict)
 
@@ -160,9 +161,8 @@ def check_codes(state: State, n_words: int) -> None:
                 raise ValueError(f"codes name codewords that do not exist; there are 0 to {n_words - 1}")
 
 def _check_kinds(state: State, keep: object, n_dims: int) -> None:  # of columns, as `Index.add` would have made them
-    wide: tuple[int, ...] = (n_dims,)
-    kept = dict(half=dict(embedding=("<f2", wide)), int8=dict(embedding=("|i1", wide), embedding_scale=("<f4", ())))
-    wanted = kept[keep] if isinstance(keep, str) and keep in kept else {}
+    half, int8 = dict(embedding=("<f2", (n_dims,))), dict(embedding=("|i1", (n_dims,)), embedding_scale=("<f4", ()))
+    wanted: dict[str, Any] = half if keep == "half" else int8 if keep == "int8" else {}
     for segment in state.segments:
         if KEPT & segment.columns.keys() != wanted.keys(): raise ValueError(f"are not those of keep={shown(keep, 40)}")
         for name, column in segment.columns.items():
@@ -205,7 +205,7 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
         if not _all_are(dict, listed): raise ValueError("has no segments")
         if type(next_id) is not int or type(given) is not bool or not 0 <= next_id <= 2 ** 62:
             raise ValueError("does not say with which id counting goes on")
-        saved, segments = Saved(file, {"codebooks": table["codebooks"]}), []
+        saved, segments = Saved(file, True, {"codebooks": table["codebooks"]}), []
         for number, entry in enumerate(listed):
             part = f"segment {number + 1} of {len(listed)}"
             segments.append(segment := _restored_segment(file, entry, M, K, tuple(names)))
@@ -221,8 +221,8 @@ def restored(file: IndexFile) -> tuple[State, np.ndarray, Saved]:  # and codeboo
             raise ValueError("stand there twice")
         return state, codebooks, saved
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        why = f"{part} {one_line(error)[:160]}"
-        raise ValueError(f"{file.name} does not fit together: {why}; take another copy") from None
+        what = one_line(error)[:160]
+        raise ValueError(f"{file.name} does not fit together: {part} {what}; take another copy") from None
 
 # %% ../nbs/33_indexfile.ipynb #7a318949
 def save_state(
@@ -235,11 +235,11 @@ def save_state(
     "Append what is new to the file that has the rest; write all of it where there is none, or half would be waste"
     file = saved.file if saved.file is not None and saved.file.path == where else None
     if file is not None and may_append(file, where) and wasted(file) <= max(2 ** 20, file.end // 2):
-        new = Saved(None, saved.segments, saved.hidden)
+        new = Saved(None, saved.loaded, saved.segments, saved.hidden)
         new.file = append_file(file, lambda put: table_of(state, said, codebooks, put, new))
         return new
     new = Saved()
-    new.file = write_file(where, lambda put: table_of(state, said, codebooks, put, new), file)
+    new.file = write_file(where, lambda put: table_of(state, said, codebooks, put, new), file, saved.loaded)
     return new
 
 SMALL = 2 ** 26  # bytes of a file that is compared with its digests before anything is answered, in some .05 s
@@ -319,10 +319,9 @@ def _read_first_format(path: Path, name: str) -> tuple[dict, State, np.ndarray, 
         raise ValueError(f"{error}, or give a file that Index.save wrote") from error
     sha, meta = header.get("sha256"), parse_json(header.get("index", "{}"), name)
     if not meta: raise ValueError(f"{name} is not an index written by Index.save")
-    found, ours = f"{meta.get('format')} {meta.get('version')}", f"{INDEX_FORMAT} 1"
-    if found != ours:
-        raise ValueError(
-            f"{name} has format {one_line(found)[:60]}, this version of sscq reads {ours} and {INDEX_VERSION}")
+    found = f"{one_line(meta.get('format'))} {one_line(meta.get('version'))}"[:80]
+    if (meta.get("format"), meta.get("version")) != (INDEX_FORMAT, 1): raise ValueError(
+        f"{name} has format {found}, this version of sscq reads {INDEX_FORMAT} 1 and {INDEX_VERSION}")
     try:
         arrays = {key: x.numpy() for key, x in tensors.items()}
         if _digest(meta, arrays) != sha: raise ValueError(altered(name))

@@ -19,7 +19,7 @@ from torch import Tensor
 from .answers import Asked, SearchResult
 from .codebook import decode, n_bits, pack
 from .container import array_of, check_digests, read_file, write_file
-from .fastscan import from_keys_np, keys_np, one_hot_pq, PackedCodes, rerank, rounding, search_rows
+from .fastscan import from_keys_np, keys_np, one_hot_pq, PackedCodes, rerank, rounding, search_rows, to_held
 from .files import check_writable
 from .indexfile import model_fingerprint
 from .search import _one_seed, check_distance
@@ -27,7 +27,7 @@ from .segments import Found, IndexSnapshot, joined_answers, search_segment, Segm
 from .validation import check_count, check_number, check_path, one_line
 
 # %% ../nbs/34_cells.ipynb #840a2c70
-def _sample(segments: Sequence[Segment], n: int, seed: int) -> Tensor:  # (n, M) codes of items drawn from all that are live
+def _sample(segments: Sequence[Segment], n: int, seed: int) -> Tensor:  # (n, M) codes, drawn from all items
     sizes = np.array([segment.live for segment in segments])
     drawn = torch.randperm(int(sizes.sum()), generator=torch.Generator().manual_seed(seed))[:n].sort().values.numpy()
     parts = np.split(drawn, np.searchsorted(drawn, sizes.cumsum()[:-1]))
@@ -78,17 +78,16 @@ class _Part:
     "Rows of a segment, sorted into cells"
     first: int
     last: int
+    codes: PackedCodes  # of these rows
     cell: np.ndarray  # (last - first,) int32
     lists: Any  # of FAISS
-
-    def codes(self, segment: Segment) -> PackedCodes:
-        return _between(segment.codes, self.first, self.last)
 
     def visited(self, cells: np.ndarray) -> np.ndarray:  # the rows in some cells, ascending
         return np.flatnonzero(np.isin(self.cell, cells))
 
-    def search(self, codes: PackedCodes, table: Tensor, k: int, hidden, far: np.ndarray, cell: np.ndarray):
+    def search(self, table: Tensor, k: int, hidden, far: np.ndarray, cell: np.ndarray):
         "The k nearest of each query's own cells, exactly; rows are -1 where there are fewer"
+        codes = self.codes
         distances, rows = np.full((len(table), k), np.inf, np.float32), np.full((len(table), k), -1)
         off, todo = rounding(table, codes.n_words), np.arange(len(table))
         for width in (2 * k + 32, 16 * k + 256):
@@ -118,8 +117,10 @@ class _Part:
                 distances[q, :some], rows[q, :some] = near[0], own[0]
         return distances, rows
 
-def _between(codes: PackedCodes, first: int, last: int) -> PackedCodes:  # rows, from a whole block on
-    held = codes.held[first // 32:] if codes.n_words <= 16 else codes.held[first:]
+def _between(codes: PackedCodes, first: int, last: int) -> PackedCodes:  # rows; a copy where no block begins with them
+    if codes.n_words > 16: held = codes.held[first:]
+    elif first % 32: held = to_held(codes[first:last].numpy(), codes.n_words)
+    else: held = codes.held[first // 32:]
     return PackedCodes(held, last - first, codes.n_books, codes.n_words)
 
 # %% ../nbs/34_cells.ipynb #abbc0094
@@ -135,7 +136,9 @@ def _rest(segment: Segment, first: int, table: Tensor, k: int) -> tuple[np.ndarr
     return near, rows + first
 
 def _digest(codes: PackedCodes) -> str:
-    return hashlib.sha256(np.ascontiguousarray(codes.held).data).hexdigest()
+    digest = hashlib.sha256()
+    for first in range(0, len(codes), 2 ** 18): digest.update(codes[first:first + 2 ** 18].numpy().data)
+    return digest.hexdigest()
 
 # %% ../nbs/34_cells.ipynb #bf53f8b9
 @runtime_checkable
@@ -175,17 +178,16 @@ class IVFIndex:
         known = f", recall@{self.recall[1]} {self.recall[0]:.3f}" if self.recall else ""
         return f"IVF of {self.index!r}: {self.n_lists} cells, {self.n_probe} visited{known}"
 
-    def extend(self, least: int = 32) -> "IVFIndex":
+    def extend(self) -> "IVFIndex":
         "Sort into cells what was added since; until then it is looked at in full, which is exact and slower"
         now, parts = self.index.snapshot(), {}
         for segment in now.state.segments:
             own = list(self._parts.get(segment.kin, []))
             first = own[-1].last if own else 0
-            last = segment.n // 32 * 32  # whole blocks
-            if segment.groups is None and last - first >= least:
-                codes = _between(segment.codes, first, last)
+            if segment.groups is None and first < segment.n:
+                codes = _between(segment.codes, first, segment.n)
                 cell = _assigned(codes, now.codebooks, self.cells)
-                own.append(_Part(first, last, cell, _lists(codes, cell, self.n_lists)))
+                own.append(_Part(first, segment.n, codes, cell, _lists(codes, cell, self.n_lists)))
             parts[segment.kin] = own
         self._parts = parts
         return self
@@ -198,7 +200,8 @@ class IVFIndex:
         "Visit as few cells as find this share of the exact k nearest, measured on these queries"
         recall, k = check_number("recall", recall, 0, 1), check_count("k", k)
         exact, share = self._search(f, k, None, self.n_lists).ids, 0.
-        for n_probe in sorted({min(self.n_lists, round(2 ** (i / 4))) for i in range(4 * self.n_lists.bit_length() + 1)}):
+        quarters = range(4 * self.n_lists.bit_length() + 1)  # of powers of two
+        for n_probe in sorted({min(self.n_lists, round(2 ** (i / 4))) for i in quarters}):
             found = self._search(f, k, None, n_probe).ids
             share = (found[:, :, None] == exact[:, None]).any(2).float().mean().item()
             if share >= recall: break
@@ -228,7 +231,7 @@ class IVFIndex:
             for part in self._parts.get(segment.kin, []):
                 hidden = None if segment.hidden is None else segment.hidden[part.first:part.last]
                 part.lists.nprobe = n_probe
-                near, rows = part.search(part.codes(segment), table, k, hidden, far, cell)
+                near, rows = part.search(table, k, hidden, far, cell)
                 found.append((near, np.where(rows < 0, -1, rows + part.first), number))
                 done = part.last
             if done < segment.n: found.append((*_rest(segment, done, table, k), number))
@@ -245,13 +248,12 @@ class IVFIndex:
         path = check_path("path", path)
         check_writable(path)
         now = self.index.snapshot()
-        own = [(part, segment) for segment in now.state.segments for part in self._parts.get(segment.kin, [])]
+        own = [part for segment in now.state.segments for part in self._parts.get(segment.kin, [])]
         centres = self.cells.reconstruct_n(0, self.n_lists)
         write_file(path, lambda put: dict(
             format="sscq-ivf", version=1, fingerprint=model_fingerprint(now.codebooks), n_probe=self.n_probe,
             recall=self.recall, centres=put(centres), parts=[
-                dict(first=part.first, last=part.last, codes=_digest(part.codes(segment)), cell=put(part.cell))
-                for part, segment in own
+                dict(first=part.first, last=part.last, codes=_digest(part.codes), cell=put(part.cell)) for part in own
             ],
         ))
         return path
@@ -294,5 +296,6 @@ class IVFIndex:
             for (digest, first, last), cell in known.items():
                 if segment.groups is not None or last > segment.n or first != (own[-1].last if own else 0): continue
                 codes = _between(segment.codes, first, last)
-                if _digest(codes) == digest: own.append(_Part(first, last, cell, _lists(codes, cell, ivf.n_lists)))
+                if _digest(codes) != digest: continue
+                own.append(_Part(first, last, codes, cell, _lists(codes, cell, ivf.n_lists)))
         return ivf
