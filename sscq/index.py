@@ -95,7 +95,7 @@ class Index:
 
     @property
     def model(self) -> str:
-        return f"{self.name} ({self.fingerprint})" if self.name else self.fingerprint
+        return f"{one_line(self.name)} ({self.fingerprint})" if self.name else self.fingerprint
 
     def __repr__(self):
         return "Index of {:,} images, {} bits (M={}, K={}, d={}), model {}".format(
@@ -397,8 +397,8 @@ class Index:
         check_writable(path)
         where = Path(os.path.realpath(path))
         with self._alone("save"):  # others go on adding meanwhile
+            self._settle()
             with self._lock:
-                self._settle()
                 self._growing = None  # what is written is not grown: the next items begin a segment
                 state = self._state
                 self._root = root = self._root or root_of(s.columns.get("paths", []) for s in state.segments)
@@ -422,7 +422,7 @@ class Index:
         "Read what `save` wrote; a damaged file, or one of another model, is refused"
         path, mmap, verify = check_path("path", path), check_flag("mmap", mmap), check_flag("verify", verify)
         said, state, books, saved = read_index(path, mmap)
-        index = cls(torch.from_numpy(np.array(books)), embed, said["distance"], said["name"], said["keep"])
+        index = cls(torch.from_numpy(np.array(books)), embed, said["distance"], said["name"], said.get("keep"))
         owner = getattr(getattr(embed, "__self__", None), "codebooks", None)
         if fingerprint is not None: check_text("fingerprint", fingerprint)
         wanted = fingerprint or (model_fingerprint(owner) if isinstance(owner, Tensor) else index.fingerprint)

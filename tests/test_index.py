@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -21,7 +20,7 @@ from sscq import segments
 from sscq.index import Index
 from sscq.ivf import IVFIndex
 from sscq.search import adc, distance_table, nearest
-from sscq.segments import Growing, Texts
+from sscq.segments import Texts
 
 
 def random_search(M=4, K=16, d=3, N=50, Q=5, seed=0):
@@ -432,6 +431,8 @@ def test_a_recall_is_measured():
         assert share == ivf.recall[0] >= wanted
         shares.append(ivf.n_probe)
     assert shares[0] < shares[1] < shares[2]
+
+
 # files that are damaged, altered, or written by several; the fuzz targets try thousands
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
@@ -476,9 +477,8 @@ def test_columns_of_a_file_that_no_index_has_are_refused(tmp_path, keep, change)
 
 
 def test_columns_of_a_file_are_the_same_in_all_segments(tmp_path):
-    path = with_columns(40).remove([0]).add(torch.zeros(5, 4, dtype=torch.uint8), paths=["/a"] * 5, columns=dict(number=[1] * 5, text=["b"] * 5)).save(tmp_path / "x.sscq")
-    index = Index.load(path).add(torch.zeros(3, 4, dtype=torch.uint8), paths=["/a"] * 3, columns=dict(number=[1] * 3, text=["b"] * 3))
-    index.save(path)
+    path = with_columns(40).save(tmp_path / "x.sscq")
+    Index.load(path).add(torch.zeros(3, 4, dtype=torch.uint8), paths=["/a"] * 3, columns=dict(number=[1] * 3, text=["b"] * 3)).save(path)
 
     def change(draft): draft.table["segments"][-1]["columns"]["number"] = dict(values=draft.put(np.zeros(draft.table["segments"][-1]["n"], np.float32)))
     with pytest.raises(ValueError, match="column 'number' holds int64"): Index.load(altered(path, change))
@@ -611,8 +611,8 @@ def test_a_file_that_is_written_into_while_it_is_used_is_told_and_ends_nothing(t
     if how == "cut": os.truncate(path, 100)
     if how == "another index": path.write_bytes(with_columns(4000).save(tmp_path / "y.sscq").read_bytes())
     if how == "another file": path.write_bytes(b"x" * 2 * path.stat().st_size)
-    for verb in (lambda: index.search(f), lambda: index.codes, lambda: index.explain(f[0], 3), lambda: index.remove([3]), lambda: index.save(tmp_path / "z.sscq"),
-                 lambda: copy.deepcopy(index), lambda: Index(index.codebooks).merge(index)):
+    for verb in (lambda: index.search(f), lambda: index.codes, lambda: index.explain(f[0], 3), lambda: index.remove([3]),
+                 lambda: index.save(tmp_path / "z.sscq"), lambda: copy.deepcopy(index), lambda: Index(index.codebooks).merge(index)):
         with pytest.raises(ValueError, match="x.sscq was written into while an index was using it"): verb()
     assert torch.equal(loaded.search(f).ids, want.ids)
 
@@ -716,7 +716,8 @@ print(found.count(0), "of", 20)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_children_forked_while_threads_are_busy_answer(tmp_path):
-    run = subprocess.run([sys.executable, "-c", BUSY, str(tmp_path)], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    run = subprocess.run([sys.executable, "-c", BUSY, str(tmp_path)], capture_output=True, text=True, env=env)
     assert run.stdout.strip() == "20 of 20", run.stdout + run.stderr[-2000:]
 
 
@@ -755,8 +756,8 @@ def test_ids_do_not_count_beyond_what_an_id_can_be(tmp_path):
     assert Index.load(index.add(codes, ids=[1, 2]).save(tmp_path / "x.sscq")).ids.tolist() == [1, 2, 5, 2 ** 62 - 1]
 
 
-@pytest.mark.parametrize("values", [np.longdouble([1, 2]), [2 ** 63, 1], np.array([b"x", b"y"]), {1: 2, 3: 4}, {1, 2}, np.array(5), torch.ones(2, dtype=torch.bfloat16),
-                                    [[1], [2, 3]], [None, 1], [1, "x"], np.array(["x", None], object)])
+@pytest.mark.parametrize("values", [np.longdouble([1, 2]), [2 ** 63, 1], np.array([b"x", b"y"]), {1: 2, 3: 4}, {1, 2}, np.array(5),
+                                    torch.ones(2, dtype=torch.bfloat16), [[1], [2, 3]], [None, 1], [1, "x"], np.array(["x", None], object)])
 def test_a_column_that_could_not_be_read_again_is_refused(values):
     _, codebooks, codes = random_search(N=2)
     with pytest.raises(TypeError, match="column 'a'"): Index(codebooks).add(codes, columns=dict(a=values))

@@ -22,9 +22,10 @@ from safetensors.torch import save
 import damage
 from damage import ODD_TENSORS, ODD_VALUES, damaged
 from harness import Case, Target, refusal, said
-from sscq import cli, fastscan, indexfile, segments
+from sscq import cli, indexfile, segments
 from sscq.codebook import n_bits, unpack
 from sscq.index import Index
+from sscq.ivf import IVFIndex
 
 OLD = Path(__file__).parent.parent / "data" / "saved_0.1.0"
 FEW = 16  # from here on, equal codes are held once: files stay small
@@ -160,7 +161,7 @@ def prepare(folder: Path) -> World:
         if raw[:8] != MAGIC:
             meta, tensors = damage.read(raw, folder / "first")
             world.first[name] = meta, {key: x.clone() for key, x in tensors.items()}  # they were mapped
-            if signed_first(json.loads(meta["index"]), tensors) != raw and damage.split(signed_first(json.loads(meta["index"]), tensors))[0] != damage.split(raw)[0]:
+            if damage.split(signed_first(json.loads(meta["index"]), tensors))[0] != damage.split(raw)[0]:
                 raise SystemExit("the checksum of the first format is computed in another way now: mend tests/fuzz/target_indexes.py")
         elif not name.startswith("killed") and Draft(raw).assemble() != raw:
             raise SystemExit("an index is written in another way now: mend tests/fuzz/target_indexes.py")
@@ -338,11 +339,15 @@ def all_like(x, value):
     return np.full(x.shape, value).astype(x.dtype)
 
 
+def with_one(x, i, value):
+    return np.where(np.arange(x.size) == i, value, x.reshape(-1)).astype(x.dtype).reshape(x.shape)
+
+
 ODD_ARRAYS = {
     "noise": lambda x, r: np.frombuffer(r.randbytes(x.nbytes), x.dtype).reshape(x.shape),
     "small noise": lambda x, r: np.array([r.randrange(16) for _ in range(x.size)]).astype(x.dtype).reshape(x.shape),
     "a byte": lambda x, r: np.frombuffer(damage.flip(x.tobytes(), r), x.dtype).reshape(x.shape),
-    "a value": lambda x, r: np.where(np.arange(x.size) == r.randrange(x.size), r.choice((0, 1, 5, 17, 100, 255, -1)), x.reshape(-1)).astype(x.dtype).reshape(x.shape),
+    "a value": lambda x, r: with_one(x, r.randrange(x.size), r.choice((0, 1, 5, 17, 100, 255, -1))),
     "zeros": lambda x, r: np.zeros_like(x),
     "255": lambda x, r: np.full(x.nbytes, 255, np.uint8).view(x.dtype).reshape(x.shape),
     "ones": lambda x, r: all_like(x, 1),
@@ -367,18 +372,21 @@ ODD_ARRAYS = {
     "up to 2**62": lambda x, r: all_like(x.astype(np.int64), 2**62 - 1),
     "the last 2**62 - 1": lambda x, r: np.where(np.arange(len(x)) == len(x) - 1, 2**62 - 1, x.astype(np.int64)),
     "NaN": lambda x, r: all_like(x.astype(np.float32), np.nan),
-    "one NaN": lambda x, r: np.where(np.arange(x.size) == 0, np.nan, x.reshape(-1)).astype(x.dtype if x.dtype.kind == "f" else np.float32).reshape(x.shape),
+    "one NaN": lambda x, r: with_one(x if x.dtype.kind == "f" else x.astype(np.float32), 0, np.nan),
     "infinite": lambda x, r: all_like(x.astype(np.float32), np.inf),
     "3e38": lambda x, r: all_like(x.astype(np.float32), 3e38),
     "1e18": lambda x, r: all_like(x.astype(np.float32), 1e18),
     "1e-40": lambda x, r: all_like(x.astype(np.float32), 1e-40),
     "0.5": lambda x, r: all_like(x.astype(np.float32), 0.5),
-    **{kind: lambda x, r, kind=kind: x.astype(kind) for kind in ("<f2", "<f4", "<f8", ">f4", "<c8", "<i8", ">i8", "<i4", "<u4", "|u1", "|i1", "|b1", "<U2", "<M8[s]")},
-}  # fmt: skip
+    **{kind: lambda x, r, kind=kind: x.astype(kind) for kind in "<f2 <f4 <f8 >f4 <c8 <i8 >i8 <i4 <u4 |u1 |i1 |b1 <U2 <M8[s]".split()},
+}
 
-MORE_VALUES = [*ODD_VALUES, 4, 5, 16, 64, 70, 79, 82, 256, 2**31 - 1, 2**32, 2**62, 2**62 - 1, 2**64, -(2**63), 4.0, 70.0, "squared", "unsquared", "half", "int8",
-               "<f4", "<i8", "|O", ">i8", "|V8", "<f16", "paths", "\ud800", "é\0", [[]], [0], [2**40, 2**40], [70, 0], [0, 2**61, 2**61], [1] * 100, {"start": 192},
-               "A" * 5000]  # fmt: skip
+MORE_VALUES = [
+    *ODD_VALUES,
+    *(4, 5, 16, 64, 70, 79, 82, 256, 2**31 - 1, 2**32, 2**62, 2**62 - 1, 2**64, -(2**63), 4.0, 70.0),
+    *("squared", "unsquared", "half", "int8", "<f4", "<i8", "|O", ">i8", "|V8", "<f16", "paths", "\ud800", "é\0", "A" * 5000),
+    *([[]], [0], [2**40, 2**40], [70, 0], [0, 2**61, 2**61], [1] * 100, {"start": 192}),
+]
 
 
 def texts_of(x: list[bytes]):
@@ -439,11 +447,12 @@ def alter_place(d: Draft, r):
     entry, other = r.choice(found), r.choice(found)
     field = r.choice(("start", "start", "shape", "kind"))
     n = len(d.data)
+    own, one = entry["start"], entry["shape"]
     values = dict(
-        start=(0, 64, 128, 192, entry["start"] + 64, entry["start"] - 64, entry["start"] + 1, other["start"], n, n - 64, n + 64, 2**62, 2**63, -64),
-        shape=([], [0], [-1], [2**62], [2**31, 2**31], [2**63, 2], entry["shape"][::-1], [*entry["shape"], 1], [1, *entry["shape"]], [entry["shape"][0] + 1], [0, 2**62], other["shape"]),
-        kind=("|u1", "|i1", "|b1", "<i4", "<u4", "<i8", "<u8", "<f4", "<f2", "<f8", "<f16", "|O", "|S1", "<U1", "", "f", "float32", other["kind"]),
-    )[field]  # fmt: skip
+        start=(0, 64, 128, 192, own + 64, own - 64, own + 1, other["start"], n, n - 64, n + 64, 2**62, 2**63, -64),
+        shape=([], [0], [-1], [2**62], [2**31, 2**31], [2**63, 2], one[::-1], [*one, 1], [1, *one], [one[0] + 1], [0, 2**62], other["shape"]),
+        kind=(*"|u1 |i1 |b1 <i4 <u4 <i8 <u8 <f4 <f2 <f8 <f16 |O |S1 <U1 f float32".split(), "", other["kind"]),
+    )[field]
     entry[field] = value = r.choice(values)
     return f"an array's {field}={value!r:.40}"
 
@@ -470,9 +479,15 @@ def alter_segments(d: Draft, r):
     return f"segments {kind}"
 
 
+def size_of(entry: dict) -> int:
+    if not 0 < entry["n"] < 10**5:
+        raise ValueError("another alteration made it too large to be written")
+    return entry["n"]
+
+
 def alter_ids(d: Draft, r):
     entry, kind = r.choice(d.table["segments"]), r.choice(("given", "spread", "negative", "descending", "twice", "far", "as in the other"))
-    n = entry["n"]
+    n = size_of(entry)
     x = dict(
         given=np.arange(n) + entry["first"],
         spread=np.arange(n) * 7,
@@ -480,7 +495,7 @@ def alter_ids(d: Draft, r):
         descending=np.arange(n)[::-1],
         twice=np.arange(n) // 2,
         far=2**62 - n + np.arange(n),
-    ).get(kind, np.arange(n) + d.table["segments"][0]["first"])  # fmt: skip
+    ).get(kind, np.arange(n) + d.table["segments"][0]["first"])
     entry["ids"] = d.put(np.ascontiguousarray(x, dtype=np.int64))
     if r.random() < 0.8:
         d.table["next"] = max(d.table["next"], int(x.max()) + 1)
@@ -489,7 +504,7 @@ def alter_ids(d: Draft, r):
 
 def alter_hidden(d: Draft, r):
     entry, kind = r.choice(d.table["segments"]), r.choice(("some", "all", "none", "all but one", "longer"))
-    n = entry["n"]
+    n = size_of(entry)
     hidden = dict(some=np.arange(n) % 3 == 0, all=np.ones(n, bool), none=np.zeros(n, bool), longer=np.ones(n + 8, bool)).get(kind, np.arange(n) != n // 2)
     bits = np.packbits(hidden)
     if r.random() < 0.5 and len(bits):
@@ -500,7 +515,7 @@ def alter_hidden(d: Draft, r):
 
 def alter_groups(d: Draft, r):
     entry = r.choice(d.table["segments"])
-    n, M, K = entry["n"], d.table["n_books"], d.table["n_words"]
+    n, M, K = size_of(entry), d.table["n_books"], d.table["n_words"]
     kind = r.choice(("one", "interleaved", "each its own", "another order", "not all", "empty one"))
     if kind == "one":
         starts, rows = [0, n], np.arange(n)
@@ -515,7 +530,7 @@ def alter_groups(d: Draft, r):
     else:
         starts, rows = [0, 0, n], np.arange(n)
     codes = np.array([[r.randrange(K) for _ in range(M)] for _ in starts[1:]], np.uint8).reshape(-1, M)
-    entry["codes"] = d.put(fastscan.to_held(codes, K))
+    entry["codes"] = d.put(segments.to_held(codes, K))
     entry["starts"], entry["rows"] = d.put(np.array(starts, np.int32)), d.put(np.asarray(rows, np.int32))
     return f"groups {kind}"
 
@@ -525,7 +540,7 @@ def alter_columns(d: Draft, r):
     d.table["columns"] = [*(x for x in d.table["columns"] if x != name), name]
     kind = r.choice(("texts", "numbers", "rows", "strange texts", "texts of another length", "of two kinds", "halves"))
     for i, entry in enumerate(d.table["segments"]):
-        n, own = entry["n"], kind if kind != "of two kinds" else ("texts", "numbers")[i % 2]
+        n, own = size_of(entry), kind if kind != "of two kinds" else ("texts", "numbers")[i % 2]
         entry["columns"].pop(name, None)
         if "texts" in own:
             texts = [r.choice((b"", b"\xff", b"\0", b"\x1b[2J\n", b"a" * 3000, b"x\0y")) if "strange" in own else b"q/%d" % j for j in range(n)]
@@ -608,7 +623,7 @@ def alter_head(d: Draft, r):
 
 
 ALTERATIONS = [alter_value, alter_value, alter_top, alter_top, alter_other_value, alter_without, alter_more, alter_array, alter_array, alter_array,
-               alter_place, alter_segments, alter_ids, alter_hidden, alter_groups, alter_columns, alter_text, alter_slots, alter_head]  # fmt: skip
+               alter_place, alter_segments, alter_ids, alter_hidden, alter_groups, alter_columns, alter_text, alter_slots, alter_head]
 
 
 def signed_first(meta: dict, tensors: dict) -> bytes:
@@ -651,7 +666,8 @@ def alter_first(meta: dict, tensors: dict, r) -> str:
         tensors["paths"] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
         return f"paths {text[:20]!r}"
     if kind == "ids":
-        tensors["ids"] = r.choice((torch.arange(n) * 3, torch.arange(n) - 1, torch.arange(n).flip(0), torch.arange(n) // 2, torch.arange(n) + 2**62 - n, torch.arange(n + 1)))
+        x = torch.arange(n)
+        tensors["ids"] = r.choice((x * 3, x - 1, x.flip(0), x // 2, x + 2**62 - n, torch.arange(n + 1)))
         if r.random() < 0.8:
             meta["next"] = int(tensors["ids"].max()) + 1
         return "other ids"
@@ -672,7 +688,8 @@ def make_altered(w: World, r, i: int) -> Case:
         return Case(f"{name}={' & '.join(labels)}", (signed_first(meta, tensors), None, {}))
     draft = Draft(w.files[name])
     for _ in range(several):
-        with contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError), warnings.catch_warnings(), np.errstate(all="ignore"):
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             labels.append(r.choice(ALTERATIONS)(draft, r))
     draft.keep_digests = r.random() < 0.05
@@ -792,7 +809,8 @@ def verbs(index: Index, c: Contents, path: Path) -> str:
 
     def extra(i: int, many: int) -> dict:
         names = [name for name in c.columns if name not in ("embedding", "embedding_scale")]
-        columns = {name: [f"new {i}"] * many if isinstance(c.columns[name][0], bytes) else np.stack(c.columns[name][:1] * many) for name in names if name != "paths" and n}
+        first = {name: c.columns[name][0] for name in names if name != "paths" and n}
+        columns = {name: [f"new {i}"] * many if isinstance(x, bytes) else np.stack([x] * many) for name, x in first.items()}
         return dict(paths=[f"/new/{i}"] * many if "paths" in names and n else None, columns=columns or None)
 
     yield "add"
@@ -866,10 +884,10 @@ def attempt(w: World, case: Case, folder: Path) -> tuple[str, str]:
         c = w.held[original] if original else contents(raw)
     except Exception as error:
         return "LIE", f"accepted, though {said(error)}"
-    verb = "look"
+    verb, under_way = "look", verbs(index, c, path)
     try:
         holds(index, c)
-        for verb in verbs(index, c, path):
+        while verb := next(under_way, ""):
             pass
     except Lie as lie:
         return "LIE", f"{verb}: {lie}"
@@ -880,7 +898,111 @@ def attempt(w: World, case: Case, folder: Path) -> tuple[str, str]:
     return ("same" if original else "another"), ""
 
 
+# inverted files, which lie beside an index
+
+
+class Cells(NamedTuple):
+    "An index, an inverted file of it, and what it answers"
+
+    index: Index
+    held: Contents
+    raw: bytes
+    f: torch.Tensor
+    answers: tuple
+
+
+def prepare_cells(folder: Path) -> list[Cells]:
+    segments._FEW, worlds = 10**6, []
+    with mock.patch("os.urandom", lambda n: bytes(range(n))):
+        for M, K, given in ((3, 16, True), (2, 256, False)):
+            index = Index(codebooks(M, K)).add(some_codes(300, M, K), ids=np.arange(300) * 2 if given else None)
+            ivf = index.to_ivf(n_lists=7, n_probe=3)
+            index.add(some_codes(100, M, K, seed=1)).remove([0, 2, 4, 100])
+            ivf.extend().save(folder / f"cells {K}")
+            index.save(folder / f"{K}.sscq")
+            again = Index.load(folder / f"{K}.sscq", mmap=False)
+            f = torch.linspace(-9, 9, 6 * M).reshape(3, -1)
+            raw = (folder / f"cells {K}").read_bytes()
+            hits = IVFIndex.load(folder / f"cells {K}", again).search(f, 5)
+            worlds.append(Cells(again, contents((folder / f"{K}.sscq").read_bytes()), raw, f, (hits.ids.tolist(), hits.distances.tolist())))
+    segments._FEW = FEW
+    return worlds
+
+
+def make_damaged_cells(worlds: list[Cells], r, i: int) -> Case:
+    w, kind = r.randrange(len(worlds)), r.choice(list(ACCIDENTS))
+    return Case(f"{w}={kind.strip()}", (w, ACCIDENTS[kind](worlds[w].raw, r), True))
+
+
+def alter_parts(d: Draft, r, w: Cells):
+    "Parts of other rows, whose digests are right"
+    from sscq.ivf import _between, _digest
+
+    n, segment = len(d.table["centres"]["shape"]), r.choice(w.index.snapshot().state.segments)
+    places = r.choice(([(0, 40), (40, 96)], [(0, 64), (64, 100)], [(0, 64), (0, 64)], [(32, 64)], [(-32, 32)], [(0, segment.n + 32)], [(64, 0)], [(0, segment.n)], [(0, 0), (0, 64)]))
+    parts = []
+    for first, last in places:
+        with contextlib.suppress(Exception):
+            digest = _digest(_between(segment.codes, first, last))
+            cell = d.put(np.arange(max(0, last - first), dtype=np.int32) % n)
+            parts.append(dict(first=first, last=last, codes=digest, cell=cell))
+    d.table["parts"] = parts
+    return f"parts {places}"
+
+
+ANY_FILE = [alter_value, alter_value, alter_top, alter_other_value, alter_without, alter_more, alter_array, alter_array, alter_place, alter_text, alter_slots, alter_head]
+
+
+def make_altered_cells(worlds: list[Cells], r, i: int) -> Case:
+    number = r.randrange(len(worlds))
+    draft, labels = Draft(worlds[number].raw), []
+    for _ in range(1 if r.random() < 0.6 else 2):
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            labels.append(alter_parts(draft, r, worlds[number]) if r.random() < 0.25 else r.choice(ANY_FILE)(draft, r))
+    return Case(f"{number}={' & '.join(labels)}", (number, draft.assemble(), False))
+
+
+def attempt_cells(worlds: list[Cells], case: Case, folder: Path) -> tuple[str, str]:
+    number, raw, same = case.data
+    w, path = worlds[number], folder / "cells"
+    path.write_bytes(raw)
+    try:
+        ivf = IVFIndex.load(path, w.index)
+    except Exception as error:
+        if len(str(error)) >= 400:
+            return "UNCLEAR", f"{len(str(error))} characters: {said(error)}"
+        return refusal(error, str(path), kinds=(ValueError, OSError))
+    try:
+        hits = ivf.search(w.f, 5)
+        if same:
+            return ("same", "") if (hits.ids.tolist(), hits.distances.tolist()) == w.answers else ("LIE", "it answers otherwise")
+        repr(ivf)
+        place = {id: i for i, id in enumerate(w.held.ids.tolist())}
+        for k in (5, 396):
+            ivf.n_probe = ivf.n_lists if k > 5 else ivf.n_probe
+            hits = ivf.search(w.f, k, "squared")
+            for q in range(len(w.f)):
+                own, off = measured(w.f[q].numpy(), w.held, True)
+                found = [id for id in hits.ids[q].tolist() if id >= 0]
+                near = hits.distances[q].numpy()[: len(found)]
+                hold(len(set(found)) == len(found) and set(found) <= place.keys(), "an id was found that is not there, or twice")
+                hold(np.allclose(near, own[[place[id] for id in found]], rtol=1e-4, atol=off), "distances are wrong")
+                hold(list(zip(near.tolist(), found)) == sorted(zip(near.tolist(), found)), "answers are not in order")
+                hold(k == 5 or len(found) == k, "all cells were visited, and items are missing")
+        ivf.extend().save(folder / "again")
+        hold(IVFIndex.load(folder / "again", w.index).search(w.f, 5).ids.tolist() == ivf.search(w.f, 5).ids.tolist(), "saved, it answers otherwise")
+    except Lie as lie:
+        return "LIE", str(lie)
+    except Exception as error:
+        return refusal(error) if any(limit in str(error) for limit in LIMITS) else ("UNCLEAR", f"search: {said(error)}")
+    return "another", ""
+
+
 TARGETS = [
     Target("index files, damaged", 3000, prepare, make_damaged, attempt),
     Target("index files, altered", 10000, prepare, make_altered, attempt),
+    Target("inverted files, damaged", 1000, prepare_cells, make_damaged_cells, attempt_cells),
+    Target("inverted files, altered", 2000, prepare_cells, make_altered_cells, attempt_cells),
 ]
