@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/37_budget.ipynb #46219c83
+# %% ../nbs/37_budget.ipynb #ad819e43
 import math
 import statistics
 import time
@@ -29,7 +29,7 @@ from .objective import SSCQObjective
 from .reading import _as_tensor, as_images, file_bytes, image_column, is_hugging_face, picture_of, Pictures
 from .validation import check_count, check_number, check_text, shown
 
-# %% ../nbs/37_budget.ipynb #b8123a5e
+# %% ../nbs/37_budget.ipynb #c485435b
 def check_length(
     minutes: object = None,
     steps: object = None,
@@ -45,7 +45,7 @@ def check_length(
         check_count(name, given[name])
     return None if minutes is None else check_number("minutes", minutes, above=0, most=1e6)
 
-# %% ../nbs/37_budget.ipynb #5b18062a
+# %% ../nbs/37_budget.ipynb #fc6e51b9
 SLOW = 2.  # seconds a step; beyond, a trial of many would be felt
 TIMED = 2.  # seconds that a trial of quicker steps lasts
 MOST_TRIED = 200  # steps
@@ -99,7 +99,7 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(minutes, 60)
     return f"{minutes} min" if minutes < 100 else f"{hours:,} h" + (f" {rest} min" if rest else "")
 
-# %% ../nbs/37_budget.ipynb #5e82edb2
+# %% ../nbs/37_budget.ipynb #5c8823d9
 def n_batches(
     n_images: int,
     batch_size: int,
@@ -125,7 +125,7 @@ def fewer_neighbors(
     )
     return replace(objective, n_neighbors=candidates)
 
-# %% ../nbs/37_budget.ipynb #2dff4a30
+# %% ../nbs/37_budget.ipynb #eca85394
 LOOKED_AT = 256  # pictures whose sizes are read
 DECODED = 32  # of them, whose colours are
 
@@ -196,7 +196,7 @@ def describe_pictures(
     channels = 3 if any(one.channels == 3 for one in known) else 1
     return PictureFacts(len(images), channels, int(statistics.median(one.side for one in known)))
 
-# %% ../nbs/37_budget.ipynb #9ec5531f
+# %% ../nbs/37_budget.ipynb #cb62257b
 MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
 MOST_PASSES = 400  # of a default training, however much time is left
@@ -214,8 +214,8 @@ class Setup(NamedTuple):
     model: dict  # backbone, channels, image_size: arguments of SSCQ
     view: str  # one of VIEWS
     objective: SSCQObjective
-    config: dict  # fields of TrainConfig; `steps` is the most that a default training makes
-    minutes: float  # of a default training
+    config: dict  # fields of TrainConfig
+    minutes: float | None  # how long to train, at most `steps` of the config where it has some; None: these steps
     words: str  # one line
 
 
@@ -223,10 +223,12 @@ def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen"
     return 8 if side <= 10 else 16
 
-# %% ../nbs/37_budget.ipynb #e0d63d1d
+# %% ../nbs/37_budget.ipynb #6b73203f
 def choose_setup(
     facts: PictureFacts,
-    backbone: str | None = None,  # None, of this and the others: chosen
+    minutes: float | None = None,  # None, of this and the others: chosen
+    steps: int | None = None,
+    backbone: str | None = None,
     channels: int | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
@@ -243,7 +245,9 @@ def choose_setup(
     per_pass = n_batches(facts.n, batch)
     smallest = facts.n // max(per_pass, 1)
     neighbors = min(OBJECTIVE.n_neighbors, max(1, (2 * smallest - 2) // 5))
-    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=max(LEAST_STEPS, MOST_PASSES * per_pass))
+    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps)
+    if minutes is None and steps is None:
+        minutes, config["steps"] = MINUTES, max(LEAST_STEPS, MOST_PASSES * per_pass)
     kind, native = "in colour" if facts.channels == 3 else "grey", f"{facts.side:,} pixels on the shorter side"
     words = (
         f"{facts.n:,} pictures, {kind}, {native}{'' if facts.fixed else ' (median)'}: "
@@ -251,15 +255,13 @@ def choose_setup(
     )
     return Setup(
         dict(backbone=backbone, channels=channels, image_size=size),
-        view, replace(OBJECTIVE, n_neighbors=neighbors), config, MINUTES, words
+        view, replace(OBJECTIVE, n_neighbors=neighbors), config, minutes, words
     )
 
 
 def prepare(
     images,  # as for SSCQ.fit
     image_key: str | None = None,
-    minutes: float | None = None,
-    steps: int | None = None,
     **given,  # as for choose_setup
 ) -> tuple[Any, Setup]:  # images as SSCQ.fit takes them, a folder listed; what was chosen
     "Look at pictures, and choose what suits them"
@@ -272,7 +274,7 @@ def prepare(
     size, channels = setup.model["image_size"], setup.model["channels"]
     return Pictures(listed.paths, size, channels, left_out=listed.left_out), setup
 
-# %% ../nbs/37_budget.ipynb #cc41d5bf
+# %% ../nbs/37_budget.ipynb #87f9e50a
 SHORT = 50  # steps; a training of fewer is not timed beforehand
 
 
@@ -315,15 +317,15 @@ def plan_words(
     reached: int = 0,  # epochs of a run that goes on
 ) -> str:
     "What is about to happen, in a line"
-    batch, part = min(config.batch_size, n), math.ceil(config.steps / config.epochs)
+    batch, part = math.ceil(n / n_batches(n, config.batch_size)), math.ceil(config.steps / config.epochs)
     left = max(0, config.steps - reached * part)
     passes = config.steps * batch / n
-    how_often = f"each picture seen {passes:,.0f} times" if passes >= 1.5 else f"{min(passes, 1):.0%} of the pictures seen"
+    how_often = f"{passes:,.0f} passes over {n:,} pictures" if passes >= 1.5 else f"{min(passes, 1):.0%} of {n:,} pictures"
     begun = f", {config.steps - left:,} of them done" if reached else ""
-    time = f"{duration(left * seconds)}{' more' * bool(reached)}" if seconds else "a while"
-    return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}, about {time} ({how_often})"
+    time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
+    return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
-# %% ../nbs/37_budget.ipynb #681ff711
+# %% ../nbs/37_budget.ipynb #2dc9f481
 class CodeSpread(NamedTuple):
     "How well codes tell pictures apart"
     images: int

@@ -183,10 +183,11 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ):
         super().__init__()
         M = n_books_for(bits, n_books, n_words)
-        plain = backbone == "auto" or backbone is None and channels is None and image_size is None
+        later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
+        name = "resnet18_small" if backbone is None else backbone
         c, size = 3 if channels is None else channels, 32 if image_size is None else image_size
         n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=c, hidden=hidden)
-        size = check_count("image_size", size) if plain else check_image_size(backbone or "resnet18_small", size)
+        size = check_count("image_size", size) if later else check_image_size(name, size)
         tau = check_temperature("tau_sq", check_number("tau_sq", tau_sq, above=0))
         self.seed = None if seed is None else check_seed("seed", seed)
         # what was asked for, in plain numbers: what is saved, and built again
@@ -194,13 +195,14 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         check_size(M, n_words, d, c, hidden, next(f"{name}={value}" for name, value in asked.items() if value))
         self._asked: dict[str, Any] = dict(asked, n_words=n_words, word_dim=d, tau_sq=tau, hidden=hidden)
         self.history: list[dict] = []
+        self.settings: TrainConfig | None = None  # of the last `fit`, minutes made into steps
         self.channels: Any = None if channels is None else c
         self.image_size: Any = None if image_size is None else size
         self.backbone: nn.Module = Unbuilt()
         self.head: nn.Module = self.backbone
         self.quantizer: Any = self.backbone
-        if not plain:
-            self._build(backbone or "resnet18_small", c, size)
+        if not later:
+            self._build(name, c, size)
 
     def _build(self, backbone: str, channels: int, image_size: int) -> None:
         asked, given = self._asked, self._hub_mixin_config
@@ -282,17 +284,13 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
                 self._build("resnet18_small", self.channels or 3, self.image_size or 32)
             else:
                 images, chosen = prepare(
-                    images, image_key, minutes, changes.get("steps"), channels=self.channels,
-                    image_size=self.image_size, batch_size=changes.get("batch_size"),
+                    images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
+                    image_size=self.image_size, batch_size=changes.get("batch_size"), view=view,
                 )
                 self._build(**chosen.model)
                 say0(chosen.words)
-                view, objective = chosen.view if view is None else view, objective or chosen.objective
-                config = TrainConfig(**chosen.config)
-                if minutes is None and "steps" not in changes:
-                    minutes = chosen.minutes
-                elif minutes is not None:
-                    config = replace(config, steps=None)
+                view, objective = chosen.view, chosen.objective if objective is None else objective
+                config, minutes = TrainConfig(**chosen.config), chosen.minutes
         objective = SSCQObjective() if objective is None else objective
         config = configured(TrainConfig() if config is None else config, changes, self.seed)
         view = pick_view(view, self.channels)
@@ -306,6 +304,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             if config.steps is None
             else plan_words(device, len(images), config, seconds, run.get("reached", 0))
         )
+        self.settings = config
         self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
         if len(self.history) >= config.epochs and rank_and_world()[0] == 0:
             some = torch.arange(len(images))[::max(1, len(images) // 1000)]

@@ -382,7 +382,9 @@ def run_epochs(
             model.eval()
             kept = deepcopy(model.state_dict())
             seconds = time.perf_counter() - start
-            history.append(epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds))
+            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds)
+            done = {} if run.config.steps is None else dict(steps=epoch * run.per_epoch + len(losses))
+            history.append(record | done)
             after_epoch(history)
     except torch.OutOfMemoryError:
         full = True
