@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/37_budget.ipynb #ad819e43
+# %% ../nbs/37_budget.ipynb #a04d83c3
 import math
 import statistics
 import time
@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from .checkpoint import last_checkpoint, steps_before
 from .codebook import n_bits, perplexity, usage
@@ -29,7 +31,7 @@ from .objective import SSCQObjective
 from .reading import _as_tensor, as_images, file_bytes, image_column, is_hugging_face, picture_of, Pictures
 from .validation import check_count, check_number, check_text, shown
 
-# %% ../nbs/37_budget.ipynb #c485435b
+# %% ../nbs/37_budget.ipynb #44f3b77c
 def check_length(
     minutes: object = None,
     steps: object = None,
@@ -45,7 +47,7 @@ def check_length(
         check_count(name, given[name])
     return None if minutes is None else check_number("minutes", minutes, above=0, most=1e6)
 
-# %% ../nbs/37_budget.ipynb #fc6e51b9
+# %% ../nbs/37_budget.ipynb #257744e7
 SLOW = 2.  # seconds a step; beyond, a trial of many would be felt
 TIMED = 2.  # seconds that a trial of quicker steps lasts
 MOST_TRIED = 200  # steps
@@ -99,7 +101,7 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(minutes, 60)
     return f"{minutes} min" if minutes < 100 else f"{hours:,} h" + (f" {rest} min" if rest else "")
 
-# %% ../nbs/37_budget.ipynb #5c8823d9
+# %% ../nbs/37_budget.ipynb #c5fabae6
 def n_batches(
     n_images: int,
     batch_size: int,
@@ -125,7 +127,7 @@ def fewer_neighbors(
     )
     return replace(objective, n_neighbors=candidates)
 
-# %% ../nbs/37_budget.ipynb #eca85394
+# %% ../nbs/37_budget.ipynb #50a18561
 LOOKED_AT = 256  # pictures whose sizes are read
 DECODED = 32  # of them, whose colours are
 
@@ -196,13 +198,13 @@ def describe_pictures(
     channels = 3 if any(one.channels == 3 for one in known) else 1
     return PictureFacts(len(images), channels, int(statistics.median(one.side for one in known)))
 
-# %% ../nbs/37_budget.ipynb #cb62257b
+# %% ../nbs/37_budget.ipynb #eeeb0e85
 MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
 MOST_PASSES = 400  # of a default training, however much time is left
 PARTS = 50  # of a training that counts steps: as many records, checkpoints and values of the learning rate
 BATCH = 128  # images a step
-PICTURES_A_MINUTE = 10_000  # that are trained on; of more, a sample is: 4,000 steps of 128 see 100,000 five times
+PICTURES_A_MINUTE = 10_000  # are trained on; of more, a sample is, which 4,000 steps of 128 see five times
 TINY_SIDE = 48  # pixels; up to it, and for grey pictures, tiny_cnn, beyond resnet18 (of tensors that cannot be resized)
 DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting and the like, which nobody mirrors
 OBJECTIVE = SSCQObjective()
@@ -223,7 +225,7 @@ def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen"
     return 8 if side <= 10 else 16
 
-# %% ../nbs/37_budget.ipynb #6b73203f
+# %% ../nbs/37_budget.ipynb #eae55fd0
 def choose_setup(
     facts: PictureFacts,
     minutes: float | None = None,  # None, of this and the others: chosen
@@ -259,6 +261,21 @@ def choose_setup(
     )
 
 
+def most_pictures(minutes: float | None, steps: int | None, batch_size: int | None) -> int:
+    "How many pictures a training of this length sees often enough"
+    if steps is not None: return max(PICTURES_A_MINUTE, steps * (batch_size or BATCH) // 5)
+    return max(PICTURES_A_MINUTE, int(PICTURES_A_MINUTE * (MINUTES if minutes is None else minutes)))
+
+
+def some_of(
+    images,  # a list, a Dataset
+    rows: list[int],
+):
+    "These rows alone"
+    if isinstance(images, list): return [images[i] for i in rows]
+    return images.select(rows) if is_hugging_face(images) else Subset(images, rows)
+
+
 def prepare(
     images,  # as for SSCQ.fit
     image_key: str | None = None,
@@ -268,13 +285,21 @@ def prepare(
     if image_key is not None:
         check_text("image_key", image_key)
     listed = as_images(images, 3, 32, image_key) if isinstance(images, (str, Path)) else None
-    facts = describe_pictures(listed.paths if isinstance(listed, Pictures) else images if listed is None else listed)
-    setup = choose_setup(facts, **given)
-    if not isinstance(listed, Pictures): return images, setup
+    source: Any = listed.paths if isinstance(listed, Pictures) else images if listed is None else listed
+    facts = describe_pictures(source, image_key)
+    most = most_pictures(given.get("minutes"), given.get("steps"), given.get("batch_size"))
+    if facts.n <= most or isinstance(source, (Tensor, np.ndarray)):
+        setup = choose_setup(facts, **given)
+    else:
+        rows = torch.randperm(facts.n, generator=torch.Generator().manual_seed(0))[:most].sort().values.tolist()
+        source, setup = some_of(source, rows), choose_setup(facts._replace(n=most), **given)
+        words = setup.words.replace(f"{most:,}", f"{facts.n:,}", 1)
+        setup = setup._replace(words=f"{words}; this training sees {most:,} of the pictures, drawn at random")
+    if not isinstance(listed, Pictures): return source, setup
     size, channels = setup.model["image_size"], setup.model["channels"]
-    return Pictures(listed.paths, size, channels, left_out=listed.left_out), setup
+    return Pictures(source, size, channels, left_out=listed.left_out), setup
 
-# %% ../nbs/37_budget.ipynb #87f9e50a
+# %% ../nbs/37_budget.ipynb #59cd1f46
 SHORT = 50  # steps; a training of fewer is not timed beforehand
 
 
@@ -325,7 +350,7 @@ def plan_words(
     time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
-# %% ../nbs/37_budget.ipynb #2dc9f481
+# %% ../nbs/37_budget.ipynb #be0554dd
 class CodeSpread(NamedTuple):
     "How well codes tell pictures apart"
     images: int
@@ -354,7 +379,7 @@ def tie_words(
     "What to say, and to do, when they do not"
     n, distinct, largest, entropy, full = spread
     if n < 2 or 2 * distinct >= n and (10 * largest <= n or largest < 5): return ""
-    shared = "" if distinct == n else f", {largest:,} pictures share one"
+    shared = "" if distinct == n else f", one of them for {largest:,} pictures"
     if distinct == 1:
         said, shared = f"all {n:,} pictures have one and the same code", ""
     else:

@@ -21,7 +21,8 @@ import torch
 from .answers import thumbnail
 from .backbone import backbone_origin
 from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
-from .budget import check_length, choose_setup, describe_pictures, duration, prepare, settings_of_run
+from .budget import check_length, choose_setup, code_spread
+from .budget import describe_pictures, duration, prepare, settings_of_run
 from .codebook import books_for, n_bits, perplexity, usage
 from .core import say0, SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
@@ -171,11 +172,18 @@ def encode(args: argparse.Namespace) -> dict:
     index = model.index(images, progress=progress_bars())
     seconds = time.perf_counter() - start
     index.save(out)
-    say(f"{len(index):,} images, {model.bits} bits each, {len(index) / seconds:,.0f} images/s: {one_line(out)}")
+    spread = code_spread(index.codes, index.codebooks.shape[1])
+    say(
+        f"{len(index):,} images, {model.bits} bits each, {spread.distinct:,} different codes, "
+        f"{len(index) / seconds:,.0f} images/s: {one_line(out)}"
+    )
     return dict(
         index=str(out),
         images=len(index),
         bits=model.bits,
+        different_codes=spread.distinct,
+        largest_group=spread.largest,
+        entropy=spread.entropy,
         images_per_s=len(index) / seconds,
         bytes=out.stat().st_size,
         skipped=left_out(images),
@@ -390,6 +398,7 @@ def info(args: argparse.Namespace) -> dict:
     else:
         index = Index.load(path)
         M, K, d = index.codebooks.shape
+        spread = code_spread(index.codes, K)
         facts = dict(
             kind="index",
             images=len(index),
@@ -398,6 +407,9 @@ def info(args: argparse.Namespace) -> dict:
             words=K,
             word_dim=d,
             bytes=path.stat().st_size,
+            different_codes=spread.distinct,
+            largest_group=spread.largest,
+            entropy=spread.entropy,
             perplexity=[round(p, 1) for p in perplexity(usage(index.codes, K)).tolist()],
             checksum="right",
         )

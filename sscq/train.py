@@ -264,7 +264,8 @@ def steps_per_epoch(
     "Into how many batches a pass over the images goes, once it is sure that the smallest is large enough"
     if n_images < 2:
         raise ValueError(
-            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch"
+            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: "
+            "give more"
         )
     if n_images < config.batch_size:
         warn_rank0(
@@ -471,7 +472,8 @@ def fit(
                         keeper.keep(history)
                 held.hear_waiting()
                 held.hear(meet)
-                bar.set_postfix(epoch=len(history), loss=f"{record['loss']:.3f}")
+                epoch = {} if config.steps else dict(epoch=len(history))  # steps have no passes to be told
+                bar.set_postfix(**epoch, loss=f"{record['loss']:.3f}")
 
             with training_mode(model, config.deterministic), tqdm(
                     total=total, initial=min(len(history) * run.per_epoch, total), desc="training", unit="step",
