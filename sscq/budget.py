@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/37_budget.ipynb #a04d83c3
+# %% ../nbs/37_budget.ipynb #ca5041f5
+import logging
 import math
 import statistics
 import time
@@ -14,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Tensor
+from torch import nn, Tensor
 from torch.utils.data import Subset
 
 from .checkpoint import last_checkpoint, steps_before
@@ -31,7 +32,10 @@ from .objective import SSCQObjective
 from .reading import _as_tensor, as_images, file_bytes, image_column, is_hugging_face, picture_of, Pictures
 from .validation import check_count, check_number, check_text, shown
 
-# %% ../nbs/37_budget.ipynb #44f3b77c
+
+_log = logging.getLogger("sscq")
+
+# %% ../nbs/37_budget.ipynb #02fd5a65
 def check_length(
     minutes: object = None,
     steps: object = None,
@@ -47,7 +51,7 @@ def check_length(
         check_count(name, given[name])
     return None if minutes is None else check_number("minutes", minutes, above=0, most=1e6)
 
-# %% ../nbs/37_budget.ipynb #257744e7
+# %% ../nbs/37_budget.ipynb #0d5d9ef0
 SLOW = 2.  # seconds a step; beyond, a trial of many would be felt
 TIMED = 2.  # seconds that a trial of quicker steps lasts
 MOST_TRIED = 200  # steps
@@ -101,7 +105,7 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(minutes, 60)
     return f"{minutes} min" if minutes < 100 else f"{hours:,} h" + (f" {rest} min" if rest else "")
 
-# %% ../nbs/37_budget.ipynb #c5fabae6
+# %% ../nbs/37_budget.ipynb #d5f87bdd
 def n_batches(
     n_images: int,
     batch_size: int,
@@ -127,7 +131,7 @@ def fewer_neighbors(
     )
     return replace(objective, n_neighbors=candidates)
 
-# %% ../nbs/37_budget.ipynb #50a18561
+# %% ../nbs/37_budget.ipynb #e34ba9cd
 LOOKED_AT = 256  # pictures whose sizes are read
 DECODED = 32  # of them, whose colours are
 
@@ -198,7 +202,7 @@ def describe_pictures(
     channels = 3 if any(one.channels == 3 for one in known) else 1
     return PictureFacts(len(images), channels, int(statistics.median(one.side for one in known)))
 
-# %% ../nbs/37_budget.ipynb #eeeb0e85
+# %% ../nbs/37_budget.ipynb #3cdb3fa2
 MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
 MOST_PASSES = 400  # of a default training, however much time is left
@@ -225,7 +229,7 @@ def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen"
     return 8 if side <= 10 else 16
 
-# %% ../nbs/37_budget.ipynb #eae55fd0
+# %% ../nbs/37_budget.ipynb #ad342027
 def choose_setup(
     facts: PictureFacts,
     minutes: float | None = None,  # None, of this and the others: chosen
@@ -299,7 +303,25 @@ def prepare(
     size, channels = setup.model["image_size"], setup.model["channels"]
     return Pictures(source, size, channels, left_out=listed.left_out), setup
 
-# %% ../nbs/37_budget.ipynb #59cd1f46
+# %% ../nbs/37_budget.ipynb #9086c8c4
+class Unbuilt(nn.Module):
+    "Stands where a network will be, and says so to whoever asks for more"
+    def refuse(self, *_, **__) -> NoReturn:
+        raise ValueError(
+            "this model has no network yet: it is chosen and built when fit(images) first sees pictures; call that "
+            'first, or give SSCQ a backbone, channels and image_size, as SSCQ(bits=32, backbone="resnet18_small")'
+        )
+
+    forward = named_modules = _save_to_state_dict = _load_from_state_dict = refuse
+    codebooks = property(refuse)
+
+
+def say0(text: str) -> None:
+    "To the log, once, however many processes train together"
+    if rank_and_world()[0] == 0:
+        _log.info(text)
+
+# %% ../nbs/37_budget.ipynb #5d341414
 SHORT = 50  # steps; a training of fewer is not timed beforehand
 
 
@@ -350,7 +372,7 @@ def plan_words(
     time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
-# %% ../nbs/37_budget.ipynb #be0554dd
+# %% ../nbs/37_budget.ipynb #52ea90e2
 class CodeSpread(NamedTuple):
     "How well codes tell pictures apart"
     images: int

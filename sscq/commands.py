@@ -22,9 +22,9 @@ from .answers import thumbnail
 from .backbone import backbone_origin
 from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
 from .budget import check_length, choose_setup, code_spread
-from .budget import describe_pictures, duration, prepare, settings_of_run
+from .budget import describe_pictures, duration, prepare, say0, settings_of_run
 from .codebook import books_for, n_bits, perplexity, usage
-from .core import say0, SSCQ
+from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
 from .distributed import find_device, process_group, rank_and_world
 from .evaluate import DISTANCES, pr_codes, Score, score_table

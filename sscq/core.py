@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from sscq.budget import (
     plan_words,
     prepare,
     settings_of_run,
+    say0,
     tie_words,
+    Unbuilt,
     with_length,
 )
 from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
@@ -147,24 +149,6 @@ def configured(
         changes = {"seed": seed} | changes
     return replace(config, **changes)
 
-# %% ../nbs/12_core.ipynb #791e186f
-class Unbuilt(nn.Module):
-    "Stands where a network will be, and says so to whoever asks for more"
-    def refuse(self, *_, **__) -> NoReturn:
-        raise ValueError(
-            "this model has no network yet: it is chosen and built when fit(images) first sees pictures; call that "
-            'first, or give SSCQ a backbone, channels and image_size, as SSCQ(bits=32, backbone="resnet18_small")'
-        )
-
-    forward = named_modules = _save_to_state_dict = _load_from_state_dict = refuse
-    codebooks = property(refuse)
-
-
-def say0(text: str) -> None:
-    "To the log, once, however many processes train together"
-    if rank_and_world()[0] == 0:
-        _log.info(text)
-
 # %% ../nbs/12_core.ipynb #424758f6
 class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache-2.0", model_card_template=CARD):
     "Backbone, projection head and codebooks: images in, short codes out (SSCQ, arXiv 2206.09806)"
@@ -198,6 +182,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.settings: TrainConfig | None = None  # of the last `fit`, minutes made into steps
         self.channels: Any = None if channels is None else c
         self.image_size: Any = None if image_size is None else size
+        self._network: str | None = None
+        self._chosen = False  # the network, by what the pictures are
         self.backbone: nn.Module = Unbuilt()
         self.head: nn.Module = self.backbone
         self.quantizer: Any = self.backbone
@@ -216,12 +202,13 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             self.backbone, n_features = make_backbone(backbone, channels)
             self.head = projection_head(n_features, M * d, asked["hidden"])
             self.quantizer = ProductQuantizer(M, asked["n_words"], d, asked["tau_sq"])
-        self._hub_mixin_config, self.channels, self.image_size = config, channels, size
+        self._hub_mixin_config, self._network, self.channels, self.image_size = config, backbone, channels, size
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
     def forward(self, x: Tensor) -> Encoded:  # (B, C, H, W), uint8 or in 0…1
         c, s = self.channels, self.image_size
-        if isinstance(self.quantizer, Unbuilt): self.quantizer.refuse()
+        if isinstance(self.quantizer, Unbuilt):
+            self.quantizer.refuse()
         if x.shape[1:] != (c, s, s): raise ValueError(
             f"images of shape {tuple(x.shape)}, the model takes (B, {c}, {s}, {s}): "
             "one image is x[None]; resize others, or build a model with their channels and image_size")
@@ -253,7 +240,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         images,  # a folder, a Dataset of images, or a tensor; labels are never read
         view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are
         objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
-        config=None,  # a TrainConfig; None, and nothing said of epochs: of a model without a network, chosen
+        config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
         device=None,  # cpu, cuda, cuda:1, …; None: CUDA when there is one
         progress=None,  # True or False: a progress bar; None: where the output is a terminal
         out=None,  # a folder for checkpoints and history, written after every epoch
@@ -278,19 +265,22 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if out is not None:
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
-        run = settings_of_run(out, resume)
-        if isinstance(self.quantizer, Unbuilt):
-            if config is not None or "epochs" in changes or run and run.get("steps") is None:  # as it always was
-                self._build("resnet18_small", self.channels or 3, self.image_size or 32)
-            else:
-                images, chosen = prepare(
-                    images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
-                    image_size=self.image_size, batch_size=changes.get("batch_size"), view=view,
-                )
+        run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
+        if config is not None or "epochs" in changes or run and run.get("steps") is None:
+            if unbuilt:
+                self._build("resnet18_small", self.channels or 3, self.image_size or 32)  # as it always was
+        elif unbuilt or self._chosen or minutes is not None or "steps" in changes or run:
+            images, chosen = prepare(
+                images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
+                backbone=self._network, image_size=self.image_size,
+                batch_size=changes.get("batch_size"), view=view,
+            )
+            if unbuilt:
                 self._build(**chosen.model)
-                say0(chosen.words)
-                view, objective = chosen.view, chosen.objective if objective is None else objective
-                config, minutes = TrainConfig(**chosen.config), chosen.minutes
+                self._chosen = True
+            say0(chosen.words)
+            view, objective = chosen.view, chosen.objective if objective is None else objective
+            config, minutes = TrainConfig(**chosen.config), chosen.minutes
         objective = SSCQObjective() if objective is None else objective
         config = configured(TrainConfig() if config is None else config, changes, self.seed)
         view = pick_view(view, self.channels)
@@ -312,7 +302,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         return self
 
     def _tell_ties(self, codes: Tensor) -> None:
-        if words := tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits): _log.warning(words)
+        if words := tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits):
+            _log.warning(words)
 
     def to_images(
         self,
@@ -320,7 +311,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
     ) -> Tensor | Images:
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
-        if isinstance(self.quantizer, Unbuilt): self.quantizer.refuse()
+        if isinstance(self.quantizer, Unbuilt):
+            self.quantizer.refuse()
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
             images = images[None]
         return as_images(images, self.channels, self.image_size, image_key)
@@ -427,7 +419,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
                 f"config={shown(config)} is not the model's: leave it out, what is saved are the arguments it was "
                 "built with"
             )
-        if isinstance(self.quantizer, Unbuilt): self.quantizer.refuse()
+        if isinstance(self.quantizer, Unbuilt):
+            self.quantizer.refuse()
         if why := exchanged(self):
             raise ValueError(
                 f"the model cannot be saved: {why}, so SSCQ's arguments do not build it again. "

@@ -1,10 +1,8 @@
 "How long a training is, what pictures are taken for, models without a network, and codes that tie."
 import copy
-import json
 import logging
 import math
 import pickle
-import time
 import warnings
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from sscq.budget import (
 from sscq.checkpoint import last_checkpoint
 from sscq.data import digits
 from sscq.reading import Pictures
-from sscq.train import PRESETS, Run, batches_of_epoch, fit, n_steps, seconds_per_step
+from sscq.train import Run, batches_of_epoch, fit, n_steps, seconds_per_step
 from sscq.views import VIEWS, digit_view
 
 
@@ -290,7 +288,8 @@ def test_of_very_many_pictures_a_sample_is_trained_on(tmp_path, monkeypatch):
 VERBS = {
     "forward": lambda m: m(torch.zeros(1, 3, 32, 32)), "codebooks": lambda m: m.codebooks, "device": lambda m: m.device, "embed": lambda m: m.embed("x"),
     "encode": lambda m: m.encode(torch.zeros(1, 3, 32, 32)), "index": lambda m: m.index("x"), "save": lambda m: m.save_pretrained("x"),
-    "state": lambda m: m.state_dict(), "load": lambda m: m.load_state_dict({}), "parameters": lambda m: list(m.parameters()), "images": lambda m: m.to_images("x"),
+    "state": lambda m: m.state_dict(), "load": lambda m: m.load_state_dict({}), "parameters": lambda m: list(m.parameters()),
+    "images": lambda m: m.to_images("x"),
     "fit": lambda m: fit(m, torch.zeros(4, 3, 32, 32, dtype=torch.uint8)), "quantizer": lambda m: m.quantizer.codebooks, "backbone": lambda m: m.backbone(1)}
 
 
@@ -321,6 +320,16 @@ def test_a_network_is_built_when_pictures_are_seen(tmp_path):
     assert SSCQ(bits=16, backbone="auto", image_size=20, channels=1).fit(photos, steps=1, progress=False).embed(photos / "000.png").shape == (1, 64)
     assert (SSCQ(bits=16).fit(digits().train[:40], steps=1, progress=False).image_size, SSCQ(bits=16, seed=0).channels) == (8, None)
     model.fit(photos, steps=1, progress=False)  # a second training changes weights, not the network
+
+
+def test_a_length_chooses_settings_for_a_network_that_is_given(tmp_path, monkeypatch):
+    photos = grainy(tmp_path / "photos", 24)
+    monkeypatch.setattr(train, "seconds_per_step", lambda *_: 1.)
+    model = SSCQ(bits=16, backbone="tiny_cnn", image_size=12, seed=0)
+    model.fit(photos, minutes=.05, lr=1e-4, progress=False)
+    assert (model.settings.steps, model.settings.batch_size, model.settings.lr, model.image_size) == (3, 24, 1e-4, 12)
+    with pytest.warns(UserWarning, match="fewer than batch_size=256"): model.fit(photos, epochs=1, progress=False)
+    assert model.settings == TrainConfig(epochs=1)
 
 
 @pytest.mark.parametrize("how", [dict(epochs=1), dict(config=TrainConfig(epochs=1))])
