@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/37_budget.ipynb #ca5041f5
+# %% ../nbs/37_budget.ipynb #449ab62c
 import logging
 import math
 import statistics
@@ -35,7 +35,7 @@ from .validation import check_count, check_number, check_text, shown
 
 _log = logging.getLogger("sscq")
 
-# %% ../nbs/37_budget.ipynb #02fd5a65
+# %% ../nbs/37_budget.ipynb #88cd4a95
 def check_length(
     minutes: object = None,
     steps: object = None,
@@ -51,7 +51,7 @@ def check_length(
         check_count(name, given[name])
     return None if minutes is None else check_number("minutes", minutes, above=0, most=1e6)
 
-# %% ../nbs/37_budget.ipynb #0d5d9ef0
+# %% ../nbs/37_budget.ipynb #385c397c
 SLOW = 2.  # seconds a step; beyond, a trial of many would be felt
 TIMED = 2.  # seconds that a trial of quicker steps lasts
 MOST_TRIED = 200  # steps
@@ -105,7 +105,7 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(minutes, 60)
     return f"{minutes} min" if minutes < 100 else f"{hours:,} h" + (f" {rest} min" if rest else "")
 
-# %% ../nbs/37_budget.ipynb #d5f87bdd
+# %% ../nbs/37_budget.ipynb #034828f3
 def n_batches(
     n_images: int,
     batch_size: int,
@@ -131,7 +131,7 @@ def fewer_neighbors(
     )
     return replace(objective, n_neighbors=candidates)
 
-# %% ../nbs/37_budget.ipynb #e34ba9cd
+# %% ../nbs/37_budget.ipynb #4e83a054
 LOOKED_AT = 256  # pictures whose sizes are read
 DECODED = 32  # of them, whose colours are
 
@@ -202,7 +202,7 @@ def describe_pictures(
     channels = 3 if any(one.channels == 3 for one in known) else 1
     return PictureFacts(len(images), channels, int(statistics.median(one.side for one in known)))
 
-# %% ../nbs/37_budget.ipynb #3cdb3fa2
+# %% ../nbs/37_budget.ipynb #d49a293a
 MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
 MOST_PASSES = 400  # of a default training, however much time is left
@@ -229,7 +229,7 @@ def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen"
     return 8 if side <= 10 else 16
 
-# %% ../nbs/37_budget.ipynb #ad342027
+# %% ../nbs/37_budget.ipynb #7915e641
 def choose_setup(
     facts: PictureFacts,
     minutes: float | None = None,  # None, of this and the others: chosen
@@ -303,7 +303,7 @@ def prepare(
     size, channels = setup.model["image_size"], setup.model["channels"]
     return Pictures(source, size, channels, left_out=listed.left_out), setup
 
-# %% ../nbs/37_budget.ipynb #9086c8c4
+# %% ../nbs/37_budget.ipynb #70749d92
 class Unbuilt(nn.Module):
     "Stands where a network will be, and says so to whoever asks for more"
     def refuse(self, *_, **__) -> NoReturn:
@@ -321,7 +321,7 @@ def say0(text: str) -> None:
     if rank_and_world()[0] == 0:
         _log.info(text)
 
-# %% ../nbs/37_budget.ipynb #5d341414
+# %% ../nbs/37_budget.ipynb #257bec88
 SHORT = 50  # steps; a training of fewer is not timed beforehand
 
 
@@ -367,12 +367,13 @@ def plan_words(
     batch, part = math.ceil(n / n_batches(n, config.batch_size)), math.ceil(config.steps / config.epochs)
     left = max(0, config.steps - reached * part)
     passes = config.steps * batch / n
-    how_often = f"{passes:,.0f} passes over {n:,} pictures" if passes >= 1.5 else f"{min(passes, 1):.0%} of {n:,} pictures"
+    whole = "one pass" if passes < 1.5 else f"{passes:,.0f} passes"
+    how_often = f"{whole} over {n:,} pictures" if passes > .99 else f"{passes:.0%} of {n:,} pictures"
     begun = f", {config.steps - left:,} of them done" if reached else ""
     time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
-# %% ../nbs/37_budget.ipynb #52ea90e2
+# %% ../nbs/37_budget.ipynb #5358bd52
 class CodeSpread(NamedTuple):
     "How well codes tell pictures apart"
     images: int

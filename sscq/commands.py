@@ -84,6 +84,8 @@ def preset_task(args: argparse.Namespace, config: TrainConfig) -> Task:
 
 def chosen_task(args: argparse.Namespace) -> Task:
     "As the pictures want it"
+    words = {} if args.words is None else dict(n_words=args.words)
+    SSCQ(bits=args.bits, **words, backbone="auto", image_size=args.image_size)  # found wrong before anything is read
     given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, image_size=args.image_size,
                  batch_size=args.batch_size, view=args.view)
     if args.data in DATASETS:
@@ -95,7 +97,6 @@ def chosen_task(args: argparse.Namespace) -> Task:
     say0(chosen.words)
     fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every)
     config = TrainConfig(**chosen.config | {name: value for name, value in fields.items() if value is not None})
-    words = {} if args.words is None else dict(n_words=args.words)
     return Task(images, chosen.model | words, chosen.view, chosen.objective, config, chosen.minutes)
 
 

@@ -171,7 +171,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         name = "resnet18_small" if backbone is None else backbone
         c, size = 3 if channels is None else channels, 32 if image_size is None else image_size
         n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=c, hidden=hidden)
-        size = check_count("image_size", size) if later else check_image_size(name, size)
+        size = check_image_size("tiny_cnn" if later else name, size)  # the network that takes the smallest images
         tau = check_temperature("tau_sq", check_number("tau_sq", tau_sq, above=0))
         self.seed = None if seed is None else check_seed("seed", seed)
         # what was asked for, in plain numbers: what is saved, and built again
