@@ -409,7 +409,8 @@ def tie_words(
         said = f"{distinct:,} different codes for {n:,} pictures"
     if 2 ** bits < 2 * n and entropy > .8 * full:
         return f"{said}{shared}: {bits} bits tell at most {2 ** bits:,} apart, so take {2 * bits} bits"
+    longer = "train longer, or " * (entropy < .7 * full)  # else the words are in use, and pictures fall into groups
     return (
-        f"{said}{shared} (a codeword carries {entropy:.1f} of {full} bits): train longer, or take {2 * bits} bits, "
-        "unless the pictures are copies of each other"
+        f"{said}{shared} (a codeword carries {entropy:.1f} of {full} bits): {longer}take {2 * bits} bits, unless the "
+        "pictures are copies of each other"
     )
