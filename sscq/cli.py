@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--lr", type=float, help="learning rate, instead of the chosen one")
     p.add_argument("--minutes", type=float, help="how long to train on this device (up to 10, fewer for few pictures)")
     p.add_argument("--steps", type=int, help="how long to train, in steps: the same on every machine")
-    p.add_argument("--view", choices=sorted(VIEWS), help="how pictures are changed to learn from, instead of the chosen")
+    p.add_argument("--view", choices=sorted(VIEWS), help="how pictures are changed to learn from")
     p.add_argument("--seed", type=int, help="of weights, batches and views (0)")
     p.add_argument("--save-every", type=int, metavar="N", help="write every Nth checkpoint (1)")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -334,7 +334,8 @@ def run_command(args: argparse.Namespace) -> None:
     "Do what the arguments say"
     to_stdout = args.json == "-"
     check_arguments(args)
-    with (notes(), log_shown(progress_bars() or args.command == "train"), pixel_limit(getattr(args, "max_pixels", None)),
+    told = progress_bars() or args.command == "train"
+    with (notes(), log_shown(told), pixel_limit(getattr(args, "max_pixels", None)),
           contextlib.redirect_stdout(sys.stderr if to_stdout else sys.stdout)):
         result = args.run(args)
     if to_stdout:

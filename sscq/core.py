@@ -183,7 +183,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.channels: Any = None if channels is None else c
         self.image_size: Any = None if image_size is None else size
         self._network: str | None = None
-        self._chosen = False  # the network, by what the pictures are
+        self._chosen, self._told = False, ""  # the network, by what the pictures are; of ties
         self.backbone: nn.Module = Unbuilt()
         self.head: nn.Module = self.backbone
         self.quantizer: Any = self.backbone
@@ -302,8 +302,10 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         return self
 
     def _tell_ties(self, codes: Tensor) -> None:
-        if words := tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits):
+        words = tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits)
+        if words and words != self._told:  # training and indexing the same pictures is one reason to speak
             _log.warning(words)
+        self._told = words
 
     def to_images(
         self,

@@ -390,6 +390,8 @@ def test_pictures_that_are_all_the_same(tmp_path, caplog):
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(said) == 1 and said[0].startswith("all 20 pictures have one and the same code") and "copies of each other" in said[0]
     model.index(folder, progress=False)
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1  # the same is not said twice
+    SSCQ(bits=16, backbone="tiny_cnn", image_size=8).index(folder, progress=False)
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 2
 
 
