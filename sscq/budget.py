@@ -218,7 +218,7 @@ CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01)
 class Setup(NamedTuple):
     "What was chosen for some pictures"
     model: dict  # backbone, channels, image_size: arguments of SSCQ
-    view: str  # one of VIEWS
+    view: str | Callable  # one of VIEWS, or a function
     objective: SSCQObjective
     config: dict  # fields of TrainConfig
     minutes: float | None  # how long to train, at most `steps` of the config where it has some; None: these steps
@@ -238,7 +238,8 @@ def choose_setup(
     channels: int | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
-    view: str | None = None,
+    view: str | Callable | None = None,
+    precision: str | None = None,
 ) -> Setup:
     "Network, size, views and settings for some pictures"
     channels = facts.channels if channels is None else channels
@@ -251,13 +252,14 @@ def choose_setup(
     per_pass = n_batches(facts.n, batch)
     smallest = facts.n // max(per_pass, 1)
     neighbors = min(OBJECTIVE.n_neighbors, max(1, (2 * smallest - 2) // 5))
-    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps)
+    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps, precision=precision or "fp32")
     if minutes is None and steps is None:
         minutes, config["steps"] = MINUTES, max(LEAST_STEPS, MOST_PASSES * per_pass)
     kind, native = "in colour" if facts.channels == 3 else "grey", f"{facts.side:,} pixels on the shorter side"
+    seen = view if isinstance(view, str) else getattr(view, "__name__", "of one's own")
     words = (
         f"{facts.n:,} pictures, {kind}, {native}{'' if facts.fixed else ' (median)'}: "
-        f"{backbone} at {size}×{size} pixels{', grey' * (channels == 1 < facts.channels)}, view {view}"
+        f"{backbone} at {size}×{size} pixels{', grey' * (channels == 1 < facts.channels)}, view {seen}"
     )
     return Setup(
         dict(backbone=backbone, channels=channels, image_size=size),
@@ -369,7 +371,8 @@ def plan_words(
     passes = config.steps * batch / n
     whole = "one pass" if passes < 1.5 else f"{passes:,.0f} passes"
     how_often = f"{whole} over {n:,} pictures" if passes > .99 else f"{passes:.0%} of {n:,} pictures"
-    begun = f", {config.steps - left:,} of them done" if reached else ""
+    begun = f", {config.steps - left:,} of them done" if left < config.steps else ""
+    begun = begun if left else ", all of them done"
     time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 

@@ -87,22 +87,22 @@ def build_parser() -> argparse.ArgumentParser:
         "train",
         train,
         "sscq train photos/",
-        "sscq train photos/ --bits 64 --epochs 40 --image-size 32 --out runs/mine",
+        "sscq train photos/ --bits 64 --minutes 30 --image-size 32 --out runs/mine",
         "sscq train cifar10 --preset fast --bits 32",
         "sscq train photos/ --out runs/mine --resume",
     )
     p.add_argument("data", help=f"a folder of pictures, or one of {', '.join(DATASETS)}")
     p.add_argument("--bits", type=int, default=32, help="per image (%(default)s)")
     p.add_argument("--out", help="folder for the model and its checkpoints (runs/DATA-BITS)")
-    p.add_argument("--backbone", choices=BACKBONES, help="instead of the preset's")
+    p.add_argument("--backbone", choices=BACKBONES, help="the network, instead of the chosen")
     for option, what in (
         ("batch-size", "images a step"),
         ("image-size", "pixels a side"),
         ("words", "codewords in a book"),
     ):
-        p.add_argument(f"--{option}", type=int, help=f"{what}, instead of the preset's")
-    p.add_argument("--lr", type=float, help="learning rate, instead of the chosen one")
-    p.add_argument("--minutes", type=float, help="how long to train on this device (up to 10, fewer for few pictures)")
+        p.add_argument(f"--{option}", type=int, help=f"{what}, instead of the chosen")
+    p.add_argument("--lr", type=float, help="learning rate, instead of the chosen")
+    p.add_argument("--minutes", type=float, help="how long to train (10, or less for few pictures)")
     p.add_argument("--steps", type=int, help="how long to train, in steps: the same on every machine")
     p.add_argument("--view", choices=sorted(VIEWS), help="how pictures are changed to learn from")
     p.add_argument("--seed", type=int, help="of weights, batches and views (0)")
@@ -167,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name in ("train", "evaluate"):
             p.add_argument(
                 "--preset", choices=sorted(PRESETS), help="settings of training (digits for digits, else laptop)"
+                if name == "evaluate" else "settings of training, instead of those that suit the pictures"
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")

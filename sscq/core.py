@@ -273,7 +273,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             images, chosen = prepare(
                 images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
                 backbone=self._network, image_size=self.image_size,
-                batch_size=changes.get("batch_size"), view=view,
+                batch_size=changes.get("batch_size"), view=view, precision=run.get("precision"),
             )
             if unbuilt:
                 self._build(**chosen.model)
