@@ -137,7 +137,8 @@ def main():
     args, rows = parser.parse_args(), []
     for folder in args.folders:
         data = load(folder, SIDE, args.most)
-        print(f"{data.name}: {len(data.database.images):,} pictures, {len(data.query.images):,} queries, {len(data.classes)} kinds, chance {chance(data):.3f}", flush=True)
+        print(f"{data.name}: {len(data.database.images):,} pictures, {len(data.query.images):,} queries, {len(data.classes)} kinds, "
+              f"chance {chance(data):.3f}", flush=True)
         rows += simple_rows(data, args.bits, args.seeds)
         if args.json: args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n" + table(rows))
