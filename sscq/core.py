@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from . import train as training
-from .backbone import check_image_size, make_backbone, projection_head
+from .backbone import check_image_size, make_backbone, make_head
 from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
 from .files import naming, put_in_place, staging
@@ -253,7 +253,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.history: list[dict] = []
         with nullcontext() if self.seed is None else drawing_from(self.seed):
             self.backbone, n_features = make_backbone(backbone, c)
-            self.head: nn.Module = projection_head(n_features, M * d, hidden)
+            self.head = make_head(self.backbone, n_features, M, d, hidden)
             self.quantizer = ProductQuantizer(M, n_words, d, tau)
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
