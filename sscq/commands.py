@@ -82,12 +82,12 @@ def preset_task(args: argparse.Namespace, config: TrainConfig) -> Task:
     return Task(images, arguments, args.view or view, preset.objective, config, args.minutes)
 
 
-def chosen_task(args: argparse.Namespace, out: Path) -> Task:
+def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Task:
     "As the pictures want it"
     words = {} if args.words is None else dict(n_words=args.words)
     SSCQ(bits=args.bits, **words, backbone="auto", image_size=args.image_size)  # found wrong before anything is read
     given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, image_size=args.image_size,
-                 batch_size=args.batch_size, view=args.view,
+                 batch_size=args.batch_size, view=args.view, device=device,
                  precision=settings_of_run(out, args.resume).get("precision"))
     if args.data in DATASETS:
         data = dataset(args.data, args.root)
@@ -128,7 +128,7 @@ def train(args: argparse.Namespace) -> dict:
     device = find_device(args.device) if args.device else None
     out = Path(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with process_group() as its:  # one process, or those that torchrun started
-        task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out)
+        task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out, device or its)
         torch.manual_seed(task.config.seed)
         model = SSCQ(bits=args.bits, **task.model)
         images = as_images(task.images, model.channels, model.image_size)

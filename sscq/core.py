@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from . import train as training
-from .backbone import check_image_size, make_backbone, projection_head
+from .backbone import check_image_size, make_backbone, make_head
 from sscq.budget import (
     check_length,
     code_spread,
@@ -200,7 +200,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         config.pop("seed", None)  # its work is done once the weights are there
         with nullcontext() if self.seed is None else drawing_from(self.seed):
             self.backbone, n_features = make_backbone(backbone, channels)
-            self.head = projection_head(n_features, M * d, asked["hidden"])
+            self.head = make_head(self.backbone, n_features, M, d, asked["hidden"])
             self.quantizer = ProductQuantizer(M, asked["n_words"], d, asked["tau_sq"])
         self._hub_mixin_config, self._network, self.channels, self.image_size = config, backbone, channels, size
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
@@ -274,6 +274,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
                 images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
                 backbone=self._network, image_size=self.image_size,
                 batch_size=changes.get("batch_size"), view=view, precision=run.get("precision"),
+                device=device,
             )
             if unbuilt:
                 self._build(**chosen.model)
