@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sscq.pretrained as sscq_pretrained
+import sscq.budget as budget
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
 from sscq.core import SSCQ, eval_copy, load_state
@@ -669,7 +670,7 @@ def test_training_says_so_once_however_many_train(images, monkeypatch, caplog):
     small().fit(images, epochs=1, batch_size=48)
     assert [r.getMessage() for r in caplog.records if (r.name, r.levelname) == ("sscq", "INFO")] == ["training on cpu: 96 images, 1 epochs, 16 bits"]
     caplog.clear()
-    monkeypatch.setattr(core, "rank_and_world", lambda: (1, 2))
+    for module in (core, budget): monkeypatch.setattr(module, "rank_and_world", lambda: (1, 2))
     small().fit(images, epochs=1, batch_size=48)
     assert not [r for r in caplog.records if (r.name, r.levelname) == ("sscq", "INFO")]
 
@@ -787,7 +788,7 @@ def test_settings_that_do_not_fit_the_weights(tmp_path, honest, text, message, m
     "Told in a line, with the right checksum too, and before memory is taken"
     arguments, state = honest
     built = []
-    monkeypatch.setattr(core, "projection_head", lambda *a, head=core.projection_head: built.append(torch.get_default_device().type) or head(*a))
+    monkeypatch.setattr(core, "make_head", lambda *a, head=core.make_head: built.append(torch.get_default_device().type) or head(*a))
     forged(tmp_path, state, text if isinstance(text, str) else arguments | text)
     with pytest.raises(ValueError, match=f"model.safetensors is damaged.*{message}") as told: SSCQ.from_pretrained(tmp_path)
     assert "\n" not in str(told.value) and len(str(told.value)) < 500 and "cpu" not in built
