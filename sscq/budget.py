@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from torch import nn, Tensor
 from torch.utils.data import Subset
 
 from .checkpoint import last_checkpoint, steps_before
-from .codebook import n_bits, perplexity, usage
+from .codebook import distortion, n_bits, perplexity, usage
 from .distributed import rank_and_world, run_collective, warn_rank0
 from .images import _decoding, _open, check_images
 from .objective import SSCQObjective
 from .reading import _as_tensor, as_images, file_bytes, image_column, is_hugging_face, picture_of, Pictures
+from .search import train_pq
 from .validation import check_count, check_number, check_text, shown
 
 
@@ -213,7 +214,7 @@ DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting an
 SMALL_SIDE = 10  # pixels; up to it, tiny_cnn at 8 pixels: as on the 8×8 digits
 BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn, beyond resnet18, if somebody asks for such a size
 OBJECTIVE = SSCQObjective(tau_ic=.2)  # .2 finds more edited copies again than .5, on three collections
-CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01)
+CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, refit=True)
 
 
 class Setup(NamedTuple):
@@ -231,12 +232,13 @@ def image_side(side: int) -> int:
     return 8 if side <= SMALL_SIDE else 16 if side <= 16 else 32
 
 
-def fast_precision(device: object) -> str:
-    "bf16 where the device has it, which takes two thirds of the time of fp32 on such a CPU"
-    kind = torch.device(str(device))
-    if kind.type == "cuda": return "bf16" if torch.cuda.get_device_capability(kind) >= (8, 0) else "fp32"
-    has_it = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return "bf16" if kind.type == "cpu" and has_it is not None and has_it() else "fp32"
+def quick_precision(device: str | torch.device = "cpu") -> str:
+    "bf16 where this device multiplies it natively, fp32 elsewhere"
+    kind = torch.device(device).type
+    if kind == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # what torch knows of the processor; versions before 2.10 do not tell
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
+    return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
 
 # %% ../nbs/37_budget.ipynb #7915e641
 def choose_setup(
@@ -248,7 +250,7 @@ def choose_setup(
     image_size: int | None = None,
     batch_size: int | None = None,
     view: str | Callable | None = None,
-    device: object = "cpu",
+    device: str | torch.device = "cpu",
     precision: str | None = None,
 ) -> Setup:
     "Network, size, views and settings for some pictures"
@@ -263,7 +265,7 @@ def choose_setup(
     per_pass = n_batches(facts.n, batch)
     smallest = facts.n // max(per_pass, 1)
     neighbors = min(OBJECTIVE.n_neighbors, max(1, (2 * smallest - 2) // 5))
-    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps, precision=precision or fast_precision(device))
+    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps, precision=precision or quick_precision(device))
     if minutes is None and steps is None:
         minutes, config["steps"] = MINUTES, max(LEAST_STEPS, MOST_PASSES * per_pass)
     kind, native = "in colour" if facts.channels == 3 else "grey", f"{facts.side:,} pixels on the shorter side"
@@ -386,6 +388,28 @@ def plan_words(
     begun = begun if left else ", all of them done"
     time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
+
+# %% ../nbs/37_budget.ipynb #b99a3e73
+def refit_codebooks(
+    model: Any,  # an SSCQ, trained; changed in place
+    images,  # as for fit: those it was trained on
+    most: SupportsIndex = 50_000,  # of them, drawn at random, are looked at
+) -> tuple[float, float]:  # mean squared distance from embedding to code, before and after
+    "Codebooks by k-means of the trained embeddings, part by part, where they lose less than the learned ones"
+    images = model.to_images(images)
+    n, most = len(images), check_count("most", most)
+    if n > most:
+        rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
+        images = images[rows] if isinstance(images, Tensor) else Subset(images, rows.tolist())
+    f, learned = model.embed(images), model.codebooks.detach().float().cpu()
+    before = distortion(f, learned).item()
+    if len(f) < learned.shape[1]: return before, before  # fewer vectors than codewords
+    fitted = train_pq(f, *learned.shape[:2])
+    after = distortion(f, fitted).item()
+    if after >= before: return before, before
+    with torch.no_grad():
+        model.codebooks.copy_(fitted)
+    return before, after
 
 # %% ../nbs/37_budget.ipynb #5358bd52
 class CodeSpread(NamedTuple):

@@ -343,7 +343,7 @@ def run_settings(
         quantizer=find_quantizer(model).extra_repr(),
         ranks=rank_and_world()[1],
     )
-    values |= {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every")}
+    values |= {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every", "refit")}
     return json.loads(to_json(values))
 
 

@@ -31,6 +31,7 @@ from sscq.budget import (
     code_spread,
     plan_words,
     prepare,
+    refit_codebooks,
     settings_of_run,
     say0,
     tie_words,
@@ -297,7 +298,10 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         )
         self.settings = config
         self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
-        if len(self.history) >= config.epochs and rank_and_world()[0] == 0:
+        whole = len(self.history) >= config.epochs
+        if whole and config.refit:
+            refit_codebooks(self, images, most=10_000)
+        if whole and rank_and_world()[0] == 0:
             some = torch.arange(len(images))[::max(1, len(images) // 1000)]
             self._tell_ties(torch.cat([self._codes(f) for f, _ in self.embed_batches(images, rows=some)]))
         return self

@@ -70,6 +70,7 @@ class TrainConfig:
     save_every: int = (
         1  # epochs from one checkpoint to the next; the last one, and the one before a stop, are always saved
     )
+    refit: bool = False  # SSCQ.fit: codebooks by k-means of the embeddings, once training is over
     steps: int | None = None  # in all, cut into `epochs` parts; None: as many as `epochs` passes over the images make
 
     def __post_init__(self):
@@ -87,7 +88,7 @@ def checked_settings(config: TrainConfig) -> dict:  # name -> value, as Python's
     values |= each(check_count, ("epochs", "batch_size", "save_every")) | each(
         check_count, ("warmup_epochs", "workers"), 0
     )
-    values |= each(check_seed, ["seed"]) | each(check_flag, ("compile", "deterministic"))
+    values |= each(check_seed, ["seed"]) | each(check_flag, ("compile", "deterministic", "refit"))
     values |= each(check_number, ["lr"], above=0, least=1e-30)  # less is 0 in float32
     values |= each(check_number, ("lr_start", "weight_decay"), 0) | each(check_number, ["lr_end"], 0, 1)
     values |= each(check_choice, ["precision"], PRECISIONS)
@@ -506,6 +507,8 @@ PRESETS = {
                    TrainConfig(epochs=300, batch_size=500, lr=1e-3, lr_end=.01, precision="bf16", compile=True)),
     "laptop": Preset(dict(backbone="tiny_cnn", channels=3, image_size=16), "gentle", SSCQObjective(),
                      TrainConfig(epochs=10, batch_size=128, lr=2e-3, warmup_epochs=1, lr_end=.01)),
+    "pictures": Preset(dict(backbone="branch_cnn", channels=3, image_size=32), "gentle", SSCQObjective(tau_ic=.2),
+                       TrainConfig(epochs=300, batch_size=128, lr=2e-3, warmup_epochs=30, lr_end=.01)),
     "digits": Preset(dict(backbone="tiny_cnn", channels=1, image_size=8), "digit", SSCQObjective(),
                      TrainConfig(epochs=50, lr=2e-3, warmup_epochs=5, lr_end=.01)),
 }
