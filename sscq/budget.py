@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +29,7 @@ from .codebook import distortion, n_bits, perplexity, usage
 from .distributed import rank_and_world, run_collective, warn_rank0
 from .images import _decoding, _open, check_images
 from .objective import SSCQObjective
-from .reading import _as_tensor, as_images, file_bytes, image_column, is_hugging_face, picture_of, Pictures
+from .reading import _as_tensor, as_images, batches, file_bytes, image_column, is_hugging_face, picture_of, Pictures
 from .search import train_pq
 from .validation import check_count, check_number, check_text, shown
 
@@ -105,6 +105,16 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     hours, rest = divmod(minutes, 60)
     return f"{minutes} min" if minutes < 100 else f"{hours:,} h" + (f" {rest} min" if rest else "")
+
+
+def with_images(
+    run,  # with images and config
+    order: Sequence[Tensor],  # image numbers of each step
+) -> Generator[tuple[Tensor, int], None, None]:  # this rank's images, and how many all ranks have
+    "The batches of some steps, read ahead"
+    rank, world = rank_and_world()
+    shares = [i.tensor_split(world)[rank] for i in order]
+    yield from zip(batches(run.images, shares, run.config.workers), map(len, order))
 
 # %% ../nbs/37_budget.ipynb #034828f3
 def n_batches(
@@ -212,7 +222,7 @@ BATCH = 128  # images a step
 PICTURES_A_MINUTE = 10_000  # are trained on; of more, a sample is, which 4,000 steps of 128 see five times
 DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting and the like, which nobody mirrors
 SMALL_SIDE = 10  # pixels; up to it, tiny_cnn at 8 pixels: as on the 8×8 digits
-BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn, beyond resnet18, if somebody asks for such a size
+BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn; beyond, if somebody asks for it, resnet18
 OBJECTIVE = SSCQObjective(tau_ic=.2)  # .2 finds more edited copies again than .5, on three collections
 CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, refit=True)
 

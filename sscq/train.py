@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .budget import fewer_neighbors, MOST_TRIED, n_batches, time_steps
+from .budget import fewer_neighbors, MOST_TRIED, n_batches, time_steps, with_images
 from .checkpoint import begin_run, Keeper, open_run, run_settings, sole_writer
 from .codebook import Encoded, find_quantizer, hard_assign
 from sscq.distributed import (
@@ -223,16 +223,6 @@ def stepper(run: Run) -> Callable:
             run.model, codebooks, x, run.view, run.objective, run.optimizer, config.precision, config.micro_batch, total
         )
     return step
-
-
-def with_images(
-    run: Run,
-    order: Sequence[Tensor],  # image numbers of each step
-) -> Generator[tuple[Tensor, int], None, None]:  # this rank's images, and how many all ranks have
-    "The batches of some steps, read ahead"
-    rank, world = rank_and_world()
-    shares = [i.tensor_split(world)[rank] for i in order]
-    yield from zip(batches(run.images, shares, run.config.workers), map(len, order))
 
 
 def train_epoch(
