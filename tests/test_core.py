@@ -22,12 +22,13 @@ from torch import nn
 import sscq.pretrained as sscq_pretrained
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
-from sscq.core import SSCQ, eval_copy, load_state
+from sscq.codebook import distortion
+from sscq.core import SSCQ, eval_copy, load_state, refit_codebooks
 from sscq.pretrained import bound_to
 from sscq.images import SkippedFiles
 from sscq.data import digits
 from sscq.files import checksum
-from sscq.objective import SSCQObjective
+from sscq.objective import BranchObjective, SSCQObjective
 from sscq.train import TrainConfig
 from sscq.distributed import find_device
 
@@ -1003,3 +1004,35 @@ def test_arguments_of_from_pretrained(tmp_path, trained):
     with pytest.warns(UserWarning, match="'bits': 32.*is not used"): assert SSCQ.from_pretrained(tmp_path, bits=32).bits == 16
     with pytest.raises(ValueError, match="device='warp' is unknown"): SSCQ.from_pretrained(tmp_path, map_location="warp")
     assert SSCQ.from_pretrained(tmp_path, seed=4).seed == 4
+
+
+def test_refitted_codebooks_lose_less_and_leave_embeddings_alone():
+    images = torch.randint(0, 256, (80, 3, 16, 16), dtype=torch.uint8)
+    model = SSCQ(n_books=8, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval()
+    embeddings, learned, state = model.embed(images), model.codebooks.detach().clone(), torch.get_rng_state()
+    before, after = refit_codebooks(model, images)
+    assert after < before and torch.equal(model.embed(images), embeddings) and torch.equal(torch.get_rng_state(), state)
+    assert before == pytest.approx(distortion(embeddings, learned).item())
+    assert after == pytest.approx(distortion(embeddings, model.codebooks.detach()).item())
+    assert refit_codebooks(model, images) == (after, after)  # nothing is gained by a second time
+    kept = model.codebooks.detach().clone()
+    assert len(set(refit_codebooks(model, images[:15]))) == 1 and torch.equal(model.codebooks, kept)  # fewer images than words
+
+
+def test_refitting_looks_at_some_of_many_and_reads_folders(tmp_path):
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    for i, x in enumerate(images): Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
+    models = [SSCQ(n_books=4, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval() for _ in range(2)]
+    for model, source in zip(models, (images, tmp_path)): refit_codebooks(model, source, most=20)
+    assert torch.equal(models[0].codebooks, models[1].codebooks) and not torch.equal(models[0].codebooks, SSCQ(
+        n_books=4, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).codebooks)
+
+
+def test_a_model_of_branches_is_saved_and_read_again(tmp_path):
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    model = SSCQ(bits=32, backbone="branch_cnn", image_size=16, hidden=16, seed=0)
+    model.fit(images, "gentle", BranchObjective(n_neighbors=5), epochs=2, batch_size=6, precision="bf16", progress=False)
+    model.save_pretrained(tmp_path)
+    again = SSCQ.from_pretrained(tmp_path)
+    assert type(again.head).__name__ == "BranchHead" and torch.equal(again.encode(images), model.eval().encode(images))
+    assert torch.equal(again.embed(images), model.embed(images))
