@@ -32,10 +32,11 @@ from sscq.baselines import code_pq, Vectors
 from sscq.codebook import hard_assign
 from sscq.core import SSCQ
 from sscq.data import data_in_memory, labelled_folder, RetrievalData
+from sscq.distributed import quick_precision
 from sscq.evaluate import relevance, score_queries
 from sscq.objective import SPQObjective
 from sscq.search import adc, distance_table
-from sscq.train import PRESETS, quick_precision
+from sscq.train import PRESETS
 from sscq.views import crop_resize, to_float
 
 SIDE, TOP = 32, 1000  # pixels of the baselines' pictures; answers that count for mAP

@@ -25,12 +25,11 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from . import train as training
 from .backbone import check_image_size, make_backbone, make_head
-from .codebook import books_for, distortion, Encoded, hard_assign, n_bits, ProductQuantizer
+from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
 from .files import naming, put_in_place, staging
 from .index import Index
@@ -38,7 +37,6 @@ from .moved import moved_from
 from .objective import SSCQObjective
 from .pretrained import CARD, exchanged, FILES, model_file, not_used, read_model, remove_old_parts, write_model
 from .reading import as_images, Batch, Images, read, ready
-from .search import train_pq
 from .train import TrainConfig
 from sscq.validation import (
     check_callable,
@@ -483,28 +481,6 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             model.backbone.origin = about["origin"]
         model.load_state_dict(state)
         return model.to(device).eval()
-
-# %% ../nbs/12_core.ipynb #9b8ccf71
-def refit_codebooks(
-    model: "SSCQ",  # trained; changed in place
-    images,  # as for fit: those it was trained on
-    most: SupportsIndex = 50_000,  # of them, drawn at random, are looked at
-) -> tuple[float, float]:  # mean squared distance from embedding to code, before and after
-    "Codebooks by k-means of the trained embeddings, part by part, where they lose less than the learned ones"
-    images = model.to_images(images)
-    n, most = len(images), check_count("most", most)
-    if n > most:
-        rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
-        images = images[rows] if isinstance(images, Tensor) else Subset(images, rows.tolist())
-    f, learned = model.embed(images), model.codebooks.detach().float().cpu()
-    before = distortion(f, learned).item()
-    if len(f) < learned.shape[1]: return before, before  # fewer vectors than codewords
-    fitted = train_pq(f, *learned.shape[:2])
-    after = distortion(f, fitted).item()
-    if after >= before: return before, before
-    with torch.no_grad():
-        model.codebooks.copy_(fitted)
-    return before, after
 
 # %% ../nbs/12_core.ipynb #e1b7d6e0
 def load_state(

@@ -503,15 +503,6 @@ PRESETS = {
                      TrainConfig(epochs=50, lr=2e-3, warmup_epochs=5, lr_end=.01)),
 }
 
-# %% ../nbs/09_train.ipynb #bd8e2814
-def quick_precision(device: str | torch.device = "cpu") -> str:
-    "bf16 where this device multiplies it natively, fp32 elsewhere"
-    kind = torch.device(device).type
-    if kind == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # what torch knows of the processor; versions before 2.10 do not tell
-    can = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
-    return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
-
 # %% ../nbs/09_train.ipynb #ee210fac
 from typing import TYPE_CHECKING
 

@@ -23,12 +23,13 @@ import sscq.pretrained as sscq_pretrained
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
 from sscq.codebook import distortion
-from sscq.core import SSCQ, eval_copy, load_state, refit_codebooks
+from sscq.core import SSCQ, eval_copy, load_state
 from sscq.pretrained import bound_to
 from sscq.images import SkippedFiles
 from sscq.data import digits
 from sscq.files import checksum
 from sscq.objective import BranchObjective, SSCQObjective
+from sscq.search import refit_codebooks
 from sscq.train import TrainConfig
 from sscq.distributed import find_device
 
@@ -1010,22 +1011,15 @@ def test_refitted_codebooks_lose_less_and_leave_embeddings_alone():
     images = torch.randint(0, 256, (80, 3, 16, 16), dtype=torch.uint8)
     model = SSCQ(n_books=8, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval()
     embeddings, learned, state = model.embed(images), model.codebooks.detach().clone(), torch.get_rng_state()
-    before, after = refit_codebooks(model, images)
-    assert after < before and torch.equal(model.embed(images), embeddings) and torch.equal(torch.get_rng_state(), state)
-    assert before == pytest.approx(distortion(embeddings, learned).item())
-    assert after == pytest.approx(distortion(embeddings, model.codebooks.detach()).item())
-    assert refit_codebooks(model, images) == (after, after)  # nothing is gained by a second time
-    kept = model.codebooks.detach().clone()
-    assert len(set(refit_codebooks(model, images[:15]))) == 1 and torch.equal(model.codebooks, kept)  # fewer images than words
-
-
-def test_refitting_looks_at_some_of_many_and_reads_folders(tmp_path):
-    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
-    for i, x in enumerate(images): Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
-    models = [SSCQ(n_books=4, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval() for _ in range(2)]
-    for model, source in zip(models, (images, tmp_path)): refit_codebooks(model, source, most=20)
-    assert torch.equal(models[0].codebooks, models[1].codebooks) and not torch.equal(models[0].codebooks, SSCQ(
-        n_books=4, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).codebooks)
+    refit_codebooks(model, images)
+    fitted = model.codebooks.detach().clone()
+    assert distortion(embeddings, fitted) < distortion(embeddings, learned) and model.codebooks.requires_grad
+    assert torch.equal(model.embed(images), embeddings) and torch.equal(torch.get_rng_state(), state)
+    refit_codebooks(model, images)
+    assert torch.equal(model.codebooks, fitted)  # nothing is gained by a second time
+    refit_codebooks(model, images[:15])
+    assert torch.equal(model.codebooks, fitted)  # fewer images than codewords
+    with pytest.raises(ValueError, match="seed"): refit_codebooks(model, images, seed=-1)
 
 
 def test_a_model_of_branches_is_saved_and_read_again(tmp_path):

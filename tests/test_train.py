@@ -1244,8 +1244,8 @@ def test_train_epoch_depends_on_nothing_but_its_number(images):
 def test_bf16_is_chosen_where_the_processor_has_it(monkeypatch):
     for found, precision in (({}, "fp32"), (dict(avx512_bf16=True), "bf16"), (dict(amx_bf16=True), "bf16"), (dict(avx512_bf16=False), "fp32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
-        assert train.quick_precision("cpu") == precision and TrainConfig(precision=train.quick_precision("cpu"))
+        assert sscq_distributed.quick_precision("cpu") == precision and TrainConfig(precision=sscq_distributed.quick_precision("cpu"))
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert train.quick_precision() == train.quick_precision(torch.device("mps")) == "fp32"
+    assert sscq_distributed.quick_precision() == sscq_distributed.quick_precision(torch.device("mps")) == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert train.quick_precision("cuda:1") == "bf16"
+    assert sscq_distributed.quick_precision("cuda:1") == "bf16"
