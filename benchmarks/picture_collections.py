@@ -32,10 +32,10 @@ from sscq.baselines import code_pq, Vectors
 from sscq.codebook import hard_assign
 from sscq.core import SSCQ
 from sscq.data import data_in_memory, labelled_folder, RetrievalData
+from sscq.distributed import quick_precision
 from sscq.evaluate import relevance, score_queries
 from sscq.objective import SPQObjective
 from sscq.search import adc, distance_table
-from sscq.budget import quick_precision
 from sscq.train import PRESETS
 from sscq.views import crop_resize, to_float
 

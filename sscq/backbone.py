@@ -187,7 +187,7 @@ def branch_cnn(
     return net, sum(net.widths)
 
 # %% ../nbs/03_backbone.ipynb #e18840ed
-PART_LENGTH = 1.5  # of every part's root mean square: a few times a fresh codeword's, as the projection head's in training
+PART_LENGTH = 1.5  # root mean square over the parts of a branch: some times a fresh codeword's
 
 
 def branch_parts(

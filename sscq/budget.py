@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, SupportsIndex
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -25,12 +25,11 @@ from torch import nn, Tensor
 from torch.utils.data import Subset
 
 from .checkpoint import last_checkpoint, steps_before
-from .codebook import distortion, n_bits, perplexity, usage
-from .distributed import rank_and_world, run_collective, warn_rank0
+from .codebook import n_bits, perplexity, usage
+from .distributed import quick_precision, rank_and_world, run_collective, warn_rank0
 from .images import _decoding, _open, check_images
-from .objective import SSCQObjective
+from .objective import BranchObjective, SSCQObjective
 from .reading import _as_tensor, as_images, batches, file_bytes, image_column, is_hugging_face, picture_of, Pictures
-from .search import train_pq
 from .validation import check_count, check_number, check_text, shown
 
 
@@ -223,7 +222,7 @@ PICTURES_A_MINUTE = 10_000  # are trained on; of more, a sample is, which 4,000 
 DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting and the like, which nobody mirrors
 SMALL_SIDE = 10  # pixels; up to it, tiny_cnn at 8 pixels: as on the 8×8 digits
 BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn; beyond, if somebody asks for it, resnet18
-OBJECTIVE = SSCQObjective(tau_ic=.2)  # .2 finds more edited copies again than .5, on three collections
+OBJECTIVES = SSCQObjective(tau_ic=.2), BranchObjective(tau_ic=.2)  # .2 finds more edited copies again than .5
 CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, refit=True)
 
 
@@ -240,15 +239,6 @@ class Setup(NamedTuple):
 def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen: branch_cnn takes 32 at the cost of tiny_cnn at 16"
     return 8 if side <= SMALL_SIDE else 16 if side <= 16 else 32
-
-
-def quick_precision(device: str | torch.device = "cpu") -> str:
-    "bf16 where this device multiplies it natively, fp32 elsewhere"
-    kind = torch.device(device).type
-    if kind == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # what torch knows of the processor; versions before 2.10 do not tell
-    can: dict = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
-    return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
 
 # %% ../nbs/37_budget.ipynb #7915e641
 def choose_setup(
@@ -274,7 +264,8 @@ def choose_setup(
     batch = min(BATCH, max(facts.n, 2)) if batch_size is None else batch_size
     per_pass = n_batches(facts.n, batch)
     smallest = facts.n // max(per_pass, 1)
-    neighbors = min(OBJECTIVE.n_neighbors, max(1, (2 * smallest - 2) // 5))
+    objective = OBJECTIVES[backbone == "branch_cnn"]
+    neighbors = min(objective.n_neighbors, max(1, (2 * smallest - 2) // 5))
     config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps, precision=precision or quick_precision(device))
     if minutes is None and steps is None:
         minutes, config["steps"] = MINUTES, max(LEAST_STEPS, MOST_PASSES * per_pass)
@@ -286,7 +277,7 @@ def choose_setup(
     )
     return Setup(
         dict(backbone=backbone, channels=channels, image_size=size),
-        view, replace(OBJECTIVE, n_neighbors=neighbors), config, minutes, words
+        view, replace(objective, n_neighbors=neighbors), config, minutes, words
     )
 
 
@@ -399,28 +390,6 @@ def plan_words(
     time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
-# %% ../nbs/37_budget.ipynb #b99a3e73
-def refit_codebooks(
-    model: Any,  # an SSCQ, trained; changed in place
-    images,  # as for fit: those it was trained on
-    most: SupportsIndex = 50_000,  # of them, drawn at random, are looked at
-) -> tuple[float, float]:  # mean squared distance from embedding to code, before and after
-    "Codebooks by k-means of the trained embeddings, part by part, where they lose less than the learned ones"
-    images = model.to_images(images)
-    n, most = len(images), check_count("most", most)
-    if n > most:
-        rows = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
-        images = images[rows] if isinstance(images, Tensor) else Subset(images, rows.tolist())
-    f, learned = model.embed(images), model.codebooks.detach().float().cpu()
-    before = distortion(f, learned).item()
-    if len(f) < learned.shape[1]: return before, before  # fewer vectors than codewords
-    fitted = train_pq(f, *learned.shape[:2])
-    after = distortion(f, fitted).item()
-    if after >= before: return before, before
-    with torch.no_grad():
-        model.codebooks.copy_(fitted)
-    return before, after
-
 # %% ../nbs/37_budget.ipynb #5358bd52
 class CodeSpread(NamedTuple):
     "How well codes tell pictures apart"
@@ -462,3 +431,15 @@ def tie_words(
         f"{said}{shared} (a codeword carries {entropy:.1f} of {full} bits): {longer}take {2 * bits} bits, unless the "
         "pictures are copies of each other"
     )
+
+
+def tell_ties(
+    codes: Tensor,  # (N, M) uint8
+    n_words: int,  # K
+    told: str = "",  # what was logged last
+) -> str:  # what there is to say
+    "Log what there is to say of these codes, unless it was said just before: pictures are trained on, then indexed"
+    words = tie_words(code_spread(codes, n_words), codes.shape[1] * n_bits(n_words))
+    if words and words != told:
+        _log.warning(words)
+    return words

@@ -9,6 +9,7 @@ __all__ = ['SSCQ']
 import inspect
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -28,13 +29,11 @@ from . import train as training
 from .backbone import check_image_size, make_backbone, make_head
 from sscq.budget import (
     check_length,
-    code_spread,
     plan_words,
     prepare,
-    refit_codebooks,
-    settings_of_run,
     say0,
-    tie_words,
+    settings_of_run,
+    tell_ties,
     Unbuilt,
     with_length,
 )
@@ -47,6 +46,7 @@ from .moved import moved_from
 from .objective import SSCQObjective
 from .pretrained import CARD, exchanged, FILES, model_file, not_used, read_model, remove_old_parts, write_model
 from .reading import as_images, Batch, Images, read, ready
+from .search import refit
 from .train import TrainConfig
 from sscq.validation import (
     check_callable,
@@ -298,19 +298,18 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         )
         self.settings = config
         self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
-        whole = len(self.history) >= config.epochs
-        if whole and config.refit:
-            refit_codebooks(self, images, most=10_000)
-        if whole and rank_and_world()[0] == 0:
-            some = torch.arange(len(images))[::max(1, len(images) // 1000)]
-            self._tell_ties(torch.cat([self._codes(f) for f, _ in self.embed_batches(images, rows=some)]))
+        if len(self.history) >= config.epochs:
+            self._finish(images, config.refit)
         return self
 
-    def _tell_ties(self, codes: Tensor) -> None:
-        words = tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits)
-        if words and words != self._told:  # training and indexing the same pictures is one reason to speak
-            _log.warning(words)
-        self._told = words
+    @torch.no_grad()
+    def _finish(self, images, refitting: bool) -> None:
+        some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if refitting else 1000))]
+        f = torch.cat([f.float().cpu() for f, _ in self.embed_batches(images, rows=some)])
+        if refitting:
+            self.codebooks.copy_(refit(f, self.codebooks))
+        if rank_and_world()[0] == 0:
+            self._told = tell_ties(self._codes(f.to(self.device)), self.codebooks.shape[1], self._told)
 
     def to_images(
         self,
@@ -405,7 +404,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             for f, rows in self.embed_batches(images, batch_size):
                 index.add(self._codes(f), paths=paths and [paths[i] for i in rows])
                 bar.update(len(rows))
-        self._tell_ties(index.codes)
+        self._told = tell_ties(index.codes, self.codebooks.shape[1], self._told)
         return index
 
     def save_pretrained(self,

@@ -44,7 +44,7 @@ from .guards import out_of_memory, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
 from .moved import moved_from
-from .objective import SSCQObjective
+from .objective import BranchObjective, SSCQObjective
 from .reading import batches, Images
 from .validation import check_callable, check_choice, check_count
 from .validation import check_flag, check_number, check_path, check_seed, shown
@@ -497,7 +497,7 @@ PRESETS = {
                    TrainConfig(epochs=300, batch_size=500, lr=1e-3, lr_end=.01, precision="bf16", compile=True)),
     "laptop": Preset(dict(backbone="tiny_cnn", channels=3, image_size=16), "gentle", SSCQObjective(),
                      TrainConfig(epochs=10, batch_size=128, lr=2e-3, warmup_epochs=1, lr_end=.01)),
-    "pictures": Preset(dict(backbone="branch_cnn", channels=3, image_size=32), "gentle", SSCQObjective(tau_ic=.2),
+    "pictures": Preset(dict(backbone="branch_cnn", channels=3, image_size=32), "gentle", BranchObjective(tau_ic=.2),
                        TrainConfig(epochs=300, batch_size=128, lr=2e-3, warmup_epochs=30, lr_end=.01)),
     "digits": Preset(dict(backbone="tiny_cnn", channels=1, image_size=8), "digit", SSCQObjective(),
                      TrainConfig(epochs=50, lr=2e-3, warmup_epochs=5, lr_end=.01)),

@@ -23,12 +23,14 @@ import sscq.pretrained as sscq_pretrained
 import sscq.budget as budget
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
+from sscq.codebook import distortion
 from sscq.core import SSCQ, eval_copy, load_state
 from sscq.pretrained import bound_to
 from sscq.images import SkippedFiles
 from sscq.data import digits
 from sscq.files import checksum
-from sscq.objective import SSCQObjective
+from sscq.objective import BranchObjective, SSCQObjective
+from sscq.search import refit_codebooks
 from sscq.train import TrainConfig
 from sscq.distributed import find_device
 
@@ -1004,3 +1006,28 @@ def test_arguments_of_from_pretrained(tmp_path, trained):
     with pytest.warns(UserWarning, match="'bits': 32.*is not used"): assert SSCQ.from_pretrained(tmp_path, bits=32).bits == 16
     with pytest.raises(ValueError, match="device='warp' is unknown"): SSCQ.from_pretrained(tmp_path, map_location="warp")
     assert SSCQ.from_pretrained(tmp_path, seed=4).seed == 4
+
+
+def test_refitted_codebooks_lose_less_and_leave_embeddings_alone():
+    images = torch.randint(0, 256, (80, 3, 16, 16), dtype=torch.uint8)
+    model = SSCQ(n_books=8, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval()
+    embeddings, learned, state = model.embed(images), model.codebooks.detach().clone(), torch.get_rng_state()
+    refit_codebooks(model, images)
+    fitted = model.codebooks.detach().clone()
+    assert distortion(embeddings, fitted) < distortion(embeddings, learned) and model.codebooks.requires_grad
+    assert torch.equal(model.embed(images), embeddings) and torch.equal(torch.get_rng_state(), state)
+    refit_codebooks(model, images)
+    assert torch.equal(model.codebooks, fitted)  # nothing is gained by a second time
+    refit_codebooks(model, images[:15])
+    assert torch.equal(model.codebooks, fitted)  # fewer images than codewords
+    with pytest.raises(ValueError, match="seed"): refit_codebooks(model, images, seed=-1)
+
+
+def test_a_model_of_branches_is_saved_and_read_again(tmp_path):
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    model = SSCQ(bits=32, backbone="branch_cnn", image_size=16, hidden=16, seed=0)
+    model.fit(images, "gentle", BranchObjective(n_neighbors=5), epochs=2, batch_size=6, precision="bf16", progress=False)
+    model.save_pretrained(tmp_path)
+    again = SSCQ.from_pretrained(tmp_path)
+    assert type(again.head).__name__ == "BranchHead" and torch.equal(again.encode(images), model.eval().encode(images))
+    assert torch.equal(again.embed(images), model.embed(images))
