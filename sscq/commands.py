@@ -110,10 +110,9 @@ class TimeLeft:
         config = cast(TrainConfig, self.model.settings)
         unit, total = ("epoch", config.epochs) if config.steps is None else ("step", config.steps)
         done, seconds = record["epoch" if config.steps is None else "steps"], record["seconds"]
-        pace = (seconds - self.before[1]) / max(1, done - self.before[0])  # of late: a machine may have become slower
-        self.before = done, seconds
         if time.monotonic() - self.said < self.every or done >= total or rank_and_world()[0]: return
-        self.said = time.monotonic()
+        pace = (seconds - self.before[1]) / max(1, done - self.before[0])  # of late: a machine may have become slower
+        self.said, self.before = time.monotonic(), (done, seconds)
         left = duration((total - done) * pace)
         say(f"{unit} {done:,} of {total:,}, loss {record['loss']:.3f}, about {left} left", error=True)
 

@@ -69,6 +69,7 @@ def test_a_length_is_said_in_one_way(both, images):
         with pytest.raises(ValueError, match="=.* and .*=.*: give one of minutes, steps and epochs"): model.fit(images, **both)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 10_000), st.integers(1, 300))
 def test_parts_of_steps(steps, epochs):
     config = TrainConfig(steps=steps, epochs=epochs)
@@ -80,7 +81,7 @@ def test_parts_of_steps(steps, epochs):
 
 
 @given(st.integers(2, 40), st.integers(2, 16), st.integers(1, 60), st.integers(1, 12))
-@hypothesis_settings(max_examples=60)
+@hypothesis_settings(max_examples=60, deadline=None)
 def test_however_steps_are_cut_the_batches_are_the_same(n, batch_size, steps, epochs):
     "Pass after pass; each has every image once"
     per_pass = n_batches(n, batch_size)
@@ -244,6 +245,7 @@ def test_files_that_are_no_pictures_do_not_decide(tmp_path):
     assert describe_pictures([folder / "a.jpg", folder / "gone.jpg"]) == PictureFacts(2, 3, 32)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 2_000_000), st.sampled_from([1, 3]), st.integers(1, 5000), st.booleans())
 def test_a_setup_for_whatever_there_is(n, channels, side, fixed):
     "It can be built, sees enough steps, and nobody is warned of batches or neighbors"
@@ -360,6 +362,7 @@ def test_codes_are_counted():
     assert code_spread(codes[:0], 4)[:3] == (0, 0, 0) and code_spread(codes[:1], 4)[:3] == (1, 1, 1)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 6), st.sampled_from([2, 4, 16, 256]), st.integers(0, 2 ** 32))
 def test_codes_are_counted_as_a_loop_would(n, m, k, seed):
     codes = torch.randint(0, k, (n, m), generator=torch.Generator().manual_seed(seed)).byte()
