@@ -25,7 +25,7 @@ from torch import nn, Tensor
 from torch.utils.data import Subset
 
 from .checkpoint import last_checkpoint, steps_before
-from .codebook import n_bits, perplexity, usage
+from .codebook import books_for, n_bits, perplexity, usage
 from .distributed import quick_precision, rank_and_world, run_collective, warn_rank0
 from .images import _decoding, _open, check_images
 from .objective import BranchObjective, SSCQObjective
@@ -217,6 +217,7 @@ MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
 MOST_PASSES = 400  # of a default training, however much time is left
 PARTS = 50  # of a training that counts steps: as many records, checkpoints and values of the learning rate
+MANY = 1000  # pictures
 BATCH = 128  # images a step
 PICTURES_A_MINUTE = 10_000  # are trained on; of more, a sample is, which 4,000 steps of 128 see five times
 DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting and the like, which nobody mirrors
@@ -228,7 +229,7 @@ CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, refit=True)
 
 class Setup(NamedTuple):
     "What was chosen for some pictures"
-    model: dict  # backbone, channels, image_size: arguments of SSCQ
+    model: dict  # backbone, channels, image_size, and words, if they may be chosen: arguments of SSCQ
     view: str | Callable  # one of VIEWS, or a function
     objective: SSCQObjective
     config: dict  # fields of TrainConfig
@@ -236,9 +237,18 @@ class Setup(NamedTuple):
     words: str  # one line
 
 
+def words_for(
+    n: int,  # pictures
+    bits: int,
+) -> dict:  # K and d
+    "Four codebooks of 256 words tell more than eight of 16, where there are pictures enough to place the words"
+    many = n >= MANY and bits >= 32 and bits % 8 == 0
+    return dict(n_words=256, word_dim=32) if many else dict(n_words=16, word_dim=16)
+
+
 def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen: branch_cnn takes 32 at the cost of tiny_cnn at 16"
-    return 8 if side <= SMALL_SIDE else 16 if side <= 16 else 32
+    return 8 if side <= SMALL_SIDE else 16 if side < 24 else 32
 
 # %% ../nbs/37_budget.ipynb #7915e641
 def choose_setup(
@@ -251,6 +261,7 @@ def choose_setup(
     batch_size: int | None = None,
     view: str | Callable | None = None,
     device: str | torch.device = "cpu",
+    bits: int | None = None,  # None: the words are not to be chosen
     precision: str | None = None,
 ) -> Setup:
     "Network, size, views and settings for some pictures"
@@ -271,14 +282,14 @@ def choose_setup(
         minutes, config["steps"] = MINUTES, max(LEAST_STEPS, MOST_PASSES * per_pass)
     kind, native = "in colour" if facts.channels == 3 else "grey", f"{facts.side:,} pixels on the shorter side"
     seen = view if isinstance(view, str) else getattr(view, "__name__", "of one's own")
+    book = {} if bits is None else words_for(facts.n, bits)
+    books = f", {books_for(bits, book['n_words'])} books of {book['n_words']} words" if bits else ""
     words = (
         f"{facts.n:,} pictures, {kind}, {native}{'' if facts.fixed else ' (median)'}: "
-        f"{backbone} at {size}×{size} pixels{', grey' * (channels == 1 < facts.channels)}, view {seen}"
+        f"{backbone} at {size}×{size} pixels{', grey' * (channels == 1 < facts.channels)}, view {seen}{books}"
     )
-    return Setup(
-        dict(backbone=backbone, channels=channels, image_size=size),
-        view, replace(objective, n_neighbors=neighbors), config, minutes, words
-    )
+    model = dict(backbone=backbone, channels=channels, image_size=size) | book
+    return Setup(model, view, replace(objective, n_neighbors=neighbors), config, minutes, words)
 
 
 def most_pictures(minutes: float | None, steps: int | None, batch_size: int | None) -> int:

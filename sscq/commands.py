@@ -88,6 +88,7 @@ def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Ta
     SSCQ(bits=args.bits, **words, backbone="auto", image_size=args.image_size)  # found wrong before anything is read
     given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, image_size=args.image_size,
                  batch_size=args.batch_size, view=args.view, device=device,
+                 bits=None if words else args.bits,
                  precision=settings_of_run(out, args.resume).get("precision"))
     if args.data in DATASETS:
         data = dataset(args.data, args.root)

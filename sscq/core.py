@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from . import train as training
@@ -39,7 +38,7 @@ from sscq.budget import (
 )
 from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
-from .guards import eval_copy
+from .guards import drawing_from, eval_copy
 from .files import naming, put_in_place, staging
 from .index import Index
 from .moved import moved_from
@@ -100,26 +99,6 @@ def check_size(
         f"{asked}, n_words={n_words}, word_dim={word_dim}, hidden={hidden} and channels={channels} ask for up to "
         f"{n:,} weights; a model may have {MOST_WEIGHTS:,} besides its backbone's: choose less")
 
-# %% ../nbs/12_core.ipynb #cac8900b
-class drawing_from(TorchDispatchMode):
-    "Random numbers drawn inside come from generators of its own; the global ones stay as they are"
-    def __init__(self, seed: int):
-        super().__init__()
-        self.seed = seed
-        self.generators: dict[torch.device, torch.Generator] = {}
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self.generators[device]
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        # on the meta device nothing is drawn
-        if torch.Tag.nondeterministic_seeded in func.tags and args[0].device.type != "meta":
-            kwargs["generator"] = self.generator(args[0].device)
-        return func(*args, **kwargs)
-
 # %% ../nbs/12_core.ipynb #2f731580
 def pick_view(
     view,  # a name in sscq.views.VIEWS, a function on a batch of images, or None
@@ -157,8 +136,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     def __init__(self,
         bits: SupportsIndex | None = None,  # per image; or give n_books
         n_books: SupportsIndex | None = None,  # M
-        n_words: SupportsIndex = 16,  # K, a power of two up to 256
-        word_dim: SupportsIndex = 16,  # d
+        n_words: SupportsIndex | None = None,  # K, a power of two up to 256; None: 16, or chosen with the network
+        word_dim: SupportsIndex | None = None,  # d; the same
         backbone: str | None = None,  # one of sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
         channels: SupportsIndex | None = None,  # 3
         image_size: SupportsIndex | None = None,  # 32 pixels, square; where all three are left out, as "auto"
@@ -167,6 +146,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         seed: SupportsIndex | None = None,  # of the first weights, and of `fit`; None: drawn as any module's, and 0
     ):
         super().__init__()
+        self._free = bits is not None and n_words is word_dim is None  # the words may be chosen, too
+        n_words, word_dim = 16 if n_words is None else n_words, 16 if word_dim is None else word_dim
         M = n_books_for(bits, n_books, n_words)
         later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
         name = "resnet18_small" if backbone is None else backbone
@@ -191,7 +172,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if not later:
             self._build(name, c, size)
 
-    def _build(self, backbone: str, channels: int, image_size: int) -> None:
+    def _build(self, backbone: str, channels: int, image_size: int, **words: int) -> None:
+        self._asked |= words
         asked, given = self._asked, self._hub_mixin_config
         M, d = n_books_for(asked["bits"], asked["n_books"], asked["n_words"]), asked["word_dim"]
         size = check_image_size(backbone, image_size)
@@ -275,7 +257,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
                 images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
                 backbone=self._network, image_size=self.image_size,
                 batch_size=changes.get("batch_size"), view=view, precision=run.get("precision"),
-                device=device,
+                device=device, bits=self.bits if unbuilt and self._free else None,
             )
             if unbuilt:
                 self._build(**chosen.model)

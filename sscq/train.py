@@ -258,7 +258,7 @@ def steps_per_epoch(
             f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: "
             "give more"
         )
-    if n_images < config.batch_size:
+    if n_images < config.batch_size and config.steps is None:  # whoever counts steps is told how large they are
         warn_rank0(
             f"{n_images} images are fewer than batch_size={config.batch_size}: the batch shrinks to {n_images}",
             stacklevel=3,

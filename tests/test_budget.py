@@ -272,6 +272,30 @@ def test_whatever_is_chosen_can_be_chosen_otherwise():
     assert setup.minutes == 3 and setup.config["steps"] is None
 
 
+@pytest.mark.parametrize("n, bits, words", [(999, 32, (16, 16)), (1000, 32, (256, 32)), (5000, 64, (256, 32)), (5000, 16, (16, 16)), (5000, 36, (16, 16)),
+                                            (5000, 40, (256, 32)), (5000, None, None)])
+def test_words_for_many_pictures(n, bits, words):
+    "32 bits are four books of 256 words, and f is as long as with eight of 16"
+    setup = choose_setup(PictureFacts(n, 3, 64), bits=bits)
+    assert (setup.model.get("n_words"), setup.model.get("word_dim")) == (words or (None, None)) and ("books of" in setup.words) == (bits is not None)
+    if bits: assert SSCQ(bits=bits, **setup.model).bits == bits
+
+
+def test_words_that_are_told_are_not_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "MANY", 10)
+    photos = grainy(tmp_path / "photos", 12)
+    def shape(**kw): return tuple(SSCQ(seed=0, **kw).fit(photos, steps=1, progress=False).codebooks.shape)
+    assert shape(bits=32) == (4, 256, 32)
+    assert shape(bits=32, n_words=16) == (8, 16, 16) and shape(bits=32, word_dim=8) == (8, 16, 8) and shape(n_books=8) == (8, 16, 16)
+
+
+@pytest.mark.parametrize("avx, precision", [(True, "bf16"), (False, "fp32")])
+def test_precision_is_the_machine_s_and_stays_that_of_a_run(avx, precision, monkeypatch):
+    monkeypatch.setattr(budget, "quick_precision", lambda device: "bf16" if avx else "fp32")
+    assert choose_setup(PictureFacts(500, 3, 64)).config["precision"] == precision
+    assert choose_setup(PictureFacts(500, 3, 64), precision="fp32").config["precision"] == "fp32"
+
+
 def test_of_very_many_pictures_a_sample_is_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "PICTURES_A_MINUTE", 5)
     folder = squares(tmp_path / "many", 30)
