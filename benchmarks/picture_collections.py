@@ -35,7 +35,7 @@ from sscq.data import data_in_memory, labelled_folder, RetrievalData
 from sscq.distributed import quick_precision
 from sscq.evaluate import relevance, score_queries
 from sscq.objective import SPQObjective
-from sscq.search import adc, distance_table
+from sscq.search import adc, distance_table, refit_codebooks
 from sscq.train import PRESETS
 from sscq.views import crop_resize, to_float
 
@@ -160,8 +160,9 @@ def model_rows(data: RetrievalData, args) -> list[dict]:
         for seed in args.seeds:
             model, start = SSCQ(bits=args.bits, seed=seed, **preset.model), time.process_time()
             model.fit(data.train, preset.view, objective, replace(config, seed=seed), "cpu", False)
+            refit_codebooks(model.eval(), data.train)
             seconds.append(time.process_time() - start)
-            each.append(model_scores(model.eval(), data))
+            each.append(model_scores(model, data))
         for sorted_by_f, of_seeds in zip((False, True), zip(*each)):
             mean = {name: statistics.mean(one[name] for one in of_seeds) for name in of_seeds[0]}
             spread = statistics.stdev(one["p_at_10"] for one in of_seeds) if len(of_seeds) > 1 else None
