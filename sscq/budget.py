@@ -215,7 +215,7 @@ def describe_pictures(
 # %% ../nbs/37_budget.ipynb #d49a293a
 MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
-MOST_PASSES = 400  # of a default training, however much time is left
+MOST_PASSES = 1000  # of a default training, however much time is left
 PARTS = 50  # of a training that counts steps: as many records, checkpoints and values of the learning rate
 MANY = 1000  # pictures
 BATCH = 128  # images a step
