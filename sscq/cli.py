@@ -24,6 +24,7 @@ from PIL import Image
 
 from . import __version__
 from .backbone import BACKBONES
+from .browse import browse, MOST
 from .commands import encode, evaluate, info, search, train
 from .data import DATASETS
 from .evaluate import DISTANCES
@@ -130,6 +131,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="folder of the model (the index's folder)")
     p.add_argument("--html", metavar="FILE", help="pictures on a page")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
+    p = _command(commands, "browse", browse, "sscq browse runs/photos-32/photos.sscq --open",
+                 "sscq browse runs/photos-32/photos.sscq --out pages/photos.html")
+    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("--out", metavar="FILE", help="the page (INDEX-browse.html, beside the index)")
+    p.add_argument("--most", type=int, default=MOST, metavar="N", help="pictures of a page, a spread of them (%(default)s)")
+    p.add_argument("--open", action="store_true", help="and open it in a browser")
     p = _command(
         commands,
         "evaluate",
@@ -171,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "evaluate"):
+        if name in ("train", "encode", "search", "browse", "evaluate"):
             p.add_argument(
                 "--max-pixels",
                 type=int,
