@@ -130,7 +130,8 @@ h2{font-size:.95rem;margin:1rem 0 .2rem}
 input[type=search]{width:13rem}
 select{max-width:18rem}
 input,select,button{font:inherit}
-#gallery{overflow-y:auto;min-width:0;outline-offset:-2px}
+#gallery{overflow-y:auto;min-width:0;outline:none}
+#gallery:focus-visible{box-shadow:inset 0 0 0 1px var(--mark)}
 #space{position:relative}
 .tile{position:absolute;width:92px;height:112px;padding:4px;border:2px solid transparent;border-radius:6px}
 .tile{text-align:center;font-size:11px;cursor:pointer}
@@ -138,23 +139,23 @@ input,select,button{font:inherit}
 .tile span{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .tile:hover{background:var(--soft)}
 .tile[aria-selected=true]{border-color:var(--mark)}
-#panel{width:min(29rem,100vw);overflow-y:auto;padding:.6rem .9rem;border-left:1px solid var(--line)}
-#panel .big,#panel .big img{width:100%;max-height:40vh;object-fit:contain;display:block}
-#panel .big .gone{height:8rem}
-.bar{display:flex;justify-content:space-between;gap:.6rem}
-.path{overflow-wrap:anywhere;margin:.4rem 0}
+#panel{width:min(36rem,46vw);overflow-y:auto;padding:.6rem .9rem;border-left:1px solid var(--line)}
+.this{display:grid;grid-template-columns:13rem 1fr auto;gap:.8rem;align-items:start}
+.this img,.this .gone{width:100%;height:13rem;object-fit:contain}
+.path{overflow-wrap:anywhere;margin:0}
 .note{color:#777;font-size:13px;margin:.2rem 0}
-ol{list-style:none;margin:.4rem 0;padding:0}
-li{display:grid;grid-template-columns:72px 1fr;gap:0 .7rem;padding:.3rem 0;border-top:1px solid var(--line)}
+ol{list-style:none;margin:.4rem 0;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:0 1rem}
+li{display:grid;grid-template-columns:72px minmax(0,1fr);gap:0 .7rem;padding:.3rem 0;border-top:1px solid var(--line)}
+li a{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 li>button{padding:0;border:1px solid transparent;background:none;cursor:pointer;width:72px;height:72px}
 li>button:hover,li>button:focus{border-color:var(--mark)}
 li img,li .gone{width:70px;height:70px;display:flex}
-li b{font-weight:600}
 .parts{display:flex;height:10px;background:var(--soft);margin:.2rem 0;max-width:100%}
-.parts i{background:var(--mark);border-right:1px solid Canvas}
+.parts i{background:var(--mark)}
+.parts i:nth-child(even){background:#e08a1e}
 summary{cursor:pointer;font-size:13px;color:#777}
 table{border-collapse:collapse;font-size:13px}
-td,th{padding:.1rem .6rem;text-align:right}
+td,th{padding:.1rem .4rem;text-align:right}
 footer{grid-column:1/3;border-top:1px solid var(--line);padding:.3rem .9rem;font-size:13px;color:#777}
 kbd{border:1px solid var(--line);border-radius:3px;padding:0 .25rem}
 [hidden]{display:none!important}
@@ -266,13 +267,13 @@ const answer = (i, [far, j], most) => {
   });
   const same = parts.filter((_, m) => codes[i * M + m] === codes[j * M + m]).length;
   const row = cells => el("tr", {}, ...cells.map(text => el("td", {textContent: text})));
-  const head = el("tr", {}, ...["part", "distance", "its word", "this one's"].map(text => el("th", {textContent: text})));
-  const why = el("details", {}, el("summary", {textContent: `${same} of ${M} codewords the same`}),
-    el("table", {}, head, ...parts.map((x, m) => row([m, x.toFixed(3), codes[j * M + m], codes[i * M + m]]))));
+  const head = el("tr", {}, ...["part", "distance", "codewords"].map(text => el("th", {textContent: text})));
+  const why = el("details", {}, el("summary", {textContent: `${same} of ${M} words alike`}),
+    el("table", {}, head, ...parts.map((x, m) => row([m, x.toFixed(3), codes[i * M + m] + ", " + codes[j * M + m]]))));
   const button = el("button", {type: "button", title: "what is near to this one?", onclick: () => choose(j)}, picture(j));
-  return el("li", {}, button, el("div", {}, el("b", {textContent: far.toFixed(3)}), " ",
-    el("a", {href: link(j), target: "_blank", rel: "noreferrer", textContent: facts.names[j], title: folder(j)[0]}),
-    bar, why));
+  const name = el("a", {href: link(j), target: "_blank", rel: "noreferrer", textContent: facts.names[j]});
+  name.title = folder(j)[0] + "/" + facts.names[j];
+  return el("li", {}, button, el("div", {}, name, el("b", {textContent: far.toFixed(3)}), bar, why));
 };
 const open = () => {
   const i = chosen(), panel = $("panel");
@@ -288,10 +289,9 @@ const open = () => {
   if (facts.sizes[i]) path.append(el("a", {href: link(i), target: "_blank", rel: "noreferrer", textContent: "The original"}));
   else path.append("Its file is gone, or cannot be read; the code is still in the index.");
   const close = el("button", {type: "button", textContent: "close", onclick: () => { choose(null); gallery.focus(); }});
-  panel.replaceChildren(el("div", {className: "bar"}, el("h2", {textContent: "This picture"}), close),
-    el("div", {className: "big"}, original(i)), path,
-    el("h2", {textContent: near.length ? `The ${near.length} nearest` : "There are no others to compare it with"}),
-    ...notes.map(textContent => el("p", {className: "note", textContent})),
+  panel.replaceChildren(el("div", {className: "this"}, el("div", {}, original(i)), el("div", {}, path,
+      el("h2", {textContent: near.length ? `The ${near.length} nearest` : "There are no others to compare it with"}),
+      ...notes.map(textContent => el("p", {className: "note", textContent}))), close),
     el("ol", {}, ...near.map(one => answer(i, one, most))));
   panel.scrollTop = 0;
   go(Math.max(shown.indexOf(i), shown.includes(i) ? 0 : at));
@@ -414,9 +414,8 @@ def browse_page(
         kind=data_uri(next(filter(None, pictures), b""))[:len("data:image/xxxx;base64,")],
         count=f"{len(paths):,} pictures" + f", {gone:,} of them gone" * bool(gone),
         meaning=(
-            "The number is the distance between the two codes, as they stand for pictures: in each of the "
-            f"{M} parts the {'squared ' if squared else ''}distance between two codewords, added up (symmetric distance). "
-            "0 is the same code. A bar shows the parts."
+            f"The number is the symmetric distance: between two codes, the {'squared ' if squared else ''}distances of "
+            f"their {M} pairs of codewords, added up. 0 is the same code. A bar shows the parts, one beside the other."
         ),
     )
     body = BODY.format(
