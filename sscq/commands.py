@@ -18,9 +18,9 @@ from typing import cast
 
 import torch
 
-from .answers import thumbnail
 from .backbone import backbone_origin
 from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
+from .browse import answers_page
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
 from .codebook import books_for, n_bits, perplexity, usage
@@ -28,7 +28,7 @@ from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
 from .distributed import find_device, process_group, rank_and_world
 from .evaluate import DISTANCES, pr_codes, Score, score_table
-from .files import check_writable, check_writable_folder
+from .files import atomic_write, check_writable, check_writable_folder
 from .index import Index
 from .indexfile import check_file
 from .reading import as_images
@@ -220,26 +220,25 @@ def search(args: argparse.Namespace) -> dict:
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):
             say(f"{rank + 1:>4}{d:>10.3f}  {one_line(answer['paths'][rank] if answer['paths'] else i)}")
     if page:
-        show_answers(args, answers, page)
+        show_answers(args, answers, page, index)
     return dict(answers=answers)
 
 # %% ../nbs/49_commands.ipynb #0b6bbcf6
-def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path) -> Path:
-    "Answers as pictures on one page; a picture that is gone is grey"
-    from sscq.figures import image_grid
-    from sscq.page import save_page
+def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path, index: Index) -> Path:
+    "Answers as pictures on one page; a picture that is gone says so"
     if not answers[0]["paths"]: raise ValueError(
         f"{one_line(args.index)} knows no paths, only numbers: there are no pictures to show")
-    blocks = []
-    for answer in answers:
-        pictures = torch.stack([thumbnail(p) for p in [answer["query"], *answer["paths"]]])
-        titles = ["query", *(f"{d:.2f}" for d in answer["distances"])]
-        blocks.append(image_grid(pictures, titles=titles, size=96, columns=min(len(pictures), 8)))
-    written = save_page(page, "sscq search", blocks)
+    M, squared = len(index.codebooks), "squared " * (index.distance == "squared")
+    meaning = (f"The number below an answer says how far it is from the query: the {squared}distances of the query's "
+               f"vector from the answer's codewords, added up over {M} parts. Smaller is nearer; only numbers of one "
+               "model can be compared. Equal numbers are equal codes: their order is that of the index.")
+    folder = os.path.dirname(os.path.abspath(page))
+    written = atomic_write(page, answers_page(answers, f"Nearest in {Path(args.index).name}", meaning, folder))
     say(f"pictures: {one_line(written)}")
     if args.open:
         webbrowser.open(written.resolve().as_uri())
     return written
+
 
 # %% ../nbs/49_commands.ipynb #6011a7f2
 @dataclass(frozen=True)
