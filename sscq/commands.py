@@ -19,7 +19,7 @@ from typing import cast
 import torch
 
 from .backbone import backbone_origin
-from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
+from .baselines import baselines, EncodedData, pretrained, score_coded, simple_scores, weights_at_hand
 from .browse import answers_page
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
@@ -231,7 +231,7 @@ def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path
     M, squared = len(index.codebooks), "squared " * (index.distance == "squared")
     meaning = (f"The number below an answer says how far it is from the query: the {squared}distances of the query's "
                f"vector from the answer's codewords, added up over {M} parts. Smaller is nearer; only numbers of one "
-               "model can be compared. Equal numbers are equal codes: their order is that of the index.")
+               "model can be compared. Equal codes have equal numbers, and the order of the index.")
     folder = os.path.dirname(os.path.abspath(page))
     written = atomic_write(page, answers_page(answers, f"Nearest in {Path(args.index).name}", meaning, folder))
     say(f"pictures: {one_line(written)}")
@@ -293,6 +293,9 @@ def all_tried(args: argparse.Namespace, data: RetrievalData) -> Iterator[MethodR
     yield from (MethodResult(*one) for one in others)
 
 # %% ../nbs/49_commands.ipynb #9e20aa03
+LEVEL = .005  # of P@10: less is no difference worth a sentence
+
+
 def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
     "How the rows trained here were trained"
     if not any(one.epochs for one in tried): return ""
@@ -303,6 +306,25 @@ def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
         f"{args.epochs or preset.config.epochs} epochs, seed {args.seed}, on {find_device(args.device)}; labels "
         "only scored."
     )
+
+
+def who_won(
+    scores: list[Score],
+    ours: set[str],  # methods that are models
+    chance: float,  # P@10 of answers drawn at random
+) -> str:
+    "The best by its first ten answers, and the best that is not of its kind, in a sentence"
+    def is_ours(score):
+        return score.method in ours
+    def named(score):
+        length = f"{score.bits} bits" if score.bits else "exact"
+        return f"{one_line(score.method)} ({one_line(score.backbone)}, {length})"
+    best, *rest = sorted(scores, key=lambda s: -(s.precision_at_10 or 0))
+    other = next((s for s in rest if is_ours(s) != is_ours(best)), rest[0])
+    first, second = best.precision_at_10 or 0, other.precision_at_10 or 0
+    said = f"{named(best)} won" if first - second >= LEVEL else f"{named(best)} and {named(other)} are level"
+    return (f"{said}: of its first ten answers {first:.1%} are right, {second:.1%} of those of {named(other)}, "
+            f"{chance:.1%} of any drawn at random.")
 
 
 def evaluate(args: argparse.Namespace) -> dict:
@@ -324,14 +346,17 @@ def evaluate(args: argparse.Namespace) -> dict:
         for i, one in enumerate(tried)
         for d in distances
     }
-    table, how = score_table(scores.values()), budget(args, tried)
-    say(f"{table}\n{how}")
+    simple, chance = simple_scores(data)
+    everything = [*scores.values(), *simple]
+    ours = {Path(folder).resolve().name for folder in args.model or ()} or {"sscq"}
+    table, won, how = score_table(everything), who_won(everything, ours, chance), budget(args, tried)
+    say("\n".join(filter(None, (table, won, how))))
     if args.html:
-        save_scores(args.html, data, tried, list(scores.values()), f"{table.splitlines()[-1]} {how}", distances[0])
+        save_scores(args.html, data, tried, everything, f"{won} {table.splitlines()[-1]} {how}", distances[0])
     rows = [
         asdict(score) | dict(epochs=tried[i].epochs, seconds=tried[i].seconds) for (i, _), score in scores.items()
     ]
-    return dict(data=data.name, rows=rows, training=how,
+    return dict(data=data.name, rows=rows, exact=[asdict(score) for score in simple], chance=chance, won=won, training=how,
                 skipped=left_out(found.train, found.database.images, found.query.images))
 
 # %% ../nbs/49_commands.ipynb #9e20aa04
@@ -371,7 +396,7 @@ def save_scores(
         f"<h1>{html.escape(one_line(data.name))}</h1><p>{html.escape(protocol)}</p>",
         html_rows(head, body),
         "<h2>mAP over bits</h2><p>With the 95% intervals over queries.</p>",
-        score_figure(scores),
+        score_figure(s for s in scores if s.bits),
         f"<h2>Precision and recall</h2><p>{most} bits, {distance} distances, {len(some):,} queries, every rank of the "
         "database.</p>",
         pr_figure(curves),
