@@ -162,22 +162,21 @@ def colours(
 
 
 def score_exact(
-    database: Tensor,  # (N, D)
-    query: Tensor,  # (Q, D)
+    v: Vectors,
     data: RetrievalData,
-    p: float,  # of the distance: 1 adds absolute differences, 2 is Euclid's
+    p: int,  # of the distance: 1 adds absolute differences, 2 is Euclid's
     method: str,
 ) -> tuple[Score, float]:  # and the share of right answers among those drawn at random
     "Vectors compared as they are"
-    each, right, n = [], 0., max(1, 2 ** 22 // len(database))
-    for f, labels in zip(query.split(n), data.query.known_labels.split(n)):
+    each, right, n = [], 0., max(1, 2 ** 22 // len(v.database))
+    for f, labels in zip(v.query.split(n), data.query.known_labels.split(n)):
         relevant = relevance(labels, data.database.known_labels)
-        each.append(torch.stack(_scored(torch.cdist(f, database, p=p), relevant, data.topk)))
+        each.append(torch.stack(_scored(torch.cdist(f, v.database, p=p), relevant, data.topk)))
         right += relevant.double().mean(1).sum().item()
-    distance = {1: "absolute", 2: "Euclidean"}[int(p)]
-    score = score_of(torch.cat(each, 1), topk=data.topk, distance=distance, bits=0, n_queries=len(query),
-                     n_database=len(database), method=method, backbone=NO_NETWORK, data=data.name)
-    return score, right / len(query)
+    distance = {1: "absolute", 2: "Euclidean"}[p]
+    score = score_of(torch.cat(each, 1), topk=data.topk, distance=distance, bits=0, n_queries=len(v.query),
+                     n_database=len(v.database), method=method, backbone=NO_NETWORK, data=data.name)
+    return score, right / len(v.query)
 
 
 NO_NETWORK = "no network"
@@ -188,11 +187,10 @@ def simple_scores(
     data: RetrievalData,
 ) -> tuple[list[Score], float]:  # and the share of right answers among those drawn at random
     "What nobody had to learn, exact: a histogram of colours, and raw pixels where they fit into memory"
-    def of(function):
-        return vectors(data._replace(train=data.database.images), function)[1:]
-    shares, chance = score_exact(*of(colours), data, 1, "histogram of colours")
+    data = data._replace(train=data.database.images)
+    shares, chance = score_exact(vectors(data, colours), data, 1, "histogram of colours")
     if len(data.database.images) > PIXELS: return [shares], chance
-    return [shares, score_exact(*of(pixels), data, 2, "raw pixels")[0]], chance
+    return [shares, score_exact(vectors(data, pixels), data, 2, "raw pixels")[0]], chance
 
 # %% ../nbs/42_baselines.ipynb #4e4a871d
 def untrained(
