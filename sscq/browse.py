@@ -144,7 +144,8 @@ input,select,button{font:inherit}
 .this img,.this .gone{width:100%;height:13rem;object-fit:contain}
 .path{overflow-wrap:anywhere;margin:0}
 .note{color:#777;font-size:13px;margin:.2rem 0}
-ol{list-style:none;margin:.4rem 0;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:0 1rem}
+ol{list-style:none;margin:.4rem 0;padding:0}
+ol{display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:0 1rem}
 li{display:grid;grid-template-columns:72px minmax(0,1fr);gap:0 .7rem;padding:.3rem 0;border-top:1px solid var(--line)}
 li a{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 li>button{padding:0;border:1px solid transparent;background:none;cursor:pointer;width:72px;height:72px}
@@ -159,18 +160,22 @@ td,th{padding:.1rem .4rem;text-align:right}
 footer{grid-column:1/3;border-top:1px solid var(--line);padding:.3rem .9rem;font-size:13px;color:#777}
 kbd{border:1px solid var(--line);border-radius:3px;padding:0 .25rem}
 [hidden]{display:none!important}
-@media(max-width:700px){body{grid-template-columns:1fr}header,footer{grid-column:1}#panel{position:fixed;inset:0;width:100%}
-#panel{background:Canvas}}
+@media(max-width:700px){body{grid-template-columns:1fr}header,footer{grid-column:1}
+#panel{position:fixed;inset:0;width:100%;background:Canvas}.this{grid-template-columns:8rem 1fr auto}}
 """
 
-# %% ../nbs/48_browse.ipynb #5f2b3339
+# %% ../nbs/48_browse.ipynb #38e9d679
 SCRIPT = r"""
 "use strict";
-const TILE = 92, HIGH = 112, NEAREST = 30;
+const TILE = 92, HIGH = 112, NEAREST = 30, CANDIDATES = 100;
 const $ = id => document.getElementById(id);
 const facts = JSON.parse($("facts").textContent), pictures = $("pictures").textContent;
-const bytes = id => Uint8Array.from(atob($(id).textContent), c => c.charCodeAt(0));
-const codes = bytes("codes"), [M, K, D] = facts.shape, N = facts.names.length;
+const bytes = id => {
+  const text = atob($(id).textContent), found = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) found[i] = text.charCodeAt(i);
+  return found;
+};
+const codes = bytes("codes"), [M, K, D] = facts.shape, N = facts.names.length, everything = [...Array(N).keys()];
 const books = new Float32Array(bytes("books").buffer), begins = [0];
 for (const size of facts.sizes) begins.push(begins.at(-1) + size);
 
@@ -193,17 +198,29 @@ const between = Array.from({length: M}, (_, m) => Float32Array.from({length: K *
   for (let j = 0; j < D; j++) sum += (books[a + j] - books[b + j]) ** 2;
   return facts.squared ? sum : Math.sqrt(sum);
 }));
-const part = (m, i, j) => between[m][codes[i * M + m] * K + codes[j * M + m]];
-const distance = (i, j) => {
+const ofCodes = (m, i, j) => between[m][codes[i * M + m] * K + codes[j * M + m]];
+
+// directions of embeddings, where the index keeps them: |u - v|² = 2 - 2 cos falls into the same parts
+const vectors = facts.refined ? new Int8Array(bytes("vectors").buffer) : null, W = M * D;
+const lengths = facts.refined ? everything.map(i => Math.hypot(...vectors.subarray(i * W, i * W + W)) || 1) : [];
+const ofVectors = (m, i, j) => {
   let sum = 0;
-  for (let m = 0; m < M; m++) sum += part(m, i, j);
+  for (let n = m * D; n < m * D + D; n++)
+    sum += (vectors[i * W + n] / lengths[i] - vectors[j * W + n] / lengths[j]) ** 2;
   return sum;
 };
-const nearest = (i, pool) => pool.filter(j => j !== i).map(j => [distance(i, j), j])
-  .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+const part = facts.refined ? ofVectors : ofCodes;
+const distance = (of, i, j) => {
+  let sum = 0;
+  for (let m = 0; m < M; m++) sum += of(m, i, j);
+  return sum;
+};
+const sorted = pairs => pairs.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+const byCodes = (i, pool) => sorted(pool.filter(j => j !== i).map(j => [distance(ofCodes, i, j), j]));
+const refined = (i, found) => sorted(found.slice(0, CANDIDATES).map(([, j]) => [distance(ofVectors, i, j), j]));
 
 // the gallery: only what can be seen exists
-const gallery = $("gallery"), space = $("space"), everything = [...Array(N).keys()];
+const gallery = $("gallery"), space = $("space");
 let shown = everything, at = 0, tiles = new Map();
 const columns = () => Math.max(1, Math.floor(gallery.clientWidth / TILE));
 const tile = i => {
@@ -270,7 +287,8 @@ const answer = (i, [far, j], most) => {
   const head = el("tr", {}, ...["part", "distance", "codewords"].map(text => el("th", {textContent: text})));
   const why = el("details", {}, el("summary", {textContent: `${same} of ${M} words alike`}),
     el("table", {}, head, ...parts.map((x, m) => row([m, x.toFixed(3), codes[i * M + m] + ", " + codes[j * M + m]]))));
-  const button = el("button", {type: "button", title: "what is near to this one?", onclick: () => choose(j)}, picture(j));
+  const asks = {type: "button", title: "what is near to this one?", onclick: () => choose(j)};
+  const button = el("button", asks, picture(j));
   const name = el("a", {href: link(j), target: "_blank", rel: "noreferrer", textContent: facts.names[j]});
   name.title = folder(j)[0] + "/" + facts.names[j];
   return el("li", {}, button, el("div", {}, name, el("b", {textContent: far.toFixed(3)}), bar, why));
@@ -279,14 +297,16 @@ const open = () => {
   const i = chosen(), panel = $("panel");
   panel.hidden = i === null;
   if (i === null) { draw(); return; }
-  const found = nearest(i, $("among").checked ? shown : everything), near = found.slice(0, NEAREST);
+  const found = byCodes(i, $("among").checked ? shown : everything);
+  const near = (facts.refined ? refined(i, found) : found).slice(0, NEAREST);
   const ties = found.filter(([far]) => far === 0).length, most = near.length ? near.at(-1)[0] : 0;
   const notes = [facts.meaning];
-  if (ties) notes.push(`${ties.toLocaleString("en")} other picture${ties > 1 ? "s have" : " has"} the very code of this `
-    + "one: among equal distances, the order is that of the index.");
+  if (ties) notes.push(`${ties.toLocaleString("en")} other picture${ties > 1 ? "s have" : " has"} the very code of `
+    + "this one: " + (facts.refined ? "only the embeddings tell them apart." : "they come in the order of the index."));
   const path = el("p", {className: "path"}, el("b", {textContent: facts.names[i]}),
     ` in ${folder(i)[0]}, number ${facts.ids[i]}. `);
-  if (facts.sizes[i]) path.append(el("a", {href: link(i), target: "_blank", rel: "noreferrer", textContent: "The original"}));
+  const there = {href: link(i), target: "_blank", rel: "noreferrer", textContent: "The original"};
+  if (facts.sizes[i]) path.append(el("a", there));
   else path.append("Its file is gone, or cannot be read; the code is still in the index.");
   const close = el("button", {type: "button", textContent: "close", onclick: () => { choose(null); gallery.focus(); }});
   panel.replaceChildren(el("div", {className: "this"}, el("div", {}, original(i)), el("div", {}, path,
@@ -324,8 +344,8 @@ onkeydown = event => {
   else if (event.key === "Enter") { if (shown.length) choose(shown[at]); }
   else {
     const page = columns() * Math.max(1, Math.floor(gallery.clientHeight / HIGH));
-    const steps = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), PageUp: -page, PageDown: page,
-      Home: -at, End: shown.length - 1 - at};
+    const steps = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), PageUp: -page,
+      PageDown: page, Home: -at, End: shown.length - 1 - at};
     if (!(event.key in steps)) return;
     const to = at + steps[event.key];
     if (to >= 0 && to < shown.length || event.key.startsWith("Page")) go(to);
@@ -351,11 +371,12 @@ BODY = """<header><h1>{title}</h1><span id="count" role="status"></span>
 <label><input type="checkbox" id="among"> nearest among these only</label></header>
 <div id="gallery" role="listbox" aria-label="pictures" tabindex="0"><div id="space"></div></div>
 <aside id="panel" aria-label="the nearest" hidden></aside>
-<footer>Click a picture to see its nearest. <kbd>←↑↓→</kbd> move, <kbd>Enter</kbd> shows the nearest, <kbd>Escape</kbd>
-closes, <kbd>/</kbd> filters by name. {note}<noscript>This page needs JavaScript. </noscript>Nothing is fetched from a
-network.</footer>
+<footer>Click a picture to see its nearest. <kbd>←↑↓→</kbd> move, <kbd>Enter</kbd> shows the nearest,
+<kbd>Escape</kbd> closes, <kbd>/</kbd> filters by name. {note}<noscript>This page needs JavaScript. </noscript>Nothing
+is fetched from a network.</footer>
 <script type="application/json" id="facts">{facts}</script>
 <script type="text/plain" id="codes">{codes}</script><script type="text/plain" id="books">{books}</script>
+<script type="text/plain" id="vectors">{vectors}</script>
 <script type="text/plain" id="pictures">{pictures}</script>
 <script>{script}</script>"""
 
@@ -385,8 +406,24 @@ def as_json(value: object) -> str:
 def as_base64(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
-# %% ../nbs/48_browse.ipynb #4d2f66c0
+# %% ../nbs/48_browse.ipynb #a792b612
 MOST = 20_000  # pictures of a page: about 60 MB
+
+
+def directions(now: IndexSnapshot) -> np.ndarray:
+    "Embeddings that an index keeps, (N, D) in 8 bits a number, for their directions; of none, (0, 0)"
+    if "embedding" not in now.state.columns: return np.zeros((0, 0), np.int8)
+    f = np.asarray(now.column("embedding")).astype(np.float32)
+    return np.round(f * (127 / np.maximum(np.abs(f).max(1, keepdims=True), 1e-30))).astype(np.int8)
+
+
+def meaning(parts: int, squared: bool, refined: bool) -> str:
+    "What a number of the page is"
+    if refined: return (
+        "The codes choose a hundred; the embeddings that are kept beside them sort these, and theirs is the number: "
+        f"2 − 2 cos, which is 0 for one direction and 2 for a right angle. A bar shows its {parts} parts.")
+    return (f"The number is the symmetric distance: between two codes, the {'squared ' if squared else ''}distances of "
+            f"their {parts} pairs of codewords, added up. 0 is the same code. A bar shows the parts.")
 
 
 def browse_page(
@@ -402,7 +439,7 @@ def browse_page(
     "One HTML page with codes, codebooks and small pictures within, which finds the nearest of each by itself"
     M, K, d = now.codebooks.shape
     some = slice(None) if rows is None else torch.as_tensor(rows)
-    where = listed(paths, start)
+    where, vectors = listed(paths, start), directions(now)
     texts = [base64.b64encode(picture).decode() for picture in pictures]
     gone = texts.count("")
     facts = dict(
@@ -413,16 +450,15 @@ def browse_page(
         ids=now.ids[some].tolist(),
         kind=data_uri(next(filter(None, pictures), b""))[:len("data:image/xxxx;base64,")],
         count=f"{len(paths):,} pictures" + f", {gone:,} of them gone" * bool(gone),
-        meaning=(
-            f"The number is the symmetric distance: between two codes, the {'squared ' if squared else ''}distances of "
-            f"their {M} pairs of codewords, added up. 0 is the same code. A bar shows the parts, one beside the other."
-        ),
+        refined=len(vectors) > 0,
+        meaning=meaning(M, squared, len(vectors) > 0),
     )
     body = BODY.format(
         title=html.escape(one_line(title)),
         note=html.escape(note),
         facts=as_json(facts),
         codes=as_base64(now.codes[some].numpy()),
+        vectors=as_base64(vectors[some] if len(vectors) else vectors),
         books=as_base64(now.codebooks.float().numpy().astype("<f4")),
         pictures="".join(texts),
         script=SCRIPT,
@@ -451,12 +487,11 @@ def browse(args: argparse.Namespace) -> dict:
     if gone == len(paths): raise ValueError(
         f"none of the {gone:,} pictures of {one_line(source)} can be read, as {one_line(paths[0])}: "
         "bring them back to where they were, or encode the folder where they are now")
-    page = browse_page(
-        now, paths, pictures, source.name, os.path.dirname(os.path.abspath(out)), index.distance == "squared", note, rows
-    )
+    start, squared = os.path.dirname(os.path.abspath(out)), index.distance == "squared"
+    page = browse_page(now, paths, pictures, source.name, start, squared, note, rows)
     atomic_write(out, page)
-    said = f"{len(paths):,} pictures" + f" of {n:,} (--most {n} takes all)" * bool(rows) + f", {gone:,} of them gone" * bool(gone)
-    say(f"{said}, {len(page) / 1e6:,.1f} MB: {one_line(out)}")
+    of = f" of {n:,} (--most {n} takes all)" * bool(rows) + f", {gone:,} of them gone" * bool(gone)
+    say(f"{len(paths):,} pictures{of}, {len(page) / 1e6:,.1f} MB: {one_line(out)}")
     if args.open:
         webbrowser.open(out.resolve().as_uri())
     return dict(page=str(out), pictures=len(paths), of=n, gone=gone, bytes=len(page))
@@ -474,7 +509,8 @@ figcaption{font-size:13px;overflow-wrap:anywhere}
 label{cursor:zoom-in}
 input{position:absolute;opacity:0}
 input:focus-visible+*{outline:2px solid var(--mark)}
-input:checked+img{position:fixed;inset:0;margin:auto;width:min(92vw,92vh);height:min(92vw,92vh);cursor:zoom-out;z-index:1}
+input:checked+img{position:fixed;inset:0;margin:auto;width:min(92vw,92vh);height:min(92vw,92vh)}
+input:checked+img{cursor:zoom-out;z-index:1}
 input:checked+img{box-shadow:0 0 0 100vmax #000a}
 """
 
@@ -489,8 +525,9 @@ def answers_page(
     def figure(path, number, kind=""):
         picture = small_picture(path, LARGE)
         name = html.escape(one_line(os.path.basename(path)))
-        view = (f'<label><input type="checkbox" aria-label="larger"><img alt="{name}" src="{data_uri(picture)}"></label>'
-                if picture else '<div class="gone">gone</div>')
+        box = '<input type="checkbox" aria-label="larger">'
+        view = (f'<label>{box}<img alt="{name}" src="{data_uri(picture)}"></label>' if picture
+                else '<div class="gone">gone</div>')
         link = f'<a href="{html.escape(address(path, start))}" rel="noreferrer">{name}</a>' if picture else name
         return f'<figure{kind}>{view}<figcaption><b>{number}</b> {link}</figcaption></figure>'
     blocks = [f"<h1>{html.escape(one_line(title))}</h1><p>{html.escape(meaning)} Click a picture to see it larger, its "

@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
                  "sscq browse runs/photos-32/photos.sscq --out pages/photos.html")
     p.add_argument("index", help="what sscq encode wrote")
     p.add_argument("--out", metavar="FILE", help="the page (INDEX-browse.html, beside the index)")
-    p.add_argument("--most", type=int, default=MOST, metavar="N", help="pictures of a page, a spread of them (%(default)s)")
+    p.add_argument("--most", type=int, default=MOST, metavar="N", help="show N of them (%(default)s)")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
     p = _command(
         commands,

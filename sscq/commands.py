@@ -356,7 +356,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     rows = [
         asdict(score) | dict(epochs=tried[i].epochs, seconds=tried[i].seconds) for (i, _), score in scores.items()
     ]
-    return dict(data=data.name, rows=rows, exact=[asdict(score) for score in simple], chance=chance, won=won, training=how,
+    exact = [asdict(score) for score in simple]
+    return dict(data=data.name, rows=rows, exact=exact, chance=chance, won=won, training=how,
                 skipped=left_out(found.train, found.database.images, found.query.images))
 
 # %% ../nbs/49_commands.ipynb #9e20aa04

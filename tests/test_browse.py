@@ -80,7 +80,7 @@ def test_no_name_ends_the_data(tmp_path):
     index = Index(torch.randn(2, 16, 3)).add(torch.zeros(1, 2, dtype=torch.uint8), paths=[f"/x/{name}.png"])
     picture = small_picture(Path(__file__).parent.parent / "nbs/images" / "pipeline.png") or b"RIFF"
     page = browse_page(index.snapshot(), index.paths, [picture], "<b>title</b>", tmp_path, True)
-    assert page.count(b"<script") == 5 and b"<b>title" not in page and facts(page)["names"] == ["script><script>boom().png"]
+    assert page.count(b"<script") == 6 and b"<b>title" not in page and facts(page)["names"] == ["script><script>boom().png"]
 
 
 names = st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=20).filter(lambda s: s not in (".", ".."))
@@ -213,6 +213,30 @@ def test_the_nearest_are_those_of_python(distance, words, opened, tmp_path):
         assert ties == sorted(ties), "equal distances in the order of the index"
     parts = tab.locator("#panel li").first.locator("tr td:nth-child(2)").all_text_contents()
     assert sum(map(float, parts)) == pytest.approx(found[0][1], abs=3e-3) and len(parts) == 4
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("keep", ["half", "int8"])
+def test_kept_embeddings_sort_what_the_codes_choose(keep, opened, tmp_path):
+    first = an_index(tmp_path, [f"{i:03d}.png" for i in range(130)], seed=2)
+    f = torch.randn(130, 20, generator=torch.Generator().manual_seed(3))
+    f[7] = 0
+    index = Index(first.codebooks, keep=keep).add(f, paths=first.paths)
+    index.save(tmp_path / "i.sscq")
+    assert run("browse", tmp_path / "i.sscq") == 0
+    tab = opened(tmp_path / "i-browse.html")
+    tab.locator("#picture-5").click()
+    until(tab, "document.querySelector('.path b')?.textContent === '005.png'")
+    unit = torch.nn.functional.normalize(f, dim=1)
+    decoded = torch.cat([book[code.long()] for book, code in zip(index.codebooks, index.codes.T)], 1)
+    by_codes = adc(distance_table(decoded, index.codebooks, True), index.codes)[5]
+    by_codes[5] = torch.inf
+    chosen = by_codes.sort(stable=True).indices[:100]
+    wanted = (unit[5] - unit[chosen]).square().sum(1).sort().values[:30]
+    found = answers(tab)
+    assert [x for _, x in found] == pytest.approx(wanted.tolist(), abs=.02) and "2 − 2 cos" in tab.locator("#panel").text_content()
+    parts = tab.locator("#panel li").first.locator("tr td:nth-child(2)").all_text_contents()
+    assert sum(map(float, parts)) == pytest.approx(found[0][1], abs=3e-3)
 
 
 @pytest.mark.browser
