@@ -222,7 +222,7 @@ class IVFIndex:
         asked, now = self.index._asked(query), self.index.snapshot()
         k = min(k, len(now))
         found = [self._found(now, some, self.index.tables(some, distance), k, n_probe) for some in asked.f.split(1024)]
-        return now.answers(asked, joined_answers(found), np.inf, self.index._trusted())
+        return now._answers(asked, joined_answers(found), np.inf, self.index._trusted())
 
     def _found(self, now: IndexSnapshot, f: Tensor, table: Tensor, k: int, n_probe: int) -> Found:
         (far, cell), found = self.cells.search(f.numpy(), n_probe), []
