@@ -785,3 +785,8 @@ def test_other_things_that_are_no_columns_paths_or_ids():
 def test_kept_embeddings_point_where_they_did_however_long_they_are(keep, scale):
     f, codebooks, _ = random_search()
     assert Index(codebooks, keep=keep).add(f * scale).search(f, 1, refine=5).ids[:, 0].tolist() == list(range(len(f)))
+
+
+def test_whatever_threads_do_each_answer_is_that_of_one_moment():
+    done = subprocess.run([sys.executable, Path(__file__).parent / "index_threads.py", "4"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
