@@ -26,6 +26,9 @@ def run(seconds, seed=0, n_threads=8, large=256, few=64):
     books, f = torch.randn(M, K, 3, generator=g), torch.randn(4, M * 3, generator=g)
     pool = torch.randint(K, (500, M), generator=g, dtype=torch.uint8)[torch.randint(500, (4000,), generator=g)]
     def code_of(i): return pool[i % 4000]
+    def agrees(held):
+        ids = held.ids.tolist()
+        return held.codes.tolist() == [code_of(i).tolist() for i in ids] and held.paths == [f"{i}.png" for i in ids]
     index, lock, states, problems = Index(books), threading.Lock(), [frozenset()], []
     index.add(pool[:300], ids=range(300), paths=[f"{i}.png" for i in range(300)])
     states.append(frozenset(range(300)))
@@ -49,39 +52,39 @@ def run(seconds, seed=0, n_threads=8, large=256, few=64):
                     index.remove(gone)
                 if rng.random() < .02: index.compact()
             time.sleep(rng.random() * .002)
-    def between(call):
+    def between(call, *args):
         a = len(states) - 1
-        r = call()
+        r = call(*args)
         return a, len(states) - 1, r
     def reader(rng):
         while time.time() < done:
             q = rng.randrange(4)
-            a, b, h = between(lambda: index.search(f[q], 5))
+            a, b, h = between(index.search, f[q], 5)
             seen.append(("search", max(0, a - 1), b, (q, h.ids[0].tolist(), h.distances[0].tolist(), h.paths[0])))
             if rng.random() < .3:
                 i = rng.choice(sorted(states[-1]))
-                try: a, b, e = between(lambda: index.explain(f[q], i))
+                try: a, b, e = between(index.explain, f[q], i)
                 except ValueError: continue  # was taken out
                 if e.id != i or e.item.tolist() != code_of(i).tolist() or e.path != f"{i}.png": problems.append(("explain", i, e))
             if rng.random() < .1:
                 a, b, s = between(index.snapshot)
-                if s.codes.tolist() != [code_of(i).tolist() for i in s.ids.tolist()] or s.paths != [f"{i}.png" for i in s.ids.tolist()]: problems.append("snapshot")
+                if not agrees(s): problems.append("snapshot")
                 seen.append(("ids", max(0, a - 1), b, s.ids.tolist()))
     def saver(rng, k):
         path = os.path.join(folder, f"{k % 2}.sscq"); n = 0
         while time.time() < done:
-            try: a, b, _ = between(lambda: index.save(path))
+            try: a, b, _ = between(index.save, path)
             except (OSError, ValueError) as e: problems.append(("save", str(e))); continue
             n += 1
             own = os.path.join(folder, f"own{k}.sscq")
-            a, b, _ = between(lambda: index.save(own))
+            a, b, _ = between(index.save, own)
             i = Index.load(own, verify=True)
-            if i.codes.tolist() != [code_of(j).tolist() for j in i.ids.tolist()] or i.paths != [f"{j}.png" for j in i.ids.tolist()]: problems.append(("file", own))
+            if not agrees(i): problems.append(("file", own))
             seen.append(("ids", max(0, a - 1), b, i.ids.tolist()))
         seen.append(("saves", 0, 0, n))
     def guarded(fn, *args):
         try: fn(*args)
-        except Exception as e:
+        except Exception:
             problems.append(traceback.format_exc())
     roles = [writer, writer, writer, reader, reader, reader]
     ts = [threading.Thread(target=guarded, args=(r, random.Random(k + 100 * seed))) for k, r in enumerate(roles[:n_threads - 2])]
@@ -101,9 +104,9 @@ def run(seconds, seed=0, n_threads=8, large=256, few=64):
             else:
                 q, ids, d, paths = got
                 if paths != [f"{i}.png" for i in ids] or not set(ids) <= s: continue
-                own = sorted(s); dist = adc(table[q:q + 1], torch.stack([code_of(i) for i in own]))[0].tolist() if (q, v) not in exact else exact[q, v]
-                exact[q, v] = dist
-                best = sorted(zip(dist, own))[:5]
+                own = sorted(s)
+                if (q, v) not in exact: exact[q, v] = adc(table[q:q + 1], torch.stack([code_of(i) for i in own]))[0].tolist()
+                best = sorted(zip(exact[q, v], own))[:5]
                 ok = [i for _, i in best] == ids and [x for x, _ in best] == d
             if ok: break
         if not ok: wrong += 1; problems.append((what, a, b, got)) if wrong < 4 else None

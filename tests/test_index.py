@@ -408,7 +408,8 @@ def test_an_inverted_file_is_the_same_after_saving(tmp_path):
     index.add(codes[:200]); again.index.add(codes[:200])
     ivf.extend(); again.extend()
     assert torch.equal(again.search(f).ids, ivf.search(f).ids)
-    with pytest.raises(ValueError, match="is of another model; make it again by Index.to_ivf"): IVFIndex.load(tmp_path / "cells", Index(codebooks + 1).add(codes))
+    with pytest.raises(ValueError, match="is of another model; make it again by Index.to_ivf"):
+        IVFIndex.load(tmp_path / "cells", Index(codebooks + 1).add(codes))
     whole = bytearray((tmp_path / "cells").read_bytes())
     for place in range(0, len(whole), 997):
         whole[place] ^= 4
