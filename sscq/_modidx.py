@@ -624,6 +624,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'sscq.ivf.IVFIndex.tune': ('cells.html#ivfindex.tune', 'sscq/ivf.py'),
                           'sscq.ivf._Part': ('cells.html#_part', 'sscq/ivf.py'),
                           'sscq.ivf._Part.search': ('cells.html#_part.search', 'sscq/ivf.py'),
+                          'sscq.ivf._Part.sizes': ('cells.html#_part.sizes', 'sscq/ivf.py'),
                           'sscq.ivf._Part.visited': ('cells.html#_part.visited', 'sscq/ivf.py'),
                           'sscq.ivf._Snapshots': ('cells.html#_snapshots', 'sscq/ivf.py'),
                           'sscq.ivf._Snapshots._asked': ('cells.html#_snapshots._asked', 'sscq/ivf.py'),

@@ -791,3 +791,24 @@ def test_kept_embeddings_point_where_they_did_however_long_they_are(keep, scale)
 def test_whatever_threads_do_each_answer_is_that_of_one_moment():
     done = subprocess.run([sys.executable, Path(__file__).parent / "index_threads.py", "4"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_all_cells_hold_every_item():
+    "FAISS may leave out the farthest: it is no proof that cells hold no more"
+    g = torch.Generator().manual_seed(0)
+    codebooks = torch.randint(-9, 10, (2, 16, 2), generator=g).float()
+    index = Index(codebooks).add(torch.randint(16, (300, 2), generator=g, dtype=torch.uint8))
+    ivf, f = index.to_ivf(n_lists=7, n_probe=7), torch.linspace(-9, 9, 120).reshape(30, 4)
+    assert torch.equal(ivf.search(f, 300).ids, index.search(f, 300).ids)
+
+
+def test_an_inverted_file_of_rows_that_cannot_be_is_refused(tmp_path):
+    _, codebooks, codes = random_search(N=300)
+    index = Index(codebooks).add(codes)
+    index.to_ivf(n_lists=7).save(tmp_path / "cells")
+    raw = (tmp_path / "cells").read_bytes()
+    for change in (lambda d: d.table["parts"][0].update(last=0, cell=d.put(np.empty(0, np.int32))), lambda d: d.table["parts"][0].update(first="0"),
+                   lambda d: d.table.update(centres=d.put(np.full((7, 12), 3e38, np.float32)))):
+        (tmp_path / "cells").write_bytes(raw)
+        altered(tmp_path / "cells", change)
+        with pytest.raises(ValueError, match="cells does not fit together: .* make it again by Index.to_ivf"): IVFIndex.load(tmp_path / "cells", index)

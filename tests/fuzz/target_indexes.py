@@ -81,6 +81,12 @@ def pieces(offsets, joined) -> list[bytes]:
     return [joined[a:b].tobytes() for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
 
 
+def size_of(entry: dict) -> int:
+    if not 0 < entry["n"] < 10**5:
+        raise ValueError("no file here is as large")
+    return entry["n"]
+
+
 def contents(raw: bytes) -> Contents:
     if raw[:8] != MAGIC:
         return first_contents(raw)
@@ -90,7 +96,7 @@ def contents(raw: bytes) -> Contents:
     M, K, _ = books.shape
     ids, codes, columns = [np.empty(0, np.int64)], [np.empty((0, M), np.uint8)], {name: [] for name in table["columns"]}
     for entry in table["segments"]:
-        n, held = entry["n"], array_of(raw, entry["codes"])
+        n, held = size_of(entry), array_of(raw, entry["codes"])
         live = np.ones(n, bool)
         if "hidden" in entry:
             live = ~np.unpackbits(array_of(raw, entry["hidden"]), count=n).astype(bool)
@@ -477,12 +483,6 @@ def alter_segments(d: Draft, r):
     else:
         d.table["next"] = r.choice((0, d.table["next"] - 1, d.table["next"] + 5, 2**62 - 1, 2**62, 2**62 + 1))
     return f"segments {kind}"
-
-
-def size_of(entry: dict) -> int:
-    if not 0 < entry["n"] < 10**5:
-        raise ValueError("another alteration made it too large to be written")
-    return entry["n"]
 
 
 def alter_ids(d: Draft, r):
