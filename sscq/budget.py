@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import nn, Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from .checkpoint import last_checkpoint, steps_before
 from .codebook import books_for, n_bits, perplexity, usage
@@ -121,6 +121,10 @@ def n_batches(
     batch_size: int,
 ) -> int:  # batches of a pass
     "As many as `batch_size` asks for; but none has a single image, which would have no negatives"
+    if n_images < 2:
+        raise ValueError(
+            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: give more"
+        )
     return min(math.ceil(n_images / batch_size), n_images // 2)
 
 
@@ -198,7 +202,8 @@ def describe_pictures(
     if isinstance(images, np.ndarray):
         images = _as_tensor(images)
     if isinstance(images, Tensor):
-        images = check_images(images, images.shape[1] if images.ndim == 4 else 3)
+        shape = tuple(images.shape) if images.ndim == 4 else (0, 3, 0, 0)
+        images = check_images(images, shape[3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[1])
         return PictureFacts(len(images), images.shape[1], min(images.shape[2:]), True)
     if hasattr(images, "size") and hasattr(images, "channels"):
         return PictureFacts(len(images), images.channels, images.size, True)
@@ -315,7 +320,10 @@ def prepare(
     "Look at pictures, and choose what suits them"
     if image_key is not None:
         check_text("image_key", image_key)
-    listed = as_images(images, 3, 32, image_key) if isinstance(images, (str, Path)) else None
+    images = list(images) if isinstance(images, tuple) else images
+    several = isinstance(images, (list, Tensor, np.ndarray, Dataset)) or is_hugging_face(images)
+    # a folder is listed, and what is no collection, or an empty one, is refused
+    listed = None if several and hasattr(images, "__len__") and len(images) else as_images(images, 3, 32, image_key)
     source: Any = listed.paths if isinstance(listed, Pictures) else images if listed is None else listed
     facts = describe_pictures(source, image_key)
     most = most_pictures(given.get("minutes"), given.get("steps"), given.get("batch_size"))

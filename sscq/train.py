@@ -253,17 +253,12 @@ def steps_per_epoch(
     config: TrainConfig,
 ) -> int:
     "Into how many batches a pass over the images goes, once it is sure that the smallest is large enough"
-    if n_images < 2:
-        raise ValueError(
-            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: "
-            "give more"
-        )
+    n = n_batches(n_images, config.batch_size)
     if n_images < config.batch_size and config.steps is None:  # whoever counts steps is told how large they are
         warn_rank0(
             f"{n_images} images are fewer than batch_size={config.batch_size}: the batch shrinks to {n_images}",
             stacklevel=3,
         )
-    n = n_batches(n_images, config.batch_size)
     smallest, (_, world) = n_images // n, rank_and_world()
     if smallest < world: raise ValueError(
         f"a batch of {smallest} images cannot be shared by {world} ranks: use a larger batch_size or fewer ranks")
@@ -283,8 +278,7 @@ def new_run(
     config: TrainConfig,
 ) -> Run:
     "A run before its first step: how many steps it has, and what moves the weights"
-    if len(images) > 1:
-        objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
+    objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
     per_pass = steps_per_epoch(model, len(images), objective, config)
     per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
     model.to(memory_format=torch.channels_last)
