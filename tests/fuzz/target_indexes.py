@@ -688,7 +688,7 @@ def make_altered(w: World, r, i: int) -> Case:
         return Case(f"{name}={' & '.join(labels)}", (signed_first(meta, tensors), None, {}))
     draft = Draft(w.files[name])
     for _ in range(several):
-        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
         with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             labels.append(r.choice(ALTERATIONS)(draft, r))
@@ -959,7 +959,7 @@ def make_altered_cells(worlds: list[Cells], r, i: int) -> Case:
     number = r.randrange(len(worlds))
     draft, labels = Draft(worlds[number].raw), []
     for _ in range(1 if r.random() < 0.6 else 2):
-        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
         with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             labels.append(alter_parts(draft, r, worlds[number]) if r.random() < 0.25 else r.choice(ANY_FILE)(draft, r))
