@@ -503,6 +503,20 @@ def test_a_table_that_is_nested_deeply_is_refused(tmp_path, depth):
     except ValueError as error: assert "x.sscq is damaged" in str(error)
 
 
+def test_a_column_of_two_kinds_is_refused(tmp_path):
+    path = with_columns().save(tmp_path / "x.sscq")
+    with pytest.raises(ValueError, match="is no column"):
+        Index.load(altered(path, lambda draft: draft.table["segments"][0]["columns"]["number"].update(offsets=256)))
+
+
+def test_paths_of_the_first_format_are_bytes(tmp_path):
+    import damage
+    from target_indexes import OLD, signed_first
+    meta, tensors = damage.read((OLD / "ce8e6d2" / "named.sscq").read_bytes(), tmp_path / "copy")
+    (tmp_path / "x.sscq").write_bytes(signed_first(json.loads(meta["index"]), tensors | {"paths": tensors["paths"].bool()}))
+    with pytest.raises(ValueError, match="x.sscq does not fit together: paths of bool"): Index.load(tmp_path / "x.sscq")
+
+
 def test_roots_without_paths_are_looked_for_nowhere(tmp_path):
     path = Index(random_search()[1]).add(random_search()[2]).save(tmp_path / "x.sscq")
     assert len(Index.load(altered(path, lambda draft: draft.table.update(roots=["/nowhere"])))) == 50
