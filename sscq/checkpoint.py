@@ -458,8 +458,9 @@ class Keeper:
         settings: dict,
         out: Path | None,  # None: nothing is kept
         saved: Checkpoint | None,  # what the run goes on from
+        n_steps: Callable,  # of a run and the number of an epoch, from 0: how many it has
     ):
-        self.run, self.settings, self.out = run, settings, out
+        self.run, self.settings, self.out, self.n_steps = run, settings, out, n_steps
         self.waiting: dict[str, Tensor] | None = None
         self.steps = [] if saved is None else steps_before(saved)
         self.on_disk = len(self.steps)
@@ -467,7 +468,7 @@ class Keeper:
     def keep(self, history: list[dict]):
         "After an epoch: write it, or keep a copy until it is known whether another comes"
         config = self.run.config
-        self.steps.append(self.run.per_epoch)
+        self.steps.append(self.n_steps(self.run, len(history) - 1))
         due = len(history) % config.save_every == 0 or len(history) >= config.epochs
         if rank_and_world()[0]:
             self.on_disk = len(history)  # rank 0 writes for all

@@ -33,6 +33,7 @@ from .moved import moved_from
 from .report import demo, progress_bars, say, write_json
 from .train import PRESETS
 from .validation import check_count, check_path, one_line
+from .views import VIEWS
 
 # %% ../nbs/50_cli.ipynb #2a5b32e6
 def _demo(args: argparse.Namespace) -> dict:
@@ -86,22 +87,26 @@ def build_parser() -> argparse.ArgumentParser:
         "train",
         train,
         "sscq train photos/",
-        "sscq train photos/ --bits 64 --epochs 40 --image-size 32 --out runs/mine",
+        "sscq train photos/ --bits 64 --minutes 30 --image-size 32 --out runs/mine",
         "sscq train cifar10 --preset fast --bits 32",
         "sscq train photos/ --out runs/mine --resume",
     )
     p.add_argument("data", help=f"a folder of pictures, or one of {', '.join(DATASETS)}")
     p.add_argument("--bits", type=int, default=32, help="per image (%(default)s)")
     p.add_argument("--out", help="folder for the model and its checkpoints (runs/DATA-BITS)")
-    p.add_argument("--backbone", choices=BACKBONES, help="instead of the preset's")
+    p.add_argument("--backbone", choices=BACKBONES, help="the network, instead of the chosen")
     for option, what in (
         ("batch-size", "images a step"),
         ("image-size", "pixels a side"),
         ("words", "codewords in a book"),
     ):
-        p.add_argument(f"--{option}", type=int, help=f"{what}, instead of the preset's")
-    p.add_argument("--lr", type=float, help="instead of the preset's")
+        p.add_argument(f"--{option}", type=int, help=f"{what}, instead of the chosen")
+    p.add_argument("--lr", type=float, help="learning rate, instead of the chosen")
+    p.add_argument("--minutes", type=float, help="how long to train (10, or less for few pictures)")
+    p.add_argument("--steps", type=int, help="how long to train, in steps: the same on every machine")
+    p.add_argument("--view", choices=sorted(VIEWS), help="how pictures are changed to learn from")
     p.add_argument("--seed", type=int, help="of weights, batches and views (0)")
+    p.add_argument("--save-every", type=int, metavar="N", help="write every Nth checkpoint (1)")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     p = _command(
         commands,
@@ -162,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name in ("train", "evaluate"):
             p.add_argument(
                 "--preset", choices=sorted(PRESETS), help="settings of training (digits for digits, else laptop)"
+                if name == "evaluate" else "settings of training, instead of those that suit the pictures"
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
@@ -221,17 +227,20 @@ def notes() -> Iterator[None]:
 
 class _Said(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        warns = record.levelno >= logging.WARNING
+        say(f"sscq: note: {self.format(record)}" if warns else self.format(record), error=warns)
 
 
 @contextlib.contextmanager
-def log_shown() -> Iterator[None]:
-    "On a terminal, what the library logs is said; others find it in logging, under the name sscq"
-    log, said = logging.getLogger("sscq"), _Said(logging.INFO)
+def log_shown(
+    everything: bool,  # or warnings alone
+) -> Iterator[None]:
+    "What the library logs is said; without a terminal, others find it in logging, under the name sscq"
+    log, said = logging.getLogger("sscq"), _Said(logging.INFO if everything else logging.WARNING)
     level = log.level
     try:
-        if progress_bars():
-            log.addHandler(said)
+        log.addHandler(said)
+        if everything:
             log.setLevel(logging.INFO)
         yield
     finally:
@@ -326,7 +335,8 @@ def run_command(args: argparse.Namespace) -> None:
     "Do what the arguments say"
     to_stdout = args.json == "-"
     check_arguments(args)
-    with (notes(), log_shown(), pixel_limit(getattr(args, "max_pixels", None)),
+    told = progress_bars() or args.command == "train"
+    with (notes(), log_shown(told), pixel_limit(getattr(args, "max_pixels", None)),
           contextlib.redirect_stdout(sys.stderr if to_stdout else sys.stdout)):
         result = args.run(args)
     if to_stdout:

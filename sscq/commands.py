@@ -21,6 +21,8 @@ import torch
 from .answers import thumbnail
 from .backbone import backbone_origin
 from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
+from .budget import check_length, choose_setup, code_spread
+from .budget import describe_pictures, duration, prepare, say0, settings_of_run
 from .codebook import books_for, n_bits, perplexity, usage
 from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
@@ -31,7 +33,7 @@ from .index import Index
 from .indexfile import check_file
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
-from .train import Preset, PRESETS
+from .train import Preset, PRESETS, TrainConfig
 from .validation import check_count, one_line
 
 # %% ../nbs/49_commands.ipynb #46424f49
@@ -46,44 +48,119 @@ def left_out(*images: object) -> list[dict]:
     return [dict(path=str(one.path), reason=one.reason) for one in skipped]
 
 
-def train(args: argparse.Namespace) -> dict:
-    "sscq train: a folder or data set in, a model out"
-    if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
-        f"{one_line(args.data)} does not exist: give a folder of pictures, or one of {', '.join(DATASETS)}")
-    preset, device = preset_for(args), find_device(args.device) if args.device else None
-    config = config_for(preset, epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
+def by_preset(
+    args: argparse.Namespace,
+    out: Path,
+) -> bool:
+    "Whether a preset says how to train: one that was named, or for `--epochs`, or that a run began with; and of digits"
+    if args.preset or args.epochs is not None or args.data == "digits": return True
+    run = settings_of_run(out, args.resume)
+    return bool(run) and run.get("steps") is None
+
+
+@dataclass(frozen=True)
+class Task:
+    "What `sscq train` is going to do"
+    images: object
+    model: dict  # arguments of SSCQ
+    view: str | Callable | None
+    objective: Callable
+    config: TrainConfig
+    minutes: float | None
+
+
+def preset_task(args: argparse.Namespace, config: TrainConfig) -> Task:
+    "As the preset has it"
+    preset = preset_for(args)
     given = dict(backbone=args.backbone, image_size=args.image_size, n_words=args.words)
     arguments = preset.model | {name: value for name, value in given.items() if value is not None}
-    images, view = args.data, cast(str | Callable | None, preset.view)
+    images, view = args.data, cast(str | Callable | None, args.view or preset.view)
     if args.data in DATASETS:
         data = dataset(args.data, args.root)
         arguments, view = for_images(preset, data.train, **given)
         images = data_resized(data, arguments["channels"], arguments["image_size"]).train
-    torch.manual_seed(config.seed)
-    model = SSCQ(bits=args.bits, **arguments)
-    images = as_images(images, model.channels, model.image_size)
-    out = check_writable_folder(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
+    return Task(images, arguments, args.view or view, preset.objective, config, args.minutes)
+
+
+def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Task:
+    "As the pictures want it"
+    words = {} if args.words is None else dict(n_words=args.words)
+    SSCQ(bits=args.bits, **words, backbone="auto", image_size=args.image_size)  # found wrong before anything is read
+    given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, image_size=args.image_size,
+                 batch_size=args.batch_size, view=args.view, device=device,
+                 precision=settings_of_run(out, args.resume).get("precision"))
+    if args.data in DATASETS:
+        data = dataset(args.data, args.root)
+        chosen = choose_setup(describe_pictures(data.train)._replace(fixed=False), **given)
+        images = data_resized(data, chosen.model["channels"], chosen.model["image_size"]).train
+    else:
+        images, chosen = prepare(args.data, **given)
+    say0(chosen.words)
+    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every)
+    config = TrainConfig(**chosen.config | {name: value for name, value in fields.items() if value is not None})
+    return Task(images, chosen.model | words, chosen.view, chosen.objective, config, chosen.minutes)
+
+
+class TimeLeft:
+    "Says now and then how far a training is, where no progress bar does"
+    def __init__(self, model: SSCQ, every: float = 30.):  # seconds
+        self.model, self.every, self.said, self.before = model, every, time.monotonic(), (0, 0.)
+
+    def __call__(self, record: dict) -> None:
+        config = cast(TrainConfig, self.model.settings)
+        unit, total = ("epoch", config.epochs) if config.steps is None else ("step", config.steps)
+        done, seconds = record["epoch" if config.steps is None else "steps"], record["seconds"]
+        pace = (seconds - self.before[1]) / max(1, done - self.before[0])  # of late: a machine may have become slower
+        self.before = done, seconds
+        if time.monotonic() - self.said < self.every or done >= total or rank_and_world()[0]: return
+        self.said = time.monotonic()
+        left = duration((total - done) * pace)
+        say(f"{unit} {done:,} of {total:,}, loss {record['loss']:.3f}, about {left} left", error=True)
+
+
+def train(args: argparse.Namespace) -> dict:
+    "sscq train: a folder or data set in, a model out"
+    if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
+        f"{one_line(args.data)} does not exist: give a folder of pictures, or one of {', '.join(DATASETS)}")
+    check_length(args.minutes, args.steps, args.epochs)
+    config = config_for(preset_for(args), epochs=args.epochs, steps=args.steps, batch_size=args.batch_size, lr=args.lr,
+                        seed=args.seed, save_every=args.save_every)  # found wrong before anything is read
+    device = find_device(args.device) if args.device else None
+    out = Path(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with process_group() as its:  # one process, or those that torchrun started
+        task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out, device or its)
+        torch.manual_seed(task.config.seed)
+        model = SSCQ(bits=args.bits, **task.model)
+        images = as_images(task.images, model.channels, model.image_size)
+        check_writable_folder(out)
         model.fit(
             images,
-            view,
-            preset.objective,
-            config,
+            task.view,
+            task.objective,
+            task.config,
             device=device or its,
             progress=progress_bars(),
             out=out,
             resume=args.resume,
+            on_epoch=None if progress_bars() else TimeLeft(model),
+            minutes=task.minutes,
         )
+        used = cast(TrainConfig, model.settings)
+        whole = len(model.history) >= used.epochs
         if rank_and_world()[0] == 0 and model.history:
             model.save_pretrained(out)
-            say(
-                f"{args.bits}-bit model after {len(model.history)} of {config.epochs} epochs on {model.device}: "
-                f"{one_line(out)}"
-            )
-    if len(model.history) < config.epochs: raise KeyboardInterrupt  # what was reached is kept, and scripts are told
+            say(f"{model.bits}-bit model after {reached(model)}: {one_line(out)}")
+    if not whole: raise KeyboardInterrupt  # what was reached is kept, and scripts are told
     last = model.history[-1]
-    return dict(model=str(out), bits=model.bits, epochs=len(model.history), loss=last["loss"], seconds=last["seconds"],
-                skipped=left_out(images))
+    return dict(model=str(out), bits=model.bits, epochs=len(model.history), steps=last.get("steps"), loss=last["loss"],
+                seconds=last["seconds"], skipped=left_out(images))
+
+
+def reached(model: SSCQ) -> str:
+    "How long a model has trained, in words"
+    config, last = cast(TrainConfig, model.settings), model.history[-1]
+    if config.steps is None: return f"{len(model.history)} of {config.epochs} epochs on {model.device}"
+    return f"{last['steps']:,} of {config.steps:,} steps on {model.device}, {duration(last['seconds'])}"
 
 # %% ../nbs/49_commands.ipynb #7adb0ba7
 def encode(args: argparse.Namespace) -> dict:
@@ -97,11 +174,18 @@ def encode(args: argparse.Namespace) -> dict:
     index = model.index(images, progress=progress_bars())
     seconds = time.perf_counter() - start
     index.save(out)
-    say(f"{len(index):,} images, {model.bits} bits each, {len(index) / seconds:,.0f} images/s: {one_line(out)}")
+    spread = code_spread(index.codes, index.codebooks.shape[1])
+    say(
+        f"{len(index):,} images, {model.bits} bits each, {spread.distinct:,} different codes, "
+        f"{len(index) / seconds:,.0f} images/s: {one_line(out)}"
+    )
     return dict(
         index=str(out),
         images=len(index),
         bits=model.bits,
+        different_codes=spread.distinct,
+        largest_group=spread.largest,
+        entropy=spread.entropy,
         images_per_s=len(index) / seconds,
         bytes=out.stat().st_size,
         skipped=left_out(images),
@@ -316,6 +400,7 @@ def info(args: argparse.Namespace) -> dict:
     else:
         index = Index.load(path)
         M, K, d = index.codebooks.shape
+        spread = code_spread(index.codes, K)
         facts = dict(
             kind="index",
             images=len(index),
@@ -324,6 +409,9 @@ def info(args: argparse.Namespace) -> dict:
             words=K,
             word_dim=d,
             bytes=path.stat().st_size,
+            different_codes=spread.distinct,
+            largest_group=spread.largest,
+            entropy=spread.entropy,
             perplexity=[round(p, 1) for p in perplexity(usage(index.codes, K)).tolist()],
             checksum="right",
         )

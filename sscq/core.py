@@ -6,19 +6,16 @@
 __all__ = ['SSCQ']
 
 # %% ../nbs/12_core.ipynb #fc8ad5dd
-import copy
 import inspect
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from types import MethodType
-from typing import SupportsFloat, SupportsIndex, TypeVar
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
@@ -28,9 +25,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from . import train as training
-from .backbone import check_image_size, make_backbone, projection_head
+from .backbone import check_image_size, make_backbone, make_head
+from sscq.budget import (
+    check_length,
+    code_spread,
+    plan_words,
+    prepare,
+    settings_of_run,
+    say0,
+    tie_words,
+    Unbuilt,
+    with_length,
+)
 from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
+from .guards import eval_copy
 from .files import naming, put_in_place, staging
 from .index import Index
 from .moved import moved_from
@@ -140,76 +149,6 @@ def configured(
         changes = {"seed": seed} | changes
     return replace(config, **changes)
 
-# %% ../nbs/12_core.ipynb #345ebdae
-_OF_ANY_MODULE = frozenset(nn.Module().__dict__)  # attributes that hold no module but in `_modules`
-_PLAIN = frozenset({bool, int, float, str, type(None), Tensor, nn.Parameter, torch.dtype, torch.device})
-
-
-def _first(x):  # of a collection, or None
-    return next(iter(x.values() if type(x) is dict else x), None)
-
-
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def eval_copy(
-    model: Network,
-) -> Network:  # in eval mode
-    "The same network with the same tensors, not copies of them, in a tree of its own; the model is not touched"
-    copies, trees = {}, []
-
-    def tree(module):
-        new = copies[id(module)] = object.__new__(type(module))  # known first: a module may contain itself
-        own = new.__dict__
-        own.update(module.__dict__, training=False, _compiled_call_impl=None)
-        for name in ("_parameters", "_buffers"):
-            own[name] = own[name].copy()
-        own["_modules"] = {name: m if m is None else copied(m) for name, m in own["_modules"].copy().items()}
-        trees.append(own)
-        return new
-
-    def copied(module):
-        if id(module) in copies: return copies[id(module)]
-        wrapper = type(module).__name__ == "OptimizedModule"  # what torch.compile gives
-        if isinstance(module, torch.jit.ScriptModule):
-            new = copy.copy(module).eval()
-        elif not wrapper and not module.__dict__.get("_compiled_call_impl"):
-            new = tree(module)
-        elif not any(m.training for m in module.modules()):
-            new = module
-        else:
-            new = copied(module._orig_mod) if wrapper else tree(module)
-        copies[id(module)] = new
-        return new
-
-    def followed(value):
-        if type(value) is MethodType: return MethodType(value.__func__, copies.get(id(value.__self__), value.__self__))
-        if isinstance(value, nn.Module): return copies.get(id(value), value)
-        if type(value) in (list, tuple) and isinstance(_first(value), (nn.Module, MethodType)):
-            return type(value)(followed(v) for v in value)
-        if type(value) is dict and isinstance(_first(value), (nn.Module, MethodType)):
-            return {name: followed(v) for name, v in value.items()}
-        return value
-
-    whole = copied(model)
-    for own in trees:
-        for name in own.keys() - _OF_ANY_MODULE:
-            if type(own[name]) not in _PLAIN:
-                own[name] = followed(own[name])
-    return whole
-
-# %% ../nbs/12_core.ipynb #2e6899bd
-def one_thread() -> None:
-    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
-    torch.set_num_threads(1)
-    faiss = sys.modules.get("faiss")
-    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
-        faiss.omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=one_thread)
-
 # %% ../nbs/12_core.ipynb #424758f6
 class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache-2.0", model_card_template=CARD):
     "Backbone, projection head and codebooks: images in, short codes out (SSCQ, arXiv 2206.09806)"
@@ -219,52 +158,64 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         n_books: SupportsIndex | None = None,  # M
         n_words: SupportsIndex = 16,  # K, a power of two up to 256
         word_dim: SupportsIndex = 16,  # d
-        backbone: str = "resnet18_small",  # one of sscq.backbone.BACKBONES
-        channels: SupportsIndex = 3,
-        image_size: SupportsIndex = 32,  # pixels, square
+        backbone: str | None = None,  # one of sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
+        channels: SupportsIndex | None = None,  # 3
+        image_size: SupportsIndex | None = None,  # 32 pixels, square; where all three are left out, as "auto"
         tau_sq: SupportsFloat = .2,  # temperature of soft quantization
         hidden: SupportsIndex = 512,  # of the projection head
         seed: SupportsIndex | None = None,  # of the first weights, and of `fit`; None: drawn as any module's, and 0
     ):
         super().__init__()
         M = n_books_for(bits, n_books, n_words)
-        n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=channels, hidden=hidden)
-        size = check_image_size(backbone, image_size)
+        later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
+        name = "resnet18_small" if backbone is None else backbone
+        c, size = 3 if channels is None else channels, 32 if image_size is None else image_size
+        n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=c, hidden=hidden)
+        size = check_image_size("tiny_cnn" if later else name, size)  # the network that takes the smallest images
         tau = check_temperature("tau_sq", check_number("tau_sq", tau_sq, above=0))
         self.seed = None if seed is None else check_seed("seed", seed)
         # what was asked for, in plain numbers: what is saved, and built again
         asked = dict(bits=None if bits is None else M * n_bits(n_words), n_books=None if n_books is None else M)
-        given = self._hub_mixin_config
+        check_size(M, n_words, d, c, hidden, next(f"{name}={value}" for name, value in asked.items() if value))
+        self._asked: dict[str, Any] = dict(asked, n_words=n_words, word_dim=d, tau_sq=tau, hidden=hidden)
+        self.history: list[dict] = []
+        self.settings: TrainConfig | None = None  # of the last `fit`, minutes made into steps
+        self.channels: Any = None if channels is None else c
+        self.image_size: Any = None if image_size is None else size
+        self._network: str | None = None
+        self._chosen, self._told = False, ""  # the network, by what the pictures are; of ties
+        self.backbone: nn.Module = Unbuilt()
+        self.head: nn.Module = self.backbone
+        self.quantizer: Any = self.backbone
+        if not later:
+            self._build(name, c, size)
+
+    def _build(self, backbone: str, channels: int, image_size: int) -> None:
+        asked, given = self._asked, self._hub_mixin_config
+        M, d = n_books_for(asked["bits"], asked["n_books"], asked["n_words"]), asked["word_dim"]
+        size = check_image_size(backbone, image_size)
         config = dict(
-            given if isinstance(given, dict) else {},
-            **asked,
-            n_words=n_words,
-            word_dim=d,
-            backbone=backbone,
-            channels=c,
-            image_size=size,
-            tau_sq=tau,
-            hidden=hidden,
+            given if isinstance(given, dict) else {}, **asked, backbone=backbone, channels=channels, image_size=size
         )
         config.pop("seed", None)  # its work is done once the weights are there
-        self._hub_mixin_config = config
-        check_size(M, n_words, d, c, hidden, next(f"{name}={value}" for name, value in asked.items() if value))
-        self.channels, self.image_size = c, size
-        self.history: list[dict] = []
         with nullcontext() if self.seed is None else drawing_from(self.seed):
-            self.backbone, n_features = make_backbone(backbone, c)
-            self.head: nn.Module = projection_head(n_features, M * d, hidden)
-            self.quantizer = ProductQuantizer(M, n_words, d, tau)
+            self.backbone, n_features = make_backbone(backbone, channels)
+            self.head = make_head(self.backbone, n_features, M, d, asked["hidden"])
+            self.quantizer = ProductQuantizer(M, asked["n_words"], d, asked["tau_sq"])
+        self._hub_mixin_config, self._network, self.channels, self.image_size = config, backbone, channels, size
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
     def forward(self, x: Tensor) -> Encoded:  # (B, C, H, W), uint8 or in 0…1
         c, s = self.channels, self.image_size
+        if isinstance(self.quantizer, Unbuilt):
+            self.quantizer.refuse()
         if x.shape[1:] != (c, s, s): raise ValueError(
             f"images of shape {tuple(x.shape)}, the model takes (B, {c}, {s}, {s}): "
             "one image is x[None]; resize others, or build a model with their channels and image_size")
         return self.quantizer(self.head(self.backbone(to_float(x).to(self.codebooks.dtype))))
 
     def extra_repr(self):
+        if isinstance(self.quantizer, Unbuilt): return f"bits={self.bits}, not built yet"
         return f"channels={self.channels}, image_size={self.image_size}"
 
     @property
@@ -275,6 +226,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     @property
     def bits(self) -> int:
         "Bits of an image's code"
+        if isinstance(self.quantizer, Unbuilt):
+            asked = self._asked
+            return n_books_for(asked["bits"], asked["n_books"], asked["n_words"]) * n_bits(asked["n_words"])
         return len(self.codebooks) * n_bits(self.codebooks.shape[1])
 
     @property
@@ -284,21 +238,26 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
 
     def fit(self,
         images,  # a folder, a Dataset of images, or a tensor; labels are never read
-        view=None,  # "photo", "digit", or a function on a batch of images; None: by the number of channels
-        objective=SSCQObjective(),  # noqa: B008 (frozen); a function of two Encoded and the codebooks
-        config=TrainConfig(),  # noqa: B008 (frozen)
+        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are
+        objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
+        config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
         device=None,  # cpu, cuda, cuda:1, …; None: CUDA when there is one
         progress=None,  # True or False: a progress bar; None: where the output is a terminal
         out=None,  # a folder for checkpoints and history, written after every epoch
         resume=False,  # True: go on from the checkpoint in `out`; "changed": even with other settings
         on_epoch=None,  # a function, called with each epoch's record
         image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
-        **changes,  # to config: fit(images, epochs=50)
+        minutes: SupportsFloat | None = None,  # on this device: made into steps before it begins
+        **changes,  # to config: fit(images, epochs=50), fit(images, steps=2000)
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
-        config, view = configured(config, changes, self.seed), pick_view(view, self.channels)
+        minutes = check_length(minutes, changes.get("steps"), changes.get("epochs"))
+        configured(TrainConfig() if config is None else config, changes, self.seed)
+        if view is not None:
+            pick_view(view, 3)
         device = find_device(device)
-        check_callable("objective", objective, "two Encoded and the codebooks")
+        if objective is not None:
+            check_callable("objective", objective, "two Encoded and the codebooks")
         if on_epoch is not None:
             check_callable("on_epoch", on_epoch, "an epoch's record")
         if progress is not None:
@@ -306,12 +265,48 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if out is not None:
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
+        run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
+        if config is not None or "epochs" in changes or run and run.get("steps") is None:
+            if unbuilt:
+                self._build("resnet18_small", self.channels or 3, self.image_size or 32)  # as it always was
+        elif unbuilt or self._chosen or minutes is not None or "steps" in changes or run:
+            images, chosen = prepare(
+                images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
+                backbone=self._network, image_size=self.image_size,
+                batch_size=changes.get("batch_size"), view=view, precision=run.get("precision"),
+                device=device,
+            )
+            if unbuilt:
+                self._build(**chosen.model)
+                self._chosen = True
+            say0(chosen.words)
+            view, objective = chosen.view, chosen.objective if objective is None else objective
+            config, minutes = TrainConfig(**chosen.config), chosen.minutes
+        objective = SSCQObjective() if objective is None else objective
+        config = configured(TrainConfig() if config is None else config, changes, self.seed)
+        view = pick_view(view, self.channels)
         images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
         self.to(device)
-        if rank_and_world()[0] == 0:  # once, however many processes train together
-            _log.info("training on %s: %d images, %d epochs, %d bits", device, len(images), config.epochs, self.bits)
+        config, seconds = with_length(
+            config, minutes, run, lambda: training.seconds_per_step(self, images, view, objective, config)
+        )
+        say0(
+            f"training on {device}: {len(images)} images, {config.epochs} epochs, {self.bits} bits"
+            if config.steps is None
+            else plan_words(device, len(images), config, seconds, run.get("reached", 0))
+        )
+        self.settings = config
         self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
+        if len(self.history) >= config.epochs and rank_and_world()[0] == 0:
+            some = torch.arange(len(images))[::max(1, len(images) // 1000)]
+            self._tell_ties(torch.cat([self._codes(f) for f, _ in self.embed_batches(images, rows=some)]))
         return self
+
+    def _tell_ties(self, codes: Tensor) -> None:
+        words = tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits)
+        if words and words != self._told:  # training and indexing the same pictures is one reason to speak
+            _log.warning(words)
+        self._told = words
 
     def to_images(
         self,
@@ -319,6 +314,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         image_key: str | None = None,  # which entry is the picture, where a Dataset's items are dicts
     ) -> Tensor | Images:
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
+        if isinstance(self.quantizer, Unbuilt):
+            self.quantizer.refuse()
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
             images = images[None]
         return as_images(images, self.channels, self.image_size, image_key)
@@ -338,11 +335,13 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     def embed_batches(self,
         images: Tensor | Images,  # as from to_images
         batch_size: SupportsIndex = 256,
+        rows: Tensor | None = None,  # of these; None: of all
     ) -> Iterator[Batch]:  # embeddings f (B, D) on the model's device, and the rows they belong to
         "Embeddings batch by batch, decoding overlapped; unreadable files are skipped, with a warning that lists them"
-        rows = torch.arange(len(images)).split(check_count("batch_size", batch_size))
+        batch_size = check_count("batch_size", batch_size)
+        parts = (torch.arange(len(images)) if rows is None else rows).split(batch_size)
         # a copy a batch: whatever happens to the model in between, as a move to another device, is seen
-        return (Batch(eval_copy(self).embed_batch(x), i) for x, i in read(images, rows))
+        return (Batch(eval_copy(self).embed_batch(x), i) for x, i in read(images, parts))
 
     def _finite(self, x: Tensor) -> Tensor:  # x, or an error that names the weights to blame
         if x.square().sum(-1).isfinite().all(): return x  # distances are sums of squares
@@ -402,6 +401,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             for f, rows in self.embed_batches(images, batch_size):
                 index.add(self._codes(f), paths=paths and [paths[i] for i in rows])
                 bar.update(len(rows))
+        self._tell_ties(index.codes)
         return index
 
     def save_pretrained(self,
@@ -422,6 +422,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
                 f"config={shown(config)} is not the model's: leave it out, what is saved are the arguments it was "
                 "built with"
             )
+        if isinstance(self.quantizer, Unbuilt):
+            self.quantizer.refuse()
         if why := exchanged(self):
             raise ValueError(
                 f"the model cannot be saved: {why}, so SSCQ's arguments do not build it again. "

@@ -6,14 +6,18 @@
 __all__ = []
 
 # %% ../nbs/29_guards.ipynb #2d18b891
+import copy
 import os
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import cast, NamedTuple
+from types import MethodType
+from typing import cast, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import nn, Tensor
 
+from .checkpoint import CHECKPOINT, Keeper
 from .codebook import find_quantizer
 from .distributed import synced_batch_norm, warn_rank0
 from .validation import one_line
@@ -107,3 +111,117 @@ def out_of_memory(
         f"a batch of {n_images} images, {size} at once, does not fit the memory of {device}: {advice}. "
         "The model keeps the last complete epoch"
     )
+
+# %% ../nbs/29_guards.ipynb #ed403c1d
+_ADVICE = "the model keeps the last complete epoch. Lower lr, raise the temperatures, or check the images"
+
+def check_finite(
+    losses: Tensor,  # (steps, 1 + terms) of one epoch
+    names: tuple,  # of the columns
+    first_step: int,
+):
+    "Raise a ValueError that names the first step and the first term that is NaN or infinite"
+    bad = (~torch.isfinite(losses)).nonzero()
+    if not len(bad): return
+    step = int(bad[0, 0])
+    terms = [name for name, x in zip(names, losses[step]) if not torch.isfinite(x) and name != "loss"] or ["loss"]
+    raise ValueError(f"step {first_step + step + 1}: {', '.join(terms)} is NaN or infinite; {_ADVICE}")
+
+def check_weights_finite(
+    model: nn.Module,
+    step: int,  # the last one
+):
+    "The same of the weights: a gradient that is NaN in an epoch's last step shows in none of its losses"
+    # with the averages of batch norm, which overflow before the weights do
+    names, weights = zip(*[(n, x) for n, x in model.state_dict().items() if x.is_floating_point()])
+    finite = torch.stack([p.isfinite().all() for p in weights]).tolist()  # one wait, not one a weight
+    if not all(finite):
+        raise ValueError(f"after step {step}: {names[finite.index(False)]} is NaN or infinite; {_ADVICE}")
+
+# %% ../nbs/29_guards.ipynb #4f534b8f
+def stop_message(
+    history: list[dict],
+    config,  # a TrainConfig
+    keeper: Keeper,
+) -> str:
+    "What Ctrl-C left in memory and on disk"
+    n, on_disk = len(history), keeper.on_disk
+    when = f"during epoch {n + 1}" if n < config.epochs else f"after epoch {n}, the last"
+    kept, has = f"of epoch {n}", "has them too" if on_disk == n else f"has those of epoch {on_disk}"
+    if config.steps is not None:
+        part = -(-config.steps // config.epochs)
+        when = f"before step {min((n + 1) * part, config.steps):,} of {config.steps:,}" if n < config.epochs else when
+        kept = f"that {min(n * part, config.steps):,} steps gave it"
+        has = has if on_disk == n else f"has those of {min(on_disk * part, config.steps):,} steps"
+    place = f"; {one_line(keeper.out / CHECKPOINT)} {has}, resume=True continues" if on_disk and keeper.out else ""
+    return f"stopped {when}: the model keeps the weights {kept}{place}"
+
+# %% ../nbs/29_guards.ipynb #14c7c87a
+_OF_ANY_MODULE = frozenset(nn.Module().__dict__)  # attributes that hold no module but in `_modules`
+_PLAIN = frozenset({bool, int, float, str, type(None), Tensor, nn.Parameter, torch.dtype, torch.device})
+
+
+def _first(x):  # of a collection, or None
+    return next(iter(x.values() if type(x) is dict else x), None)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def eval_copy(
+    model: Network,
+) -> Network:  # in eval mode
+    "The same network with the same tensors, not copies of them, in a tree of its own; the model is not touched"
+    copies, trees = {}, []
+
+    def tree(module):
+        new = copies[id(module)] = object.__new__(type(module))  # known first: a module may contain itself
+        own = new.__dict__
+        own.update(module.__dict__, training=False, _compiled_call_impl=None)
+        for name in ("_parameters", "_buffers"):
+            own[name] = own[name].copy()
+        own["_modules"] = {name: m if m is None else copied(m) for name, m in own["_modules"].copy().items()}
+        trees.append(own)
+        return new
+
+    def copied(module):
+        if id(module) in copies: return copies[id(module)]
+        wrapper = type(module).__name__ == "OptimizedModule"  # what torch.compile gives
+        if isinstance(module, torch.jit.ScriptModule):
+            new = copy.copy(module).eval()
+        elif not wrapper and not module.__dict__.get("_compiled_call_impl"):
+            new = tree(module)
+        elif not any(m.training for m in module.modules()):
+            new = module
+        else:
+            new = copied(module._orig_mod) if wrapper else tree(module)
+        copies[id(module)] = new
+        return new
+
+    def followed(value):
+        if type(value) is MethodType: return MethodType(value.__func__, copies.get(id(value.__self__), value.__self__))
+        if isinstance(value, nn.Module): return copies.get(id(value), value)
+        if type(value) in (list, tuple) and isinstance(_first(value), (nn.Module, MethodType)):
+            return type(value)(followed(v) for v in value)
+        if type(value) is dict and isinstance(_first(value), (nn.Module, MethodType)):
+            return {name: followed(v) for name, v in value.items()}
+        return value
+
+    whole = copied(model)
+    for own in trees:
+        for name in own.keys() - _OF_ANY_MODULE:
+            if type(own[name]) not in _PLAIN:
+                own[name] = followed(own[name])
+    return whole
+
+# %% ../nbs/29_guards.ipynb #98f88488
+def one_thread() -> None:
+    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
+    torch.set_num_threads(1)
+    faiss = sys.modules.get("faiss")
+    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
+        faiss.omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_thread)

@@ -7,12 +7,14 @@ __all__ = ['PRESETS', 'TrainConfig', 'learning_rate', 'train_step', 'fit', 'Pres
 
 # %% ../nbs/09_train.ipynb #ecbaa9f4
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .checkpoint import begin_run, CHECKPOINT, Keeper, open_run, run_settings, sole_writer
+from .budget import fewer_neighbors, MOST_TRIED, n_batches, time_steps
+from .checkpoint import begin_run, Keeper, open_run, run_settings, sole_writer
 from .codebook import Encoded, find_quantizer, hard_assign
 from sscq.distributed import (
     average_gradients,
@@ -36,23 +39,15 @@ from sscq.distributed import (
     warn_rank0,
 )
 from .files import naming
-from .guards import Compilable, compiled, out_of_memory, training_mode
+from .guards import check_finite, check_weights_finite, Compilable, compiled
+from .guards import out_of_memory, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
 from .moved import moved_from
 from .objective import SSCQObjective
 from .reading import batches, Images
-from sscq.validation import (
-    check_callable,
-    check_choice,
-    check_count,
-    check_flag,
-    check_number,
-    check_path,
-    check_seed,
-    one_line,
-    shown,
-)
+from .validation import check_callable, check_choice, check_count
+from .validation import check_flag, check_number, check_path, check_seed, shown
 from .views import photo_view, two_views
 
 # %% ../nbs/09_train.ipynb #d7f8fa84
@@ -75,6 +70,7 @@ class TrainConfig:
     save_every: int = (
         1  # epochs from one checkpoint to the next; the last one, and the one before a stop, are always saved
     )
+    steps: int | None = None  # in all, cut into `epochs` parts; None: as many as `epochs` passes over the images make
 
     def __post_init__(self):
         # numpy's numbers become Python's: 0 of either kind draws the same, and is the same on resume
@@ -99,6 +95,10 @@ def checked_settings(config: TrainConfig) -> dict:  # name -> value, as Python's
         values |= each(check_count, ["micro_batch"], 2)
     if values["batch_size"] < 2:
         raise ValueError("batch_size=1 must be at least 2: an image's negatives are the others of its batch")
+    if values["steps"] is not None:
+        values |= each(check_count, ["steps"])
+        part = math.ceil(values["steps"] / values["epochs"])
+        values["epochs"] = math.ceil(values["steps"] / part)  # no part is empty; the last may be shorter
     return values
 
 # %% ../nbs/09_train.ipynb #7aedc80c
@@ -177,32 +177,6 @@ def train_step(
     optimizer.step()
     return loss, parts, f.detach()
 
-# %% ../nbs/09_train.ipynb #1efe8325
-_ADVICE = "the model keeps the last complete epoch. Lower lr, raise the temperatures, or check the images"
-
-def check_finite(
-    losses: Tensor,  # (steps, 1 + terms) of one epoch
-    names: tuple,  # of the columns
-    first_step: int,
-):
-    "Raise a ValueError that names the first step and the first term that is NaN or infinite"
-    bad = (~torch.isfinite(losses)).nonzero()
-    if not len(bad): return
-    step = int(bad[0, 0])
-    terms = [name for name, x in zip(names, losses[step]) if not torch.isfinite(x) and name != "loss"] or ["loss"]
-    raise ValueError(f"step {first_step + step + 1}: {', '.join(terms)} is NaN or infinite; {_ADVICE}")
-
-def check_weights_finite(
-    model: nn.Module,
-    step: int,  # the last one
-):
-    "The same of the weights: a gradient that is NaN in an epoch's last step shows in none of its losses"
-    # with the averages of batch norm, which overflow before the weights do
-    names, weights = zip(*[(n, x) for n, x in model.state_dict().items() if x.is_floating_point()])
-    finite = torch.stack([p.isfinite().all() for p in weights]).tolist()  # one wait, not one a weight
-    if not all(finite):
-        raise ValueError(f"after step {step}: {names[finite.index(False)]} is NaN or infinite; {_ADVICE}")
-
 # %% ../nbs/09_train.ipynb #133c72ab
 class Run(NamedTuple):
     "All that one epoch needs"
@@ -213,79 +187,85 @@ class Run(NamedTuple):
     config: TrainConfig
     optimizer: torch.optim.Optimizer
     per_epoch: int  # steps
+    per_pass: int = 0  # steps that see every image once; 0: an epoch is a pass
 
 # %% ../nbs/09_train.ipynb #aa6faea1
+def n_steps(
+    run: Run,
+    epoch: int,  # from 0
+) -> int:
+    "Of an epoch: all have as many, but where `config.steps` is a total, the last may have fewer"
+    total = run.config.steps
+    return run.per_epoch if total is None else max(0, min(run.per_epoch, total - epoch * run.per_epoch))
+
+
+def batches_of_epoch(
+    run: Run,
+    epoch: int,  # from 0
+) -> tuple[Tensor, ...]:  # of image numbers
+    "One pass over the images; where `config.steps` counts, the next steps of an endless row of passes"
+    n, seed, per_pass = len(run.images), run.config.seed, run.per_pass or run.per_epoch
+    device = run.images.device if isinstance(run.images, Tensor) else "cpu"
+    if run.config.steps is None: return epoch_batches(n, run.per_epoch, seed, epoch, device)
+    first, last = epoch * run.per_epoch, epoch * run.per_epoch + n_steps(run, epoch)
+    numbers = range(first // per_pass, math.ceil(last / per_pass))
+    passes = {number: epoch_batches(n, per_pass, seed, number, device) for number in numbers}
+    return tuple(passes[t // per_pass][t % per_pass] for t in range(first, last))
+
+
+def stepper(run: Run) -> Callable:
+    "`train_step` of this run: of a rank's share of a batch, and how many images all ranks have"
+    codebooks, config = find_quantizer(run.model).codebooks, run.config
+    def step(x, total=None):
+        x = x.to(codebooks.device, non_blocking=True)
+        return train_step(
+            run.model, codebooks, x, run.view, run.objective, run.optimizer, config.precision, config.micro_batch, total
+        )
+    return step
+
+
+def with_images(
+    run: Run,
+    order: Sequence[Tensor],  # image numbers of each step
+) -> Generator[tuple[Tensor, int], None, None]:  # this rank's images, and how many all ranks have
+    "The batches of some steps, read ahead"
+    rank, world = rank_and_world()
+    shares = [i.tensor_split(world)[rank] for i in order]
+    yield from zip(batches(run.images, shares, run.config.workers), map(len, order))
+
+
 def train_epoch(
     run: Run,
     epoch: int,  # from 0
     after_step: Callable = lambda: None,
 ) -> tuple[Tensor, tuple, Tensor]:  # losses (steps, 1 + terms), their names, (M, K) counts of codeword use
-    "One pass over the images; nothing in it waits for the device"
-    model, images, view, objective, config, optimizer, per_epoch = run
-    codebooks, (rank, world) = find_quantizer(model).codebooks, rank_and_world()
-    order = epoch_batches(
-        len(images), per_epoch, config.seed, epoch, images.device if isinstance(images, Tensor) else "cpu"
-    )
-    torch.manual_seed(derive_seed(config.seed, epoch, "views", rank))
+    "Step after step; nothing in it waits for the device"
+    config, codebooks, step = run.config, find_quantizer(run.model).codebooks, stepper(run)
+    torch.manual_seed(derive_seed(config.seed, epoch, "views", rank_and_world()[0]))
     losses: list[Tensor] = []
     counts = torch.zeros(codebooks.shape[:2], dtype=torch.long, device=codebooks.device)
     words = torch.arange(codebooks.shape[1], device=codebooks.device)
-    for x, whole in zip(batches(images, [i.tensor_split(world)[rank] for i in order], config.workers), order):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch * per_epoch + len(losses), per_epoch, config)
-        loss, parts, f = train_step(
-            model,
-            codebooks,
-            x.to(codebooks.device, non_blocking=True),
-            view,
-            objective,
-            optimizer,
-            config.precision,
-            config.micro_batch,
-            len(whole),
-        )
+    for x, total in with_images(run, batches_of_epoch(run, epoch)):
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(epoch * run.per_epoch + len(losses), run.per_epoch, config)
+        loss, parts, f = step(x, total)
         losses.append(torch.stack([loss, *parts]).detach())
         counts += (hard_assign(f, codebooks.detach())[..., None] == words).sum(0)
         after_step()
     return torch.stack(losses), ("loss", *parts._fields), counts
 
 # %% ../nbs/09_train.ipynb #30ee043b
-def n_batches(
-    n_images: int,
-    batch_size: int,
-) -> int:  # batches of an epoch
-    "As many as `batch_size` asks for; but none has a single image, which would have no negatives"
-    return min(math.ceil(n_images / batch_size), n_images // 2)
-
-
-def fewer_neighbors(
-    objective: Callable,
-    n_images: int,  # of the smallest batch
-) -> Callable:
-    "The objective, with no more neighbors than the smallest batch has; a warning where that is fewer than asked for"
-    n = getattr(objective, "n_neighbors", None)
-    if not is_dataclass(objective) or isinstance(objective, type) or not isinstance(n, int): return objective
-    candidates = 2 * n_images if getattr(objective, "use_positive", False) else 2 * n_images - 2
-    if n <= candidates: return objective
-    warn_rank0(
-        f"n_neighbors={n} shrinks to {candidates}, for the smallest batch has {n_images} images: where all are "
-        "neighbors of all, "
-        "part neighbor consistency teaches nothing (the other terms do). Give more images, or a smaller n_neighbors",
-        stacklevel=3,
-    )
-    return replace(objective, n_neighbors=candidates)
-
-
 def steps_per_epoch(
     model: nn.Module,
     n_images: int,
     objective: Callable,
     config: TrainConfig,
 ) -> int:
-    "Into how many batches the images go, once it is sure that the smallest is large enough"
+    "Into how many batches a pass over the images goes, once it is sure that the smallest is large enough"
     if n_images < 2:
         raise ValueError(
-            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch"
+            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: "
+            "give more"
         )
     if n_images < config.batch_size:
         warn_rank0(
@@ -303,10 +283,29 @@ def steps_per_epoch(
         f"the objective returned {type(result).__name__}; it must return the loss, and its terms in a NamedTuple")
     return n
 
+
+def new_run(
+    model: nn.Module,
+    images: Tensor | Images,
+    view: Callable,
+    objective: Callable,
+    config: TrainConfig,
+) -> Run:
+    "A run before its first step: how many steps it has, and what moves the weights"
+    if len(images) > 1:
+        objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
+    per_pass = steps_per_epoch(model, len(images), objective, config)
+    per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
+    model.to(memory_format=torch.channels_last)
+    device = find_quantizer(model).codebooks.device
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+                                 fused=device.type in ("cpu", "cuda"))
+    return Run(model, images, view, objective, config, optimizer, per_epoch, per_pass)
+
 # %% ../nbs/09_train.ipynb #41a2f4fe
 def some_batch(run: Run) -> Tensor:
     "The first images, as many as a rank's batch has"
-    n = math.ceil(len(run.images) / run.per_epoch / rank_and_world()[1])
+    n = math.ceil(len(run.images) / (run.per_pass or run.per_epoch) / rank_and_world()[1])
     return next(iter(batches(run.images, [torch.arange(n)]))).to(find_quantizer(run.model).codebooks.device)
 
 
@@ -315,13 +314,10 @@ def compiled_run(
     small: bool,  # views and objective too
 ) -> Run:
     "The run with what torch.compile makes of its network, where that works (*guards*)"
-    still = torch.optim.SGD(run.model.parameters(), lr=0.)
-    x, codebooks, config = some_batch(run), find_quantizer(run.model).codebooks, run.config
+    still, x = torch.optim.SGD(run.model.parameters(), lr=0.), some_batch(run)
 
     def attempt(fast):
-        train_step(
-            fast.model, codebooks, x, fast.view, fast.objective, still, config.precision, config.micro_batch
-        )
+        stepper(run._replace(**fast._asdict(), optimizer=still))(x)
 
     fast = compiled(Compilable(run.model, run.view, run.objective), attempt, small)
     return run._replace(**fast._asdict())
@@ -329,13 +325,40 @@ def compiled_run(
 
 def does_not_fit(run: Run) -> torch.OutOfMemoryError:
     "An error that says how many images of this run do fit; one process alone may try"
-    x, codebooks = some_batch(run), find_quantizer(run.model).codebooks
+    x = some_batch(run)
 
     def attempt(n):
-        train_step(run.model, codebooks, x, run.view, run.objective, run.optimizer, run.config.precision, n)
+        stepper(run._replace(config=replace(run.config, micro_batch=n)))(x)
 
     alone = rank_and_world()[1] == 1
     return out_of_memory(attempt if alone else None, len(x), run.config.micro_batch or len(x), x.device)
+
+
+def seconds_per_step(
+    model: nn.Module,
+    images: Tensor | Images,
+    view: Callable,
+    objective: Callable,
+    config: TrainConfig,
+) -> float:  # 0 where a step does not fit the memory: training will say so
+    "A few steps as `fit` makes them; afterwards the model is as it was"
+    kept = deepcopy(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training will warn of the same
+        run = new_run(model, images, view, objective, replace(config, steps=None))
+    passes = (batches_of_epoch(run, epoch) for epoch in itertools.count())
+    steps = with_images(run, list(itertools.islice(itertools.chain.from_iterable(passes), MOST_TRIED)))
+    try:
+        with training_mode(model, config.deterministic):
+            model.train()
+            step = stepper(run)
+            return time_steps(lambda: step(*next(steps))[0].item())
+    except torch.OutOfMemoryError:
+        return 0.
+    finally:
+        steps.close()
+        run.optimizer.zero_grad()
+        model.load_state_dict(kept)
 
 # %% ../nbs/09_train.ipynb #c6031a8b
 def run_epochs(
@@ -360,7 +383,9 @@ def run_epochs(
             model.eval()
             kept = deepcopy(model.state_dict())
             seconds = time.perf_counter() - start
-            history.append(epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds))
+            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds)
+            done = {} if run.config.steps is None else dict(steps=epoch * run.per_epoch + len(losses))
+            history.append(record | done)
             after_epoch(history)
     except torch.OutOfMemoryError:
         full = True
@@ -412,32 +437,28 @@ def fit(
 ) -> list[dict]:  # a record per epoch: loss, terms, lr, perplexity, usage, seconds
     "Train in place; Ctrl-C keeps the last complete epoch, with `out` on disk too, and a second one is raised then"
     out = check_fit_arguments(model, images, view, objective, config, on_epoch, progress, out, resume, history)
-    (rank, _), device = rank_and_world(), find_quantizer(model).codebooks.device
+    rank, _ = rank_and_world()
     if isinstance(images, Tensor):
-        images = check_images(images, images.shape[1] if images.ndim == 4 and images.shape[1] else 1).to(device)
+        images = check_images(images, images.shape[1] if images.ndim == 4 and images.shape[1] else 1)
+        images = images.to(find_quantizer(model).codebooks.device)
     settings = run_settings(model, images, view, objective, config)
-    if len(images) > 1:
-        objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
-    per_epoch = steps_per_epoch(model, len(images), objective, config)
+    run = new_run(model, images, view, objective, config)
+    total = config.epochs * run.per_epoch if config.steps is None else config.steps
     if history is None:
         history = []
     with hold_interrupts() as held, heartbeat() as meet:
-        model.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
-                                     fused=device.type in ("cpu", "cuda"))
-        run = Run(model, images, view, objective, config, optimizer, per_epoch)
         if out:
             with naming(out, ValueError, "out"):
                 out.mkdir(parents=True, exist_ok=True)
         with sole_writer(out) if out and rank == 0 else nullcontext():
-            saved = open_run(out, resume, model, optimizer, settings) if out else None
+            saved = open_run(out, resume, model, run.optimizer, settings) if out else None
             history[:] = saved.meta["history"] if saved else []
             held.hear_waiting()
             held.hear(meet)
             broadcast_initial_state(model, dict(settings, epoch=len(history)))
             if out and rank == 0:
                 begin_run(out, saved)
-            keeper = Keeper(run, settings, out, saved)
+            keeper = Keeper(run, settings, out, saved, n_steps)
 
             def after_epoch(history):
                 record, seen = history[-1], deepcopy(history[-1])
@@ -451,10 +472,11 @@ def fit(
                         keeper.keep(history)
                 held.hear_waiting()
                 held.hear(meet)
-                bar.set_postfix(epoch=len(history), loss=f"{record['loss']:.3f}")
+                epoch = {} if config.steps else dict(epoch=len(history))  # steps have no passes to be told
+                bar.set_postfix(**epoch, loss=f"{record['loss']:.3f}")
 
             with training_mode(model, config.deterministic), tqdm(
-                    total=config.epochs * per_epoch, initial=len(history) * per_epoch, desc="training", unit="step",
+                    total=total, initial=min(len(history) * run.per_epoch, total), desc="training", unit="step",
                     disable=True if rank else None if progress is None else not progress) as bar:
                 try:
                     held.hear_waiting()
@@ -464,21 +486,8 @@ def fit(
                         keeper.write(history)
                     held.hear_waiting()
                 except KeyboardInterrupt:
-                    warn_rank0(stop_message(history, config.epochs, keeper), stacklevel=2)
+                    warn_rank0(stop_message(history, config, keeper), stacklevel=2)
     return history
-
-# %% ../nbs/09_train.ipynb #612e2f7f
-def stop_message(
-    history: list[dict],
-    epochs: int,
-    keeper: Keeper,
-) -> str:
-    "What Ctrl-C left in memory and on disk"
-    n, on_disk = len(history), keeper.on_disk
-    when = f"during epoch {n + 1}" if n < epochs else f"after epoch {n}, the last"
-    has = "has them too" if on_disk == n else f"has those of epoch {on_disk}"
-    place = f"; {one_line(keeper.out / CHECKPOINT)} {has}, resume=True continues" if on_disk and keeper.out else ""
-    return f"stopped {when}: the model keeps the weights of epoch {n}{place}"
 
 # %% ../nbs/09_train.ipynb #129fe72e
 class Preset(NamedTuple):

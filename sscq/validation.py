@@ -173,7 +173,7 @@ def check_path(
     except UnicodeEncodeError:
         raise ValueError(f"{name}={shown(text)} holds characters that no file's name can have") from None
     if not text or "\0" in text: raise ValueError(f"{name}={shown(text)} is no path: name a file or folder")
-    return Path(text)
+    return value if isinstance(value, Path) else Path(text)  # a folder may have millions
 
 # %% ../nbs/20_validation.ipynb #b2829332
 KINDS = {

@@ -11,10 +11,11 @@ import torchvision.models as models
 from torch import nn
 
 from sscq.backbone import (
-    BACKBONES, MIN_SIZE, Normalize, backbone_origin, check_image_size, linear_head, make_backbone, pretrained_backbone, projection_head,
+    BACKBONES, MIN_SIZE, Normalize, backbone_origin, branch_cnn, branch_parts, check_image_size, linear_head, make_backbone, make_head,
+    pretrained_backbone, projection_head,
     resnet18_small, tiny_cnn, without_classifier)
 
-FEATURES = {"tiny_cnn": 512, "resnet18_small": 512, "resnet18": 512, "resnet50": 2048, "vgg16": 4096, "vit_b_16": 768}
+FEATURES = {"tiny_cnn": 512, "resnet18_small": 512, "resnet18": 512, "resnet50": 2048, "vgg16": 4096, "vit_b_16": 768, "branch_cnn": 768}
 TORCHVISION = ("resnet18", "resnet50", "vgg16", "vit_b_16")
 close = torch.testing.assert_close
 
@@ -41,7 +42,7 @@ def test_shapes_from_the_smallest_size_on(name, training):
         assert net.train(training)(torch.empty(3, 3, size, size, device="meta")).shape == (3, n)
 
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "resnet18_small", "resnet18"])
+@pytest.mark.parametrize("name", ["tiny_cnn", "branch_cnn", "resnet18_small", "resnet18"])
 def test_features_are_numbers(name):
     net, n = make_backbone(name)
     x = torch.rand(4, 3, MIN_SIZE[name], MIN_SIZE[name])
@@ -51,11 +52,49 @@ def test_features_are_numbers(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "resnet18_small"])
+@pytest.mark.parametrize("name", ["tiny_cnn", "branch_cnn", "resnet18_small"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_any_number_of_channels(name, channels):
     net, n = make_backbone(name, channels)
     assert net.eval()(torch.rand(2, channels, 12, 9)).shape == (2, n)
+
+
+@pytest.mark.parametrize("size", [8, 9, 15, 16, 32, 48])
+def test_branch_cnn_takes_any_size_from_8(size):
+    net, n = branch_cnn(1, width=4)
+    assert n == sum(net.widths) == 64 + 64 + 8 and net(torch.rand(3, 1, size, size)).shape == (3, n)
+
+
+def test_branches_stay_apart_from_features_to_parts():
+    net, n = branch_cnn(3, width=4)
+    head = make_head(net, n, 8, 16, 32)
+    x = torch.rand(6, 3, 16, 16)
+    h = net(x).detach().requires_grad_()
+    f = head(h)
+    assert f.shape == (6, 128) and head.parts == (4, 2, 2)
+    pieces = f.split([64, 32, 32], 1)
+    for i, (piece, m) in enumerate(zip(pieces, head.parts)):
+        assert torch.allclose(piece.norm(dim=1), torch.tensor(1.5 * m ** .5), atol=1e-4)
+        seen = torch.autograd.grad(piece[:, 0].sum(), h, retain_graph=True)[0].split(net.widths, 1)
+        assert [bool(g.abs().max() > 0) for g in seen] == [i == j for j in range(3)]
+
+
+@pytest.mark.parametrize(("n_books", "parts"), [(1, (1, 0, 0)), (3, (3, 0, 0)), (4, (2, 1, 1)), (6, (4, 1, 1)), (8, (4, 2, 2)), (16, (8, 4, 4))])
+def test_every_number_of_books_has_its_branches(n_books, parts):
+    net, n = branch_cnn(3, width=4)
+    head = make_head(net, n, n_books, 4, 1)
+    f = head(net(torch.rand(4, 3, 16, 16)))
+    assert branch_parts(n_books) == parts and sum(parts) == n_books and f.shape == (4, 4 * n_books) and f.isfinite().all()
+    assert torch.allclose(f.norm(dim=1), torch.tensor(1.5 * n_books ** .5), atol=1e-3)
+
+
+def test_other_backbones_keep_the_release_s_head():
+    torch.manual_seed(3)
+    made = make_head(tiny_cnn()[0], 512, 4, 16, 32)
+    torch.manual_seed(3)
+    tiny_cnn()
+    theirs = projection_head(512, 64, 32)
+    assert str(made) == str(theirs) and all(torch.equal(a, b) for a, b in zip(made.parameters(), theirs.parameters()))
 
 
 @pytest.mark.parametrize("size", [4, 5, 7, 8, 15, 28, 32])
@@ -132,7 +171,7 @@ def test_same_seed_same_weights():
 
 # like any other module
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "resnet18_small"])
+@pytest.mark.parametrize("name", ["tiny_cnn", "branch_cnn", "resnet18_small"])
 @pytest.mark.parametrize("training", [False, True])
 def test_channels_last_changes_nothing(name, training):
     net, _ = make_backbone(name)
@@ -168,7 +207,7 @@ def test_cuda_agrees_with_cpu(name):
 
 @pytest.mark.parametrize("call, message", [
     (lambda: make_backbone("resnet19"), "'resnet19' is unknown; choose one of tiny_cnn, resnet18_small, resnet18, resnet50, vgg16"),
-    (lambda: make_backbone("resnet50", 1), "resnet50 takes images of 3 channels, not 1; resnet18_small and tiny_cnn take any"),
+    (lambda: make_backbone("resnet50", 1), "resnet50 takes images of 3 channels, not 1; resnet18_small, tiny_cnn and branch_cnn take any"),
     (lambda: make_backbone("tiny_cnn", 0), "channels=0 must be at least 1"),
     (lambda: check_image_size("tiny_cnn", 3), "tiny_cnn needs images of at least 4×4, these are 3×3: enlarge them$"),
     (lambda: check_image_size("resnet18_small", 7), "at least 8×8, these are 7×7: enlarge them, or take tiny_cnn"),

@@ -19,6 +19,7 @@ from PIL import Image
 
 import sscq.images as sscq_images
 import sscq.reading as sscq_reading
+from sscq.checkpoint import last_checkpoint
 from sscq.index import Index
 from sscq.core import SSCQ
 from sscq import train as training
@@ -202,6 +203,99 @@ def test_train_has_a_folder_of_its_own(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("train", photos, "--bits", 8, "--epochs", 1, "--batch-size", 30) == 0
     assert (tmp_path / "runs" / f"{photos.name}-8" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("more, said", [
+    (("--minutes", 0), "minutes=0.0 must be positive"), (("--minutes", -3), "minutes=-3.0 must be positive"), (("--minutes", "nan"), "minutes=nan must be"),
+    (("--steps", 0), "steps=0 must be at least 1"), (("--minutes", 5, "--epochs", 3), "minutes=5.0 and epochs=3: give one of"),
+    (("--minutes", 5, "--steps", 3), "minutes=5.0 and steps=3: give one of"), (("--save-every", 0), "save_every=0"), (("--bits", 30), "bits=30"),
+    (("--image-size", 2), "image_size=2"), (("--preset", "laptop", "--minutes", 0), "minutes=0.0")])
+def test_a_length_that_cannot_be_is_one_line(more, said, photos, tmp_path, capsys):
+    assert run("train", photos, "--out", tmp_path / "m", *more) == 1
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1 and not (tmp_path / "m").exists()
+
+
+def test_train_says_what_it_chose_and_how_long_it_takes(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "seconds_per_step", lambda *_: 20.)
+    out = tmp_path / "m"
+    assert run("train", photos, "--bits", 16, "--minutes", 1, "--out", out, "--json", tmp_path / "train.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("62 pictures, in colour, 20 pixels on the shorter side (median): ") and "view" in lines[0]
+    assert lines[1] == "training on cpu: 3 steps of 60 pictures, about 60 s (3 passes over 60 pictures)"
+    assert re.fullmatch(r"16-bit model after 3 of 3 steps on cpu, .*: .*m", lines[2]) and len(lines) == 3
+    told = json.loads((tmp_path / "train.json").read_text())
+    assert (told["steps"], told["epochs"], told["bits"]) == (3, 3, 16) and len(told["skipped"]) == 2
+    assert run("train", photos, "--bits", 16, "--out", out, "--resume") == 0
+    assert "3 steps of 60 pictures, 3 of them done" in capsys.readouterr().out
+    again = SSCQ.from_pretrained(out)
+    assert run("train", photos, "--bits", 16, "--steps", 3, "--out", tmp_path / "n") == 0
+    other = SSCQ.from_pretrained(tmp_path / "n")
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), other.state_dict().values()))
+
+
+def test_what_train_chooses_can_be_told(photos, tmp_path, capsys):
+    told = ("--steps", 2, "--image-size", 12, "--backbone", "resnet18_small", "--view", "photo", "--words", 4, "--lr", .01, "--batch-size", 31)
+    assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", *told) == 0
+    assert "resnet18_small at 12×12 pixels, view photo" in capsys.readouterr().out
+    model = SSCQ.from_pretrained(tmp_path / "m")
+    assert model.codebooks.shape[:2] == (8, 4) and model.image_size == 12
+    kept = last_checkpoint(tmp_path / "m").meta["settings"]
+    assert (kept["lr"], kept["batch_size"], kept["view"], kept["steps"]) == (.01, 31, "photo_view", 2)
+
+
+def test_a_checkpoint_now_and_then(photos, tmp_path, monkeypatch):
+    import sscq.checkpoint
+    written, right = [], sscq.checkpoint.save_checkpoint
+    monkeypatch.setattr(sscq.checkpoint, "save_checkpoint", lambda out, tensors, settings, history, steps: written.append(len(history)) or right(
+        out, tensors, settings, history, steps))
+    assert run("train", photos, "--bits", 16, "--steps", 7, "--save-every", 3, "--out", tmp_path / "m") == 0
+    assert written == [3, 6, 7]
+
+
+def stopped_after(n: int):
+    def hear(self, record):
+        if record["epoch"] == n: raise KeyboardInterrupt
+    return hear
+
+
+@pytest.mark.parametrize("length", [("--steps", 6), ("--preset", "laptop"), ()], ids=["steps", "preset", "default"])
+def test_a_stopped_training_goes_on_without_being_told_again(length, photos, tmp_path, monkeypatch, capsys):
+    "Also one of a preset, which was the default once"
+    from sscq import budget, commands
+    for name in ("LEAST_STEPS", "MOST_PASSES"): monkeypatch.setattr(budget, name, 5)
+    assert run("train", photos, "--bits", 16, "--out", tmp_path / "whole", *length) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(commands.TimeLeft, "__call__", stopped_after(2))
+        assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", *length) == 130
+    capsys.readouterr()
+    assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", "--resume", *(length[:2] if length[:1] == ("--steps",) else ())) == 0
+    a, b = (SSCQ.from_pretrained(tmp_path / name) for name in ("whole", "m"))
+    assert len(a.history) == len(b.history) and all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_time_left_is_that_of_late(capsys):
+    "A machine that became slower: the steps stay, and what is left takes longer"
+    from sscq.commands import TimeLeft
+    model = SSCQ(bits=16)
+    model.settings = training.TrainConfig(steps=1000, epochs=10)
+    hear = TimeLeft(model, every=0.)
+    hear(dict(epoch=1, steps=100, seconds=10., loss=9.))
+    hear(dict(epoch=2, steps=200, seconds=110., loss=8.5))
+    hear(dict(epoch=10, steps=1000, seconds=500., loss=8.))
+    assert capsys.readouterr().err.splitlines() == ["step 100 of 1,000, loss 9.000, about 2 min left", "step 200 of 1,000, loss 8.500, about 13 min left"]
+    TimeLeft(model)(dict(epoch=1, steps=100, seconds=10., loss=9.))
+    assert not capsys.readouterr().err
+
+
+def test_codes_that_tie_are_a_note(photos, trained, tmp_path, capsys):
+    assert run("encode", trained, photos, "--out", tmp_path / "i.sscq", "--json", tmp_path / "i.json") == 0
+    said, told = capsys.readouterr(), json.loads((tmp_path / "i.json").read_text())
+    note = [line for line in said.err.splitlines() if "different codes" in line or "one and the same code" in line]
+    assert len(note) == 1 and note[0].startswith("sscq: note: ") and f"{told['different_codes']:,} different codes, " in said.out
+    assert 0 <= told["entropy"] <= 4 and 1 <= told["largest_group"] <= 60
+    assert run("info", tmp_path / "i.sscq", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["different_codes"] == told["different_codes"]
 
 
 def test_what_cannot_be_done_is_said_in_one_line(trained, indexed, tmp_path, capsys):

@@ -667,11 +667,11 @@ def test_loading_draws_nothing(tmp_path, trained):
 def test_training_says_so_once_however_many_train(images, monkeypatch, caplog):
     caplog.set_level("INFO", "sscq")
     small().fit(images, epochs=1, batch_size=48)
-    assert [r.getMessage() for r in caplog.records if r.name == "sscq"] == ["training on cpu: 96 images, 1 epochs, 16 bits"]
+    assert [r.getMessage() for r in caplog.records if (r.name, r.levelname) == ("sscq", "INFO")] == ["training on cpu: 96 images, 1 epochs, 16 bits"]
     caplog.clear()
     monkeypatch.setattr(core, "rank_and_world", lambda: (1, 2))
     small().fit(images, epochs=1, batch_size=48)
-    assert not [r for r in caplog.records if r.name == "sscq"]
+    assert not [r for r in caplog.records if (r.name, r.levelname) == ("sscq", "INFO")]
 
 
 # settings
