@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from . import train as training
-from .backbone import check_image_size, make_backbone, make_head
+from .backbone import any_backbone, check_image_size, make_head, Network, NETWORK_SIZE, weights_follow
 from sscq.budget import (
     check_length,
     code_spread,
@@ -59,6 +59,17 @@ from sscq.validation import (
     check_temperature,
     one_line,
     shown,
+)
+from sscq.vectors import (
+    as_vectors,
+    feature_table,
+    FeatureViews,
+    head_setup,
+    HeadAlone,
+    Rows,
+    table_of_directions,
+    VectorInput,
+    views_that_fit,
 )
 from .views import to_float, VIEWS
 
@@ -158,18 +169,21 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         n_books: SupportsIndex | None = None,  # M
         n_words: SupportsIndex = 16,  # K, a power of two up to 256
         word_dim: SupportsIndex = 16,  # d
-        backbone: str | None = None,  # one of sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
+        backbone: str | nn.Module | None = None,  # a network, "timm:NAME", "torchvision:NAME", or one of
+        # sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
         channels: SupportsIndex | None = None,  # 3
-        image_size: SupportsIndex | None = None,  # 32 pixels, square; where all three are left out, as "auto"
+        image_size: SupportsIndex | None = None,  # 32 pixels, square (96 for others' networks); all three left out: "auto"
         tau_sq: SupportsFloat = .2,  # temperature of soft quantization
         hidden: SupportsIndex = 512,  # of the projection head
         seed: SupportsIndex | None = None,  # of the first weights, and of `fit`; None: drawn as any module's, and 0
+        freeze: bool = False,  # keep the network as it is, in eval mode, and train head and codebooks alone
     ):
         super().__init__()
         M = n_books_for(bits, n_books, n_words)
         later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
         name = "resnet18_small" if backbone is None else backbone
-        c, size = 3 if channels is None else channels, 32 if image_size is None else image_size
+        c, others = 3 if channels is None else channels, not isinstance(name, str) or ":" in name
+        size = (NETWORK_SIZE if others else 32) if image_size is None else image_size
         n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=c, hidden=hidden)
         size = check_image_size("tiny_cnn" if later else name, size)  # the network that takes the smallest images
         tau = check_temperature("tau_sq", check_number("tau_sq", tau_sq, above=0))
@@ -178,6 +192,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         asked = dict(bits=None if bits is None else M * n_bits(n_words), n_books=None if n_books is None else M)
         check_size(M, n_words, d, c, hidden, next(f"{name}={value}" for name, value in asked.items() if value))
         self._asked: dict[str, Any] = dict(asked, n_words=n_words, word_dim=d, tau_sq=tau, hidden=hidden)
+        if check_flag("freeze", freeze):
+            if later: raise ValueError("freeze=True keeps a trained network as it is: give one as backbone")
+            self._asked["freeze"] = True  # files of models without it are as they were
         self.history: list[dict] = []
         self.settings: TrainConfig | None = None  # of the last `fit`, minutes made into steps
         self.channels: Any = None if channels is None else c
@@ -190,25 +207,25 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if not later:
             self._build(name, c, size)
 
-    def _build(self, backbone: str, channels: int, image_size: int) -> None:
+    def _build(self, backbone: str | nn.Module, channels: int, image_size: int) -> None:
         asked, given = self._asked, self._hub_mixin_config
         M, d = n_books_for(asked["bits"], asked["n_books"], asked["n_words"]), asked["word_dim"]
         size = check_image_size(backbone, image_size)
-        config = dict(
-            given if isinstance(given, dict) else {}, **asked, backbone=backbone, channels=channels, image_size=size
-        )
-        config.pop("seed", None)  # its work is done once the weights are there
         with nullcontext() if self.seed is None else drawing_from(self.seed):
-            self.backbone, n_features = make_backbone(backbone, channels)
+            self.backbone, n_features = any_backbone(backbone, channels, size, asked.get("freeze", False))
             self.head = make_head(self.backbone, n_features, M, d, asked["hidden"])
             self.quantizer = ProductQuantizer(M, asked["n_words"], d, asked["tau_sq"])
-        self._hub_mixin_config, self._network, self.channels, self.image_size = config, backbone, channels, size
+        name = self.backbone.name if isinstance(self.backbone, Network) else backbone
+        config = {n: v for n, v in (given if isinstance(given, dict) else {}).items() if n not in ("seed", "freeze")}
+        self._hub_mixin_config = config | dict(asked, backbone=name, channels=channels, image_size=size)
+        self._network, self.channels, self.image_size = name, channels, size
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
     def forward(self, x: Tensor) -> Encoded:  # (B, C, H, W), uint8 or in 0…1
         c, s = self.channels, self.image_size
         if isinstance(self.quantizer, Unbuilt):
             self.quantizer.refuse()
+        if isinstance(self.backbone, VectorInput): return self.quantizer(self.head(x.flatten(1).to(self.codebooks.dtype)))
         if x.shape[1:] != (c, s, s): raise ValueError(
             f"images of shape {tuple(x.shape)}, the model takes (B, {c}, {s}, {s}): "
             "one image is x[None]; resize others, or build a model with their channels and image_size")
@@ -236,8 +253,22 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         "Where the parameters are"
         return self.codebooks.device
 
+    @classmethod
+    def from_embeddings(cls,
+        n_features: SupportsIndex,  # dimensions of the vectors
+        bits: SupportsIndex = 32,
+        n_words: SupportsIndex = 256,  # K
+        word_dim: SupportsIndex | None = None,  # d; None: 32
+        **kwargs,  # tau_sq, hidden, seed
+    ) -> "SSCQ":
+        "A model for vectors that somebody has already, as CLIP's: `fit`, `encode` and `index` take (N, n_features)"
+        D = check_count("n_features", n_features, 2)
+        if word_dim is None:  # f and vectors are not to be taken for each other
+            word_dim = 24 if 32 * books_for(check_count("bits", bits), n_words) == D else 32
+        return cls(bits=bits, n_words=n_words, word_dim=word_dim, backbone="vectors", channels=D, image_size=1, **kwargs)
+
     def fit(self,
-        images,  # a folder, a Dataset of images, or a tensor; labels are never read
+        images,  # a folder, a Dataset of images, or a tensor (of `from_embeddings`: vectors); labels are never read
         view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are
         objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
         config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
@@ -266,6 +297,17 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
         run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
+        if isinstance(self.backbone, VectorInput) or getattr(self.backbone, "frozen", False):
+            table = self._table(images, view, device, progress, image_key, changes.get("seed", self.seed or 0))
+            chosen_objective, chosen_config = head_setup(len(table), minutes)
+            if config is None and "epochs" not in changes:
+                config = TrainConfig(**chosen_config)
+            config = configured(TrainConfig() if config is None else config, changes, self.seed)
+            return self._run(
+                HeadAlone(self.head, self.quantizer), Rows(len(table)), FeatureViews(table),
+                chosen_objective if objective is None else objective, config, minutes, run, device,
+                on_epoch, progress, out, resume,
+            )
         if config is not None or "epochs" in changes or run and run.get("steps") is None:
             if unbuilt:
                 self._build("resnet18_small", self.channels or 3, self.image_size or 32)  # as it always was
@@ -286,9 +328,16 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         config = configured(TrainConfig() if config is None else config, changes, self.seed)
         view = pick_view(view, self.channels)
         images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
-        self.to(device)
+        return self._run(
+            self, images, view, objective, config, minutes, run, device, on_epoch, progress, out, resume
+        )
+
+    def _run(self,
+        trained, images, view, objective, config, minutes, run, device, on_epoch, progress, out, resume,
+    ) -> "SSCQ":
+        trained.to(device)
         config, seconds = with_length(
-            config, minutes, run, lambda: training.seconds_per_step(self, images, view, objective, config)
+            config, minutes, run, lambda: training.seconds_per_step(trained, images, view, objective, config)
         )
         say0(
             f"training on {device}: {len(images)} images, {config.epochs} epochs, {self.bits} bits"
@@ -296,11 +345,28 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             else plan_words(device, len(images), config, seconds, run.get("reached", 0))
         )
         self.settings = config
-        self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
+        self.history = training.fit(trained, images, view, objective, config, on_epoch, progress, out, resume)
+        self.train(trained.training)
         if len(self.history) >= config.epochs and rank_and_world()[0] == 0:
             some = torch.arange(len(images))[::max(1, len(images) // 1000)]
-            self._tell_ties(torch.cat([self._codes(f) for f, _ in self.embed_batches(images, rows=some)]))
+            seen = view.table[some, 0] if isinstance(images, Rows) else None
+            f = [trained.embed(seen)] if seen is not None else [f for f, _ in self.embed_batches(images, rows=some)]
+            self._tell_ties(torch.cat([self._codes(x) for x in f]))
         return self
+
+    def _table(self, images, view, device, progress, image_key, seed) -> Tensor:  # directions (N, V, n)
+        "What a head alone is trained on: vectors, or the features of pictures and of views of them"
+        self.to(device)
+        if isinstance(self.backbone, VectorInput):
+            if view is not None: raise ValueError(
+                f"view={shown(view)} is for pictures: of vectors, noise and missing coordinates are the views")
+            vectors = as_vectors(images, self.channels)
+            return table_of_directions(vectors[:, None], self.head, "vectors")
+        squares = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
+        n = views_that_fit(len(squares), self.backbone.n_features)
+        view = pick_view(view, self.channels) if view is not None or self.channels != 3 else VIEWS["gentle"]
+        table = feature_table(self.backbone, squares, view if n else None, to_float, seed, device, n, progress)
+        return table_of_directions(table, self.head)
 
     def _tell_ties(self, codes: Tensor) -> None:
         words = tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits)
@@ -316,6 +382,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
         if isinstance(self.quantizer, Unbuilt):
             self.quantizer.refuse()
+        if isinstance(self.backbone, VectorInput):
+            if isinstance(images, Tensor) and images.ndim == 4: return images
+            return as_vectors(images, self.channels)[..., None, None]
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
             images = images[None]
         return as_images(images, self.channels, self.image_size, image_key)
@@ -457,7 +526,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         map_location: str | torch.device = "cpu",
         force_download: bool = False,
         cache_dir: str | Path | None = None,
-        **kwargs,  # local_files_only, revision, token; arguments of SSCQ are compared with the file's, which win
+        **kwargs,  # local_files_only, revision, token; arguments of SSCQ are compared with the file's, which win;
+        # backbone: the network, where the model was built around one that has no name
     ) -> "SSCQ":  # in eval mode
         "Read what `save_pretrained` wrote"
         name, device = pretrained_model_name_or_path, find_device(map_location)
@@ -470,14 +540,16 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if unknown := sorted(kwargs.keys() - inspect.signature(cls.__init__).parameters.keys()): raise TypeError(
             f"{unknown[0]}={shown(kwargs[unknown[0]])} is no argument of from_pretrained, nor of SSCQ")
         path = model_file(os.fsdecode(name), force_download=force_download, cache_dir=cache_dir, **hub)
-        arguments, about, state = read_model(path, cls)
+        network = kwargs.pop("backbone") if isinstance(kwargs.get("backbone"), nn.Module) else None
+        arguments, about, state = read_model(path, cls, network)
         if other := not_used(path, arguments, {n: v for n, v in kwargs.items() if n != "seed"}):
             warnings.warn(
                 f"{one_line(path)} was saved with {arguments}; {shown(other, 300)}, from config.json or the call, is "
                 "not used",
                 stacklevel=2,
             )
-        model = cls(**arguments, seed=0)  # a generator of its own: loading draws nothing from the program's
+        with weights_follow():  # seed: a generator of its own, as loading draws nothing from the program's
+            model = cls(**(arguments | (dict(backbone=network) if network is not None else {})), seed=0)
         model.seed, model.history = kwargs.get("seed"), about["history"]
         if about["origin"]:
             model.backbone.origin = about["origin"]

@@ -70,6 +70,7 @@ class TrainConfig:
     save_every: int = (
         1  # epochs from one checkpoint to the next; the last one, and the one before a stop, are always saved
     )
+    backbone_lr: float | None = None  # of the backbone's weights; None: `lr`, or a tenth of it for others' networks
     steps: int | None = None  # in all, cut into `epochs` parts; None: as many as `epochs` passes over the images make
 
     def __post_init__(self):
@@ -91,6 +92,8 @@ def checked_settings(config: TrainConfig) -> dict:  # name -> value, as Python's
     values |= each(check_number, ["lr"], above=0, least=1e-30)  # less is 0 in float32
     values |= each(check_number, ("lr_start", "weight_decay"), 0) | each(check_number, ["lr_end"], 0, 1)
     values |= each(check_choice, ["precision"], PRECISIONS)
+    if values["backbone_lr"] is not None:
+        values |= each(check_number, ["backbone_lr"], least=0)
     if values["micro_batch"] is not None:
         values |= each(check_count, ["micro_batch"], 2)
     if values["batch_size"] < 2:
@@ -247,7 +250,9 @@ def train_epoch(
     words = torch.arange(codebooks.shape[1], device=codebooks.device)
     for x, total in with_images(run, batches_of_epoch(run, epoch)):
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch * run.per_epoch + len(losses), run.per_epoch, config)
+            group["lr"] = group.get("share", 1.) * learning_rate(
+                epoch * run.per_epoch + len(losses), run.per_epoch, config
+            )
         loss, parts, f = step(x, total)
         losses.append(torch.stack([loss, *parts]).detach())
         counts += (hard_assign(f, codebooks.detach())[..., None] == words).sum(0)
@@ -284,6 +289,21 @@ def steps_per_epoch(
     return n
 
 
+def parameter_groups(
+    model: nn.Module,
+    config: TrainConfig,
+) -> list[dict]:  # for an optimizer
+    "All weights; those of a backbone with a rate of its own, as a `share` of the others', in the first of two groups"
+    backbone, rest = getattr(model, "backbone", None), list(model.parameters())
+    theirs = list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
+    share = .1 if getattr(backbone, "of_directions", False) else 1.
+    share = share if config.backbone_lr is None else config.backbone_lr / config.lr
+    if share == 1 or not theirs: return [dict(params=rest)]
+    if [id(p) for p in rest[:len(theirs)]] != [id(p) for p in theirs]: raise ValueError(
+        f"backbone_lr={config.backbone_lr} needs a model that has its backbone first: give the weights one lr")
+    return [dict(params=theirs, share=share), dict(params=rest[len(theirs):])]
+
+
 def new_run(
     model: nn.Module,
     images: Tensor | Images,
@@ -298,7 +318,7 @@ def new_run(
     per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
     model.to(memory_format=torch.channels_last)
     device = find_quantizer(model).codebooks.device
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+    optimizer = torch.optim.Adam(parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay,
                                  fused=device.type in ("cpu", "cuda"))
     return Run(model, images, view, objective, config, optimizer, per_epoch, per_pass)
 
@@ -383,7 +403,7 @@ def run_epochs(
             model.eval()
             kept = deepcopy(model.state_dict())
             seconds = time.perf_counter() - start
-            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds)
+            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[-1]["lr"], seconds)
             done = {} if run.config.steps is None else dict(steps=epoch * run.per_epoch + len(losses))
             history.append(record | done)
             after_epoch(history)
