@@ -68,6 +68,7 @@ from sscq.vectors import (
     HeadAlone,
     Rows,
     table_of_directions,
+    vector_arguments,
     VectorInput,
     views_that_fit,
 )
@@ -257,15 +258,12 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     def from_embeddings(cls,
         n_features: SupportsIndex,  # dimensions of the vectors
         bits: SupportsIndex = 32,
-        n_words: SupportsIndex = 256,  # K
+        n_words: SupportsIndex | None = None,  # K; None: 256, or 16 where the bits do not divide
         word_dim: SupportsIndex | None = None,  # d; None: 32
         **kwargs,  # tau_sq, hidden, seed
     ) -> "SSCQ":
         "A model for vectors that somebody has already, as CLIP's: `fit`, `encode` and `index` take (N, n_features)"
-        D = check_count("n_features", n_features, 2)
-        if word_dim is None:  # f and vectors are not to be taken for each other
-            word_dim = 24 if 32 * books_for(check_count("bits", bits), n_words) == D else 32
-        return cls(bits=bits, n_words=n_words, word_dim=word_dim, backbone="vectors", channels=D, image_size=1, **kwargs)
+        return cls(**vector_arguments(n_features, bits, n_words, word_dim), **kwargs)
 
     def fit(self,
         images,  # a folder, a Dataset of images, or a tensor (of `from_embeddings`: vectors); labels are never read

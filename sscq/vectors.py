@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from sscq.codebook import books_for
 from sscq.objective import SSCQObjective
 from sscq.reading import Images, read
-from sscq.validation import check_path, check_tensor, one_line, shown
+from sscq.validation import check_count, check_path, check_tensor, one_line, shown
 
 # %% ../nbs/38_vectors.ipynb #2c375765
 def as_vectors(
@@ -37,7 +39,7 @@ def as_vectors(
         try:
             source = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{name} holds no plain array: write it with numpy.save ({one_line(error)})") from error
+            raise ValueError(f"{name} holds no array of numbers: write the vectors with numpy.save, (N, D)") from error
         if not isinstance(source, np.ndarray): raise ValueError(
             f"{name} holds several arrays: numpy.save the one with the vectors, (N, D)")
     if isinstance(source, np.ndarray) and source.dtype == np.float16:
@@ -243,3 +245,18 @@ def head_setup(
     neighbors = min(OBJECTIVE.n_neighbors, max(1, (2 * smallest - 2) // 5))
     steps = None if minutes is not None else head_steps(n)
     return replace(OBJECTIVE, n_neighbors=neighbors), CONFIG | dict(batch_size=batch, steps=steps)
+
+
+def vector_arguments(
+    n_features: SupportsIndex,  # dimensions of the vectors
+    bits: SupportsIndex,
+    n_words: SupportsIndex | None = None,  # K; None: 256, or 16 where the bits do not divide
+    word_dim: SupportsIndex | None = None,  # d; None: 32
+) -> dict:
+    "SSCQ's arguments for vectors: as images of one pixel"
+    D, bits = check_count("n_features", n_features, 2), check_count("bits", bits)
+    if n_words is None:
+        n_words = 16 if bits % 8 else 256
+    if word_dim is None:  # f has another length than the vectors, or one would pass for the other
+        word_dim = 24 if 32 * books_for(bits, n_words) == D else 32
+    return dict(bits=bits, n_words=n_words, word_dim=word_dim, backbone="vectors", channels=D, image_size=1)
