@@ -88,7 +88,7 @@ def without_classifier(
     return nn.Sequential(Normalize(), net), n
 
 # %% ../nbs/03_backbone.ipynb #1c98c4be
-BACKBONES = ("tiny_cnn", "resnet18_small", "resnet18", "resnet50", "vgg16", "vit_b_16", "branch_cnn")
+BACKBONES = ("tiny_cnn", "resnet18_small", "resnet18", "resnet50", "vgg16", "vit_b_16", "strided_cnn", "branch_cnn")
 
 # %% ../nbs/03_backbone.ipynb #1c98c4bd
 def make_backbone(
@@ -99,17 +99,19 @@ def make_backbone(
     check_choice("backbone", name, BACKBONES)
     channels = check_count("channels", channels)
     if name == "tiny_cnn": return tiny_cnn(channels)
+    if name == "strided_cnn": return strided_cnn(channels)
     if name == "branch_cnn": return branch_cnn(channels)
     if name == "resnet18_small": return resnet18_small(channels)
     if channels != 3: raise ValueError(
         f"channels={channels}: {name} takes images of 3 channels, not {channels}; "
-        "resnet18_small, tiny_cnn and branch_cnn take any number")
+        "resnet18_small, tiny_cnn, strided_cnn and branch_cnn take any number")
     return without_classifier(name)
 
 # %% ../nbs/03_backbone.ipynb #77bad865
 # the total stride; of vit_b_16, its only size
 MIN_SIZE = {
-    "tiny_cnn": 4, "resnet18_small": 8, "resnet18": 32, "resnet50": 32, "vgg16": 32, "vit_b_16": 224, "branch_cnn": 8
+    "tiny_cnn": 4, "resnet18_small": 8, "resnet18": 32, "resnet50": 32, "vgg16": 32, "vit_b_16": 224,
+    "strided_cnn": 8, "branch_cnn": 8,
 }
 MAX_SIZE = 2048
 
@@ -161,6 +163,33 @@ def linear_head(
     n_features, D = check_counts(n_features=n_features, D=D)
     return nn.Linear(n_features, D)
 
+# %% ../nbs/03_backbone.ipynb #a4508419
+def stem(channels: int, width: int) -> nn.Sequential:
+    "Half the side, at once"
+    return nn.Sequential(nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+
+
+def deep(width: int) -> nn.Sequential:
+    "Three convolutions and a grid of 2×2"
+    w = width
+    return nn.Sequential(
+        *conv_block(w, 2 * w), nn.MaxPool2d(2), *conv_block(2 * w, 4 * w), nn.MaxPool2d(2),
+        *conv_block(4 * w, 4 * w), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+    )
+
+
+class Strided(nn.Sequential):
+    "What `strided_cnn` makes: a name by which its head is known"
+
+
+def strided_cnn(
+    channels: SupportsIndex = 3,
+    width: SupportsIndex = 32,  # channels of the first convolution
+) -> tuple[nn.Module, int]:  # the network and its number of features
+    "Four convolutions, the first of stride 2, for images of 16 to 64 pixels"
+    w = check_count("width", width)
+    return Strided(stem(check_count("channels", channels), w), deep(w)), 16 * w
+
 # %% ../nbs/03_backbone.ipynb #66ec0d29
 LAYOUT = 8  # cells of the layout branch, each way
 
@@ -170,11 +199,7 @@ class Branches(nn.Module):
     def __init__(self, channels: int, width: int):
         super().__init__()
         w = width
-        self.stem = nn.Sequential(nn.Conv2d(channels, w, 4, 2, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU())
-        self.deep = nn.Sequential(
-            *conv_block(w, 2 * w), nn.MaxPool2d(2), *conv_block(2 * w, 4 * w), nn.MaxPool2d(2),
-            *conv_block(4 * w, 4 * w), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        )
+        self.stem, self.deep = stem(channels, w), deep(w)
         self.colour = nn.Sequential(nn.Conv2d(w, 2 * w, 1), nn.ReLU())
         self.layout = nn.Sequential(nn.AdaptiveAvgPool2d(LAYOUT), nn.Flatten())
         self.widths = 16 * w, channels * LAYOUT ** 2, 2 * w
@@ -196,7 +221,7 @@ def branch_cnn(
     return net, sum(net.widths)
 
 # %% ../nbs/03_backbone.ipynb #e18840ed
-PART_LENGTH = 1.5  # of every part's root mean square: a few times a fresh codeword's, as the projection head's in training
+PART_LENGTH = 1.5  # root mean square over the parts of a branch: some times a fresh codeword's
 
 
 def branch_parts(
@@ -208,23 +233,26 @@ def branch_parts(
 
 class BranchHead(nn.Module):
     "A projection head for each branch; every branch has its own parts, and a length that only their number decides"
-    def __init__(self, widths: tuple, n_books: int, word_dim: int, hidden: int):
+    def __init__(self,
+        widths: tuple[int, ...],  # features of each branch
+        parts: tuple[int, ...],  # of f, for each branch
+        word_dim: int,
+        hidden: int,
+    ):
         super().__init__()
-        self.parts = branch_parts(n_books)
-        self.widths = widths if min(self.parts) else (sum(widths), 0, 0)  # too few parts to keep branches apart
+        self.widths, self.parts = widths, parts
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.BatchNorm1d(n), nn.Linear(n, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(),
                 nn.Linear(hidden, m * word_dim),
             )
-            for n, m in zip(self.widths, self.parts) if n
+            for n, m in zip(widths, parts)
         )
 
     def forward(self, h: Float[Tensor, "B n"]) -> Float[Tensor, "B D"]:
-        pieces = h.split([n for n in self.widths if n], 1)
         return torch.cat([
             nn.functional.normalize(head(x), dim=1) * (PART_LENGTH * m ** .5)
-            for head, x, m in zip(self.heads, pieces, self.parts)
+            for head, x, m in zip(self.heads, h.split(self.widths, 1), self.parts)
         ], 1)
 
 
@@ -235,12 +263,14 @@ def make_head(
     word_dim: SupportsIndex,  # d
     hidden: SupportsIndex = 512,  # a head for each of three branches has half as many
 ) -> nn.Module:
-    "The head that goes with a backbone: one for each branch where it has some, of directions for anyone's network"
+    "The head that goes with a backbone: normalized ones for `strided_cnn` and `branch_cnn`, the release's otherwise"
     sizes = check_counts(n_features=n_features, n_books=n_books, word_dim=word_dim, hidden=hidden)
     n_features, n_books, word_dim, hidden = sizes
     if getattr(backbone, "of_directions", False): return FeatureHead(n_features, n_books, word_dim, hidden)
-    if not isinstance(backbone, Branches): return projection_head(n_features, n_books * word_dim, hidden)
-    return BranchHead(backbone.widths, n_books, word_dim, max(1, hidden // 2))
+    if not isinstance(backbone, (Strided, Branches)): return projection_head(n_features, n_books * word_dim, hidden)
+    if isinstance(backbone, Strided) or n_books < 4:  # too few parts to keep branches apart
+        return BranchHead((n_features,), (n_books,), word_dim, hidden)
+    return BranchHead(backbone.widths, branch_parts(n_books), word_dim, max(1, hidden // 2))
 
 # %% ../nbs/03_backbone.ipynb #a76d8668
 def load_weights(

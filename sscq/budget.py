@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -22,14 +22,14 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import nn, Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from .checkpoint import last_checkpoint, steps_before
-from .codebook import n_bits, perplexity, usage
-from .distributed import rank_and_world, run_collective, warn_rank0
+from .codebook import books_for, n_bits, perplexity, usage
+from .distributed import quick_precision, rank_and_world, run_collective, warn_rank0
 from .images import _decoding, _open, check_images
-from .objective import SSCQObjective
-from .reading import _as_tensor, as_images, file_bytes, image_column, is_hugging_face, picture_of, Pictures
+from .objective import BranchObjective, SSCQObjective
+from .reading import _as_tensor, as_images, batches, file_bytes, image_column, is_hugging_face, picture_of, Pictures
 from .validation import check_count, check_number, check_text, shown
 
 
@@ -105,12 +105,26 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(minutes, 60)
     return f"{minutes} min" if minutes < 100 else f"{hours:,} h" + (f" {rest} min" if rest else "")
 
+
+def with_images(
+    run,  # with images and config
+    order: Sequence[Tensor],  # image numbers of each step
+) -> Generator[tuple[Tensor, int], None, None]:  # this rank's images, and how many all ranks have
+    "The batches of some steps, read ahead"
+    rank, world = rank_and_world()
+    shares = [i.tensor_split(world)[rank] for i in order]
+    yield from zip(batches(run.images, shares, run.config.workers), map(len, order))
+
 # %% ../nbs/37_budget.ipynb #034828f3
 def n_batches(
     n_images: int,
     batch_size: int,
 ) -> int:  # batches of a pass
     "As many as `batch_size` asks for; but none has a single image, which would have no negatives"
+    if n_images < 2:
+        raise ValueError(
+            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: give more"
+        )
     return min(math.ceil(n_images / batch_size), n_images // 2)
 
 
@@ -188,7 +202,8 @@ def describe_pictures(
     if isinstance(images, np.ndarray):
         images = _as_tensor(images)
     if isinstance(images, Tensor):
-        images = check_images(images, images.shape[1] if images.ndim == 4 else 3)
+        shape = tuple(images.shape) if images.ndim == 4 else (0, 3, 0, 0)
+        images = check_images(images, shape[3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[1])
         return PictureFacts(len(images), images.shape[1], min(images.shape[2:]), True)
     if hasattr(images, "size") and hasattr(images, "channels"):
         return PictureFacts(len(images), images.channels, images.size, True)
@@ -205,20 +220,21 @@ def describe_pictures(
 # %% ../nbs/37_budget.ipynb #d49a293a
 MINUTES = 10.  # of training, where nobody says how long
 LEAST_STEPS = 1000  # of a default training, however few the pictures
-MOST_PASSES = 400  # of a default training, however much time is left
+MOST_PASSES = 1000  # of a default training, however much time is left
 PARTS = 50  # of a training that counts steps: as many records, checkpoints and values of the learning rate
+MANY = 1000  # pictures
 BATCH = 128  # images a step
 PICTURES_A_MINUTE = 10_000  # are trained on; of more, a sample is, which 4,000 steps of 128 see five times
 DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting and the like, which nobody mirrors
 SMALL_SIDE = 10  # pixels; up to it, tiny_cnn at 8 pixels: as on the 8×8 digits
-BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn, beyond resnet18, if somebody asks for such a size
-OBJECTIVE = SSCQObjective(tau_ic=.2)  # .2 finds more edited copies again than .5, on three collections
-CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01)
+BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn; beyond, if somebody asks for it, resnet18
+OBJECTIVES = SSCQObjective(tau_ic=.2), BranchObjective(tau_ic=.2)  # .2 finds more edited copies again than .5
+CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, refit=True)
 
 
 class Setup(NamedTuple):
     "What was chosen for some pictures"
-    model: dict  # backbone, channels, image_size: arguments of SSCQ
+    model: dict  # backbone, channels, image_size, and words, if they may be chosen: arguments of SSCQ
     view: str | Callable  # one of VIEWS, or a function
     objective: SSCQObjective
     config: dict  # fields of TrainConfig
@@ -226,17 +242,18 @@ class Setup(NamedTuple):
     words: str  # one line
 
 
+def words_for(
+    n: int,  # pictures
+    bits: int,
+) -> dict:  # K and d
+    "Four codebooks of 256 words tell more than eight of 16, where there are pictures enough to place the words"
+    many = n >= MANY and bits >= 32 and bits % 8 == 0
+    return dict(n_words=256, word_dim=32) if many else dict(n_words=16, word_dim=16)
+
+
 def image_side(side: int) -> int:
     "At how many pixels pictures of such a side are seen: branch_cnn takes 32 at the cost of tiny_cnn at 16"
-    return 8 if side <= SMALL_SIDE else 16 if side <= 16 else 32
-
-
-def fast_precision(device: object) -> str:
-    "bf16 where the device has it, which takes two thirds of the time of fp32 on such a CPU"
-    kind = torch.device(str(device))
-    if kind.type == "cuda": return "bf16" if torch.cuda.get_device_capability(kind) >= (8, 0) else "fp32"
-    has_it = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return "bf16" if kind.type == "cpu" and has_it is not None and has_it() else "fp32"
+    return 8 if side <= SMALL_SIDE else 16 if side < 24 else 32
 
 # %% ../nbs/37_budget.ipynb #7915e641
 def choose_setup(
@@ -248,7 +265,8 @@ def choose_setup(
     image_size: int | None = None,
     batch_size: int | None = None,
     view: str | Callable | None = None,
-    device: object = "cpu",
+    device: str | torch.device = "cpu",
+    bits: int | None = None,  # None: the words are not to be chosen
     precision: str | None = None,
 ) -> Setup:
     "Network, size, views and settings for some pictures"
@@ -262,20 +280,21 @@ def choose_setup(
     batch = min(BATCH, max(facts.n, 2)) if batch_size is None else batch_size
     per_pass = n_batches(facts.n, batch)
     smallest = facts.n // max(per_pass, 1)
-    neighbors = min(OBJECTIVE.n_neighbors, max(1, (2 * smallest - 2) // 5))
-    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps, precision=precision or fast_precision(device))
+    objective = OBJECTIVES[backbone == "branch_cnn"]
+    neighbors = min(objective.n_neighbors, max(1, (2 * smallest - 2) // 5))
+    config = CONFIG | dict(batch_size=batch, epochs=PARTS, steps=steps, precision=precision or quick_precision(device))
     if minutes is None and steps is None:
         minutes, config["steps"] = MINUTES, max(LEAST_STEPS, MOST_PASSES * per_pass)
     kind, native = "in colour" if facts.channels == 3 else "grey", f"{facts.side:,} pixels on the shorter side"
     seen = view if isinstance(view, str) else getattr(view, "__name__", "of one's own")
+    book = {} if bits is None else words_for(facts.n, bits)
+    books = f", {books_for(bits, book['n_words'])} books of {book['n_words']} words" if bits else ""
     words = (
         f"{facts.n:,} pictures, {kind}, {native}{'' if facts.fixed else ' (median)'}: "
-        f"{backbone} at {size}×{size} pixels{', grey' * (channels == 1 < facts.channels)}, view {seen}"
+        f"{backbone} at {size}×{size} pixels{', grey' * (channels == 1 < facts.channels)}, view {seen}{books}"
     )
-    return Setup(
-        dict(backbone=backbone, channels=channels, image_size=size),
-        view, replace(OBJECTIVE, n_neighbors=neighbors), config, minutes, words
-    )
+    model = dict(backbone=backbone, channels=channels, image_size=size) | book
+    return Setup(model, view, replace(objective, n_neighbors=neighbors), config, minutes, words)
 
 
 def most_pictures(minutes: float | None, steps: int | None, batch_size: int | None) -> int:
@@ -301,7 +320,10 @@ def prepare(
     "Look at pictures, and choose what suits them"
     if image_key is not None:
         check_text("image_key", image_key)
-    listed = as_images(images, 3, 32, image_key) if isinstance(images, (str, Path)) else None
+    images = list(images) if isinstance(images, tuple) else images
+    several = isinstance(images, (list, Tensor, np.ndarray, Dataset)) or is_hugging_face(images)
+    # a folder is listed, and what is no collection, or an empty one, is refused
+    listed = None if several and hasattr(images, "__len__") and len(images) else as_images(images, 3, 32, image_key)
     source: Any = listed.paths if isinstance(listed, Pictures) else images if listed is None else listed
     facts = describe_pictures(source, image_key)
     most = most_pictures(given.get("minutes"), given.get("steps"), given.get("batch_size"))
@@ -428,3 +450,15 @@ def tie_words(
         f"{said}{shared} (a codeword carries {entropy:.1f} of {full} bits): {longer}take {2 * bits} bits, unless the "
         "pictures are copies of each other"
     )
+
+
+def tell_ties(
+    codes: Tensor,  # (N, M) uint8
+    n_words: int,  # K
+    told: str = "",  # what was logged last
+) -> str:  # what there is to say
+    "Log what there is to say of these codes, unless it was said just before: pictures are trained on, then indexed"
+    words = tie_words(code_spread(codes, n_words), codes.shape[1] * n_bits(n_words))
+    if words and words != told:
+        _log.warning(words)
+    return words

@@ -325,7 +325,7 @@ def run_settings(
         values[what], set_to = settings_of(thing)
         values |= {f"{what}.{name}": value for name, value in set_to.items()}
     values |= dict(images=len(images), quantizer=find_quantizer(model).extra_repr(), ranks=rank_and_world()[1])
-    values |= {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every")}
+    values |= {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every", "refit")}
     return json.loads(to_json(values))
 
 

@@ -209,13 +209,18 @@ UNHEARD = (
 )
 
 
+def in_a_shell(text: str) -> str:
+    "What the library says of its own arguments, as options"
+    return text.replace("resume=True", "--resume").replace("clear_run(out)", "another --out")
+
+
 def note(
     message: Warning | str,
     category: type[Warning],
     filename: str,  # of the code that gave the warning
 ) -> str:  # lines
     "A warning as the user of a command should read it"
-    lines = str(message).split("\n")
+    lines = in_a_shell(str(message)).split("\n")
     if issubclass(category, SkippedFiles):
         return "\n".join(lines[:NAMED + 1] + ["  …: --json FILE has all of them"] * (len(lines) > NAMED + 1))
     library = re.search(r"(?:site|dist)-packages[/\\]([^/\\.]+)", filename)
@@ -328,7 +333,7 @@ def what_went_wrong(
     error: Exception,
 ) -> str:  # one line
     "An error as the user of a command should read it"
-    text = one_line(error).strip()
+    text = in_a_shell(one_line(error).strip())
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # torch's RuntimeError for the same
         return "there is not enough memory for this: choose fewer bits, or smaller batches or images"
     if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)) and text: return text

@@ -91,6 +91,7 @@ def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Ta
     given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, channels=3 if others else None,
                  image_size=args.image_size or (NETWORK_SIZE if others else None),
                  batch_size=args.batch_size, view=args.view, device=device,
+                 bits=None if words else args.bits,
                  precision=settings_of_run(out, args.resume).get("precision"))
     if args.data in DATASETS:
         data = dataset(args.data, args.root)
@@ -148,10 +149,9 @@ class TimeLeft:
         config = cast(TrainConfig, self.model.settings)
         unit, total = ("epoch", config.epochs) if config.steps is None else ("step", config.steps)
         done, seconds = record["epoch" if config.steps is None else "steps"], record["seconds"]
-        pace = (seconds - self.before[1]) / max(1, done - self.before[0])  # of late: a machine may have become slower
-        self.before = done, seconds
         if time.monotonic() - self.said < self.every or done >= total or rank_and_world()[0]: return
-        self.said = time.monotonic()
+        pace = (seconds - self.before[1]) / max(1, done - self.before[0])  # of late: a machine may have become slower
+        self.said, self.before = time.monotonic(), (done, seconds)
         left = duration((total - done) * pace)
         say(f"{unit} {done:,} of {total:,}, loss {record['loss']:.3f}, about {left} left", error=True)
 

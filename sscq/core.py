@@ -9,6 +9,7 @@ __all__ = ['SSCQ']
 import inspect
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -21,31 +22,30 @@ import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from . import train as training
 from .backbone import any_backbone, check_image_size, make_head, Network, NETWORK_SIZE, weights_follow
 from sscq.budget import (
     check_length,
-    code_spread,
     plan_words,
     prepare,
-    settings_of_run,
     say0,
-    tie_words,
+    settings_of_run,
+    tell_ties,
     Unbuilt,
     with_length,
 )
 from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
-from .guards import eval_copy
+from .guards import drawing_from, eval_copy
 from .files import naming, put_in_place, staging
 from .index import Index
 from .moved import moved_from
 from .objective import SSCQObjective
 from .pretrained import CARD, exchanged, FILES, model_file, not_used, read_model, remove_old_parts, write_model
 from .reading import as_images, Batch, Images, read, ready
+from .search import refit
 from .train import TrainConfig
 from sscq.validation import (
     check_callable,
@@ -111,26 +111,6 @@ def check_size(
         f"{asked}, n_words={n_words}, word_dim={word_dim}, hidden={hidden} and channels={channels} ask for up to "
         f"{n:,} weights; a model may have {MOST_WEIGHTS:,} besides its backbone's: choose less")
 
-# %% ../nbs/12_core.ipynb #cac8900b
-class drawing_from(TorchDispatchMode):
-    "Random numbers drawn inside come from generators of its own; the global ones stay as they are"
-    def __init__(self, seed: int):
-        super().__init__()
-        self.seed = seed
-        self.generators: dict[torch.device, torch.Generator] = {}
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self.generators[device]
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        # on the meta device nothing is drawn
-        if torch.Tag.nondeterministic_seeded in func.tags and args[0].device.type != "meta":
-            kwargs["generator"] = self.generator(args[0].device)
-        return func(*args, **kwargs)
-
 # %% ../nbs/12_core.ipynb #2f731580
 def pick_view(
     view,  # a name in sscq.views.VIEWS, a function on a batch of images, or None
@@ -168,8 +148,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     def __init__(self,
         bits: SupportsIndex | None = None,  # per image; or give n_books
         n_books: SupportsIndex | None = None,  # M
-        n_words: SupportsIndex = 16,  # K, a power of two up to 256
-        word_dim: SupportsIndex = 16,  # d
+        n_words: SupportsIndex | None = None,  # K, a power of two up to 256; None: 16, or chosen with the network
+        word_dim: SupportsIndex | None = None,  # d; the same
         backbone: str | nn.Module | None = None,  # a network, "timm:NAME", "torchvision:NAME", or one of
         # sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
         channels: SupportsIndex | None = None,  # 3
@@ -180,6 +160,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         freeze: bool = False,  # keep the network as it is, in eval mode, and train head and codebooks alone
     ):
         super().__init__()
+        self._free = bits is not None and n_words is word_dim is None  # the words may be chosen, too
+        n_words, word_dim = 16 if n_words is None else n_words, 16 if word_dim is None else word_dim
         M = n_books_for(bits, n_books, n_words)
         later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
         name = "resnet18_small" if backbone is None else backbone
@@ -208,7 +190,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if not later:
             self._build(name, c, size)
 
-    def _build(self, backbone: str | nn.Module, channels: int, image_size: int) -> None:
+    def _build(self, backbone: str | nn.Module, channels: int, image_size: int, **words: int) -> None:
+        self._asked |= words
         asked, given = self._asked, self._hub_mixin_config
         M, d = n_books_for(asked["bits"], asked["n_books"], asked["n_words"]), asked["word_dim"]
         size = check_image_size(backbone, image_size)
@@ -314,7 +297,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
                 images, image_key, minutes=minutes, steps=changes.get("steps"), channels=self.channels,
                 backbone=self._network, image_size=self.image_size,
                 batch_size=changes.get("batch_size"), view=view, precision=run.get("precision"),
-                device=device,
+                device=device, bits=self.bits if unbuilt and self._free else None,
             )
             if unbuilt:
                 self._build(**chosen.model)
@@ -345,12 +328,21 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.settings = config
         self.history = training.fit(trained, images, view, objective, config, on_epoch, progress, out, resume)
         self.train(trained.training)
-        if len(self.history) >= config.epochs and rank_and_world()[0] == 0:
-            some = torch.arange(len(images))[::max(1, len(images) // 1000)]
-            seen = view.table[some, 0] if isinstance(images, Rows) else None
-            f = [trained.embed(seen)] if seen is not None else [f for f, _ in self.embed_batches(images, rows=some)]
-            self._tell_ties(torch.cat([self._codes(x) for x in f]))
+        if len(self.history) >= config.epochs:
+            some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if config.refit else 1000))]
+            if isinstance(images, Rows):
+                self._finish(trained.embed(view.table[some, 0]), config.refit)
+            else:
+                self._finish(torch.cat([f for f, _ in self.embed_batches(images, rows=some)]), config.refit)
         return self
+
+    @torch.no_grad()
+    def _finish(self, f: Tensor, refitting: bool) -> None:
+        f = f.float().cpu()
+        if refitting:
+            self.codebooks.copy_(refit(f, self.codebooks))
+        if rank_and_world()[0] == 0:
+            self._told = tell_ties(self._codes(f.to(self.device)), self.codebooks.shape[1], self._told)
 
     def _table(self, images, view, device, progress, image_key, seed) -> Tensor:  # directions (N, V, n)
         "What a head alone is trained on: vectors, or the features of pictures and of views of them"
@@ -365,12 +357,6 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         view = pick_view(view, self.channels) if view is not None or self.channels != 3 else VIEWS["gentle"]
         table = feature_table(self.backbone, squares, view if n else None, to_float, seed, device, n, progress)
         return table_of_directions(table, self.head)
-
-    def _tell_ties(self, codes: Tensor) -> None:
-        words = tie_words(code_spread(codes, self.codebooks.shape[1]), self.bits)
-        if words and words != self._told:  # training and indexing the same pictures is one reason to speak
-            _log.warning(words)
-        self._told = words
 
     def to_images(
         self,
@@ -468,7 +454,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             for f, rows in self.embed_batches(images, batch_size):
                 index.add(self._codes(f), paths=paths and [paths[i] for i in rows])
                 bar.update(len(rows))
-        self._tell_ties(index.codes)
+        self._told = tell_ties(index.codes, self.codebooks.shape[1], self._told)
         return index
 
     def save_pretrained(self,

@@ -39,6 +39,15 @@ def embed(
         f = model(x).f
     return f.to(torch.promote_types(f.dtype, torch.float32))
 
+# %% ../nbs/26_distributed.ipynb #f6d35d5a
+def quick_precision(device: str | torch.device = "cpu") -> str:
+    "bf16 where this device multiplies it natively, fp32 elsewhere"
+    kind = torch.device(device).type
+    if kind == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # what torch knows of the processor; versions before 2.10 do not tell
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
+    return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
+
 # %% ../nbs/26_distributed.ipynb #1259369f
 class Held:
     "Ctrl-C while state is put in order: it waits, but for what `hear` runs"

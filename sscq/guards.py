@@ -16,6 +16,7 @@ from typing import cast, NamedTuple, TypeVar
 
 import torch
 from torch import nn, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .checkpoint import CHECKPOINT, Keeper
 from .codebook import find_quantizer
@@ -213,6 +214,26 @@ def eval_copy(
             if type(own[name]) not in _PLAIN:
                 own[name] = followed(own[name])
     return whole
+
+# %% ../nbs/29_guards.ipynb #dd3a0f9f
+class drawing_from(TorchDispatchMode):
+    "Random numbers drawn inside come from generators of its own; the global ones stay as they are"
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        # on the meta device nothing is drawn
+        if torch.Tag.nondeterministic_seeded in func.tags and args[0].device.type != "meta":
+            kwargs["generator"] = self.generator(args[0].device)
+        return func(*args, **kwargs)
 
 # %% ../nbs/29_guards.ipynb #98f88488
 def one_thread() -> None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .backbone import branch_parts
 from .codebook import Encoded
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity
@@ -107,12 +108,19 @@ class SSCQObjective:
         f, z = stack_views(a, b)
         neighbor = fast_part_neighbor_with_positive if self.use_positive else fast_part_neighbor
         parts = Parts(
-            info_nce(f, self.tau_ic),
+            self.contrast(f, codebooks),
             info_nce(z, self.tau_ic),
             fused_consistency(f, z, self.fusion, self.tau_cc),
             neighbor(z, len(codebooks), self.n_neighbors, self.tau_pn),
             codeword_diversity(f, codebooks, self.tau_cd))
         return reduce(add, (w * part for w, part in zip(self.weights, parts))), parts
+
+    def contrast(self,
+        f: Float[Tensor, "inputs D"],  # both views stacked
+        codebooks: Float[Tensor, "M K d"],
+    ) -> Tensor:
+        "The term `icf`"
+        return info_nce(f, self.tau_ic)
 
 # %% ../nbs/08_objective.ipynb #496bb74b
 class SPQParts(NamedTuple):
@@ -137,6 +145,19 @@ class SPQObjective:
         (fa, fb), (za, zb) = (x.chunk(2) for x in stack_views(a, b))
         parts = SPQParts(info_nce(torch.cat([fa, zb]), self.tau), info_nce(torch.cat([fb, za]), self.tau))
         return parts.ab + parts.ba, parts
+
+# %% ../nbs/08_objective.ipynb #c88ccc20
+@dataclass(frozen=True)
+class BranchObjective(SSCQObjective):
+    "The objective for `branch_cnn`: instance contrast of f is the mean over the branches' own"
+
+    def contrast(self,
+        f: Float[Tensor, "inputs D"],  # both views stacked
+        codebooks: Float[Tensor, "M K d"],
+    ) -> Tensor:
+        M, _, d = codebooks.shape
+        branches = f.split([m * d for m in branch_parts(M) if m], 1)
+        return torch.stack([info_nce(x, self.tau_ic) for x in branches]).mean()
 
 # %% ../nbs/08_objective.ipynb #ba4be30c
 from typing import TYPE_CHECKING

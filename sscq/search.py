@@ -93,6 +93,29 @@ def train_pq(
     x, power = _vectors(vectors, n_books, n_words)
     return _scaled_back(_pq(x, n_books, n_words, seed), power)
 
+# %% ../nbs/10_search.ipynb #2cf1ecb6
+def refit(
+    f: Tensor,  # (N, D) vectors to be quantized
+    codebooks: Tensor,  # (M, K, d), as they are now
+    seed: int = 0,
+) -> Tensor:  # (M, K, d) on the CPU
+    "Codebooks by k-means, or the ones that are there: those that lose less of these vectors"
+    f, now = same_type(check_tensor("f", f, "N D").cpu(), codebooks.detach().cpu())
+    M, K, _ = now.shape
+    if len(f) < K: return now  # k-means would have too little to go by
+    fitted = train_pq(f, M, K, seed).to(now.dtype)
+    return fitted if distortion(f, fitted) < distortion(f, now) else now
+
+
+@torch.no_grad()
+def refit_codebooks(
+    model,  # an SSCQ whose training is over; its codebooks change, and nothing else
+    images,  # those it was trained on, or some of them, as `model.embed` takes them
+    seed: int = 0,
+) -> None:
+    "Codebooks that fit the embeddings as they ended; indexes made before have other codes"
+    model.codebooks.copy_(refit(model.embed(images), model.codebooks, seed))
+
 # %% ../nbs/10_search.ipynb #488a6f70
 def shared_evenly(
     x: np.ndarray,  # (N, D)

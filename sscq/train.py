@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .budget import fewer_neighbors, MOST_TRIED, n_batches, time_steps
+from .budget import fewer_neighbors, MOST_TRIED, n_batches, time_steps, with_images
 from .checkpoint import begin_run, Keeper, open_run, run_settings, sole_writer
 from .codebook import Encoded, find_quantizer, hard_assign
 from sscq.distributed import (
@@ -44,7 +44,7 @@ from .guards import out_of_memory, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
 from .moved import moved_from
-from .objective import SSCQObjective
+from .objective import BranchObjective, SSCQObjective
 from .reading import batches, Images
 from .validation import check_callable, check_choice, check_count
 from .validation import check_flag, check_number, check_path, check_seed, shown
@@ -71,6 +71,7 @@ class TrainConfig:
         1  # epochs from one checkpoint to the next; the last one, and the one before a stop, are always saved
     )
     backbone_lr: float | None = None  # of the backbone's weights; None: `lr`, or a tenth of it for others' networks
+    refit: bool = False  # SSCQ.fit: codebooks by k-means of the embeddings, once training is over
     steps: int | None = None  # in all, cut into `epochs` parts; None: as many as `epochs` passes over the images make
 
     def __post_init__(self):
@@ -88,7 +89,7 @@ def checked_settings(config: TrainConfig) -> dict:  # name -> value, as Python's
     values |= each(check_count, ("epochs", "batch_size", "save_every")) | each(
         check_count, ("warmup_epochs", "workers"), 0
     )
-    values |= each(check_seed, ["seed"]) | each(check_flag, ("compile", "deterministic"))
+    values |= each(check_seed, ["seed"]) | each(check_flag, ("compile", "deterministic", "refit"))
     values |= each(check_number, ["lr"], above=0, least=1e-30)  # less is 0 in float32
     values |= each(check_number, ("lr_start", "weight_decay"), 0) | each(check_number, ["lr_end"], 0, 1)
     values |= each(check_choice, ["precision"], PRECISIONS)
@@ -227,16 +228,6 @@ def stepper(run: Run) -> Callable:
     return step
 
 
-def with_images(
-    run: Run,
-    order: Sequence[Tensor],  # image numbers of each step
-) -> Generator[tuple[Tensor, int], None, None]:  # this rank's images, and how many all ranks have
-    "The batches of some steps, read ahead"
-    rank, world = rank_and_world()
-    shares = [i.tensor_split(world)[rank] for i in order]
-    yield from zip(batches(run.images, shares, run.config.workers), map(len, order))
-
-
 def train_epoch(
     run: Run,
     epoch: int,  # from 0
@@ -267,17 +258,12 @@ def steps_per_epoch(
     config: TrainConfig,
 ) -> int:
     "Into how many batches a pass over the images goes, once it is sure that the smallest is large enough"
-    if n_images < 2:
-        raise ValueError(
-            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: "
-            "give more"
-        )
-    if n_images < config.batch_size:
+    n = n_batches(n_images, config.batch_size)
+    if n_images < config.batch_size and config.steps is None:  # whoever counts steps is told how large they are
         warn_rank0(
             f"{n_images} images are fewer than batch_size={config.batch_size}: the batch shrinks to {n_images}",
             stacklevel=3,
         )
-    n = n_batches(n_images, config.batch_size)
     smallest, (_, world) = n_images // n, rank_and_world()
     if smallest < world: raise ValueError(
         f"a batch of {smallest} images cannot be shared by {world} ranks: use a larger batch_size or fewer ranks")
@@ -312,8 +298,7 @@ def new_run(
     config: TrainConfig,
 ) -> Run:
     "A run before its first step: how many steps it has, and what moves the weights"
-    if len(images) > 1:
-        objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
+    objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
     per_pass = steps_per_epoch(model, len(images), objective, config)
     per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
     model.to(memory_format=torch.channels_last)
@@ -526,6 +511,9 @@ PRESETS = {
                    TrainConfig(epochs=300, batch_size=500, lr=1e-3, lr_end=.01, precision="bf16", compile=True)),
     "laptop": Preset(dict(backbone="tiny_cnn", channels=3, image_size=16), "gentle", SSCQObjective(),
                      TrainConfig(epochs=10, batch_size=128, lr=2e-3, warmup_epochs=1, lr_end=.01)),
+    "pictures": Preset(dict(backbone="branch_cnn", channels=3, image_size=32, n_words=256, word_dim=32), "gentle",
+                       BranchObjective(tau_ic=.2),
+                       TrainConfig(epochs=300, batch_size=128, lr=2e-3, warmup_epochs=30, lr_end=.01)),
     "digits": Preset(dict(backbone="tiny_cnn", channels=1, image_size=8), "digit", SSCQObjective(),
                      TrainConfig(epochs=50, lr=2e-3, warmup_epochs=5, lr_end=.01)),
 }

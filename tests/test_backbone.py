@@ -12,10 +12,9 @@ from torch import nn
 
 from sscq.backbone import (
     BACKBONES, MIN_SIZE, Normalize, backbone_origin, branch_cnn, branch_parts, check_image_size, linear_head, make_backbone, make_head,
-    pretrained_backbone, projection_head,
-    resnet18_small, tiny_cnn, without_classifier)
+    pretrained_backbone, projection_head, resnet18_small, strided_cnn, tiny_cnn, without_classifier)
 
-FEATURES = {"tiny_cnn": 512, "resnet18_small": 512, "resnet18": 512, "resnet50": 2048, "vgg16": 4096, "vit_b_16": 768, "branch_cnn": 768}
+FEATURES = {"tiny_cnn": 512, "resnet18_small": 512, "resnet18": 512, "resnet50": 2048, "vgg16": 4096, "vit_b_16": 768, "strided_cnn": 512, "branch_cnn": 768}
 TORCHVISION = ("resnet18", "resnet50", "vgg16", "vit_b_16")
 close = torch.testing.assert_close
 
@@ -42,7 +41,7 @@ def test_shapes_from_the_smallest_size_on(name, training):
         assert net.train(training)(torch.empty(3, 3, size, size, device="meta")).shape == (3, n)
 
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "branch_cnn", "resnet18_small", "resnet18"])
+@pytest.mark.parametrize("name", ["tiny_cnn", "strided_cnn", "branch_cnn", "resnet18_small", "resnet18"])
 def test_features_are_numbers(name):
     net, n = make_backbone(name)
     x = torch.rand(4, 3, MIN_SIZE[name], MIN_SIZE[name])
@@ -52,7 +51,7 @@ def test_features_are_numbers(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "branch_cnn", "resnet18_small"])
+@pytest.mark.parametrize("name", ["tiny_cnn", "strided_cnn", "branch_cnn", "resnet18_small"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_any_number_of_channels(name, channels):
     net, n = make_backbone(name, channels)
@@ -84,7 +83,16 @@ def test_every_number_of_books_has_its_branches(n_books, parts):
     net, n = branch_cnn(3, width=4)
     head = make_head(net, n, n_books, 4, 1)
     f = head(net(torch.rand(4, 3, 16, 16)))
-    assert branch_parts(n_books) == parts and sum(parts) == n_books and f.shape == (4, 4 * n_books) and f.isfinite().all()
+    assert branch_parts(n_books) == parts and sum(parts) == n_books == sum(head.parts) and f.shape == (4, 4 * n_books) and f.isfinite().all()
+    assert torch.allclose(f.norm(dim=1), torch.tensor(1.5 * n_books ** .5), atol=1e-3)
+
+
+@pytest.mark.parametrize("n_books", [1, 2, 8])
+def test_strided_cnn_has_one_normalized_head(n_books):
+    net, n = strided_cnn(3, width=4)
+    head = make_head(net, n, n_books, 4, 8)
+    f = head(net(torch.rand(5, 3, 16, 16)))
+    assert head.parts == (n_books,) and f.shape == (5, 4 * n_books)
     assert torch.allclose(f.norm(dim=1), torch.tensor(1.5 * n_books ** .5), atol=1e-3)
 
 
@@ -171,7 +179,7 @@ def test_same_seed_same_weights():
 
 # like any other module
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "branch_cnn", "resnet18_small"])
+@pytest.mark.parametrize("name", ["tiny_cnn", "strided_cnn", "branch_cnn", "resnet18_small"])
 @pytest.mark.parametrize("training", [False, True])
 def test_channels_last_changes_nothing(name, training):
     net, _ = make_backbone(name)
@@ -207,7 +215,7 @@ def test_cuda_agrees_with_cpu(name):
 
 @pytest.mark.parametrize("call, message", [
     (lambda: make_backbone("resnet19"), "'resnet19' is unknown; choose one of tiny_cnn, resnet18_small, resnet18, resnet50, vgg16"),
-    (lambda: make_backbone("resnet50", 1), "resnet50 takes images of 3 channels, not 1; resnet18_small, tiny_cnn and branch_cnn take any"),
+    (lambda: make_backbone("resnet50", 1), "resnet50 takes images of 3 channels, not 1; resnet18_small, tiny_cnn, strided_cnn and branch_cnn take any"),
     (lambda: make_backbone("tiny_cnn", 0), "channels=0 must be at least 1"),
     (lambda: check_image_size("tiny_cnn", 3), "tiny_cnn needs images of at least 4×4, these are 3×3: enlarge them$"),
     (lambda: check_image_size("resnet18_small", 7), "at least 8×8, these are 7×7: enlarge them, or take tiny_cnn"),

@@ -20,14 +20,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sscq.pretrained as sscq_pretrained
+import sscq.budget as budget
 import sscq.core as core
 from sscq.backbone import backbone_origin, linear_head
+from sscq.codebook import distortion
 from sscq.core import SSCQ, eval_copy, load_state
 from sscq.pretrained import bound_to
 from sscq.images import SkippedFiles
 from sscq.data import digits
 from sscq.files import checksum
-from sscq.objective import SSCQObjective
+from sscq.objective import BranchObjective, SSCQObjective
+from sscq.search import refit_codebooks
 from sscq.train import TrainConfig
 from sscq.distributed import find_device
 
@@ -669,7 +672,7 @@ def test_training_says_so_once_however_many_train(images, monkeypatch, caplog):
     small().fit(images, epochs=1, batch_size=48)
     assert [r.getMessage() for r in caplog.records if (r.name, r.levelname) == ("sscq", "INFO")] == ["training on cpu: 96 images, 1 epochs, 16 bits"]
     caplog.clear()
-    monkeypatch.setattr(core, "rank_and_world", lambda: (1, 2))
+    for module in (core, budget): monkeypatch.setattr(module, "rank_and_world", lambda: (1, 2))
     small().fit(images, epochs=1, batch_size=48)
     assert not [r for r in caplog.records if (r.name, r.levelname) == ("sscq", "INFO")]
 
@@ -787,7 +790,7 @@ def test_settings_that_do_not_fit_the_weights(tmp_path, honest, text, message, m
     "Told in a line, with the right checksum too, and before memory is taken"
     arguments, state = honest
     built = []
-    monkeypatch.setattr(core, "projection_head", lambda *a, head=core.projection_head: built.append(torch.get_default_device().type) or head(*a))
+    monkeypatch.setattr(core, "make_head", lambda *a, head=core.make_head: built.append(torch.get_default_device().type) or head(*a))
     forged(tmp_path, state, text if isinstance(text, str) else arguments | text)
     with pytest.raises(ValueError, match=f"model.safetensors is damaged.*{message}") as told: SSCQ.from_pretrained(tmp_path)
     assert "\n" not in str(told.value) and len(str(told.value)) < 500 and "cpu" not in built
@@ -1003,3 +1006,28 @@ def test_arguments_of_from_pretrained(tmp_path, trained):
     with pytest.warns(UserWarning, match="'bits': 32.*is not used"): assert SSCQ.from_pretrained(tmp_path, bits=32).bits == 16
     with pytest.raises(ValueError, match="device='warp' is unknown"): SSCQ.from_pretrained(tmp_path, map_location="warp")
     assert SSCQ.from_pretrained(tmp_path, seed=4).seed == 4
+
+
+def test_refitted_codebooks_lose_less_and_leave_embeddings_alone():
+    images = torch.randint(0, 256, (80, 3, 16, 16), dtype=torch.uint8)
+    model = SSCQ(n_books=8, word_dim=4, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval()
+    embeddings, learned, state = model.embed(images), model.codebooks.detach().clone(), torch.get_rng_state()
+    refit_codebooks(model, images)
+    fitted = model.codebooks.detach().clone()
+    assert distortion(embeddings, fitted) < distortion(embeddings, learned) and model.codebooks.requires_grad
+    assert torch.equal(model.embed(images), embeddings) and torch.equal(torch.get_rng_state(), state)
+    refit_codebooks(model, images)
+    assert torch.equal(model.codebooks, fitted)  # nothing is gained by a second time
+    refit_codebooks(model, images[:15])
+    assert torch.equal(model.codebooks, fitted)  # fewer images than codewords
+    with pytest.raises(ValueError, match="seed"): refit_codebooks(model, images, seed=-1)
+
+
+def test_a_model_of_branches_is_saved_and_read_again(tmp_path):
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    model = SSCQ(bits=32, backbone="branch_cnn", image_size=16, hidden=16, seed=0)
+    model.fit(images, "gentle", BranchObjective(n_neighbors=5), epochs=2, batch_size=6, precision="bf16", progress=False)
+    model.save_pretrained(tmp_path)
+    again = SSCQ.from_pretrained(tmp_path)
+    assert type(again.head).__name__ == "BranchHead" and torch.equal(again.encode(images), model.eval().encode(images))
+    assert torch.equal(again.embed(images), model.embed(images))

@@ -197,3 +197,11 @@ def test_transform_before_fit():
 def test_deploying_loads_no_exporter():
     code = "import sys; from sscq.deploy import Encoder; print(*{'sklearn', 'onnx', 'onnxscript', 'datasets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_branches_go_to_onnx(tmp_path):
+    model = SSCQ(bits=32, backbone="branch_cnn", image_size=16, hidden=16, seed=0).eval()
+    images = noise(64, 3, 16)
+    file = Encoder(model).to_onnx(tmp_path / "branches.onnx")
+    codes, = session(file).run(None, {session(file).get_inputs()[0].name: images.numpy()})
+    assert differing(codes, model.encode(images)) < .01

@@ -15,7 +15,7 @@ from sscq.codebook import Encoded, ProductQuantizer, soft_quantize
 from sscq.contrastive import FUSIONS, fused_consistency, info_nce
 from sscq.diversity import codeword_diversity
 from sscq.neighbors import part_neighbor, part_neighbor_with_positive
-from sscq.objective import Parts, SPQObjective, SPQParts, SSCQObjective
+from sscq.objective import BranchObjective, Parts, SPQObjective, SPQParts, SSCQObjective
 
 objective_broadcast, soft_quantize_broadcast, *_ = from_notebook(
     "08_objective", "objective_broadcast", "soft_quantize_broadcast", "pairwise", "of_negatives", "info_nce_broadcast",
@@ -306,3 +306,22 @@ def test_odd_settings_are_refused_in_one_line():
     "In a process of its own: here the annotations are checked before the settings are"
     done = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
+
+
+def test_branches_are_contrasted_one_by_one():
+    f, z, books = torch.randn(12, 32, requires_grad=True), torch.randn(12, 32), torch.randn(8, 4, 4)
+    a, b = (Encoded(*pair) for pair in zip(f.chunk(2), z.chunk(2)))
+    plain, own = SSCQObjective(n_neighbors=3, tau_ic=.2), BranchObjective(n_neighbors=3, tau_ic=.2)
+    (total, parts), (before, others) = own(a, b, books), plain(a, b, books)
+    mean = torch.stack([info_nce(x, .2) for x in f.split([16, 8, 8], 1)]).mean()
+    assert torch.allclose(parts.icf, mean) and torch.allclose(total, before + parts.icf - others.icf)
+    assert all(torch.equal(getattr(parts, name), getattr(others, name)) for name in ("icz", "cc", "pn", "cd"))
+    assert own != plain and repr(own).startswith("BranchObjective(weights")
+    with pytest.raises(ValueError, match="tau_ic"): BranchObjective(tau_ic=0)
+
+
+@pytest.mark.parametrize("n_books", [1, 2, 3])
+def test_too_few_parts_for_branches_are_contrasted_as_a_whole(n_books):
+    f, books = torch.randn(8, 4 * n_books), torch.randn(n_books, 4, 4)
+    a, b = (Encoded(x, x) for x in f.chunk(2))
+    assert torch.allclose(BranchObjective(n_neighbors=2)(a, b, books)[0], SSCQObjective(n_neighbors=2)(a, b, books)[0])

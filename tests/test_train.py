@@ -694,7 +694,7 @@ def test_tensorboard(images, monkeypatch):
 
 
 def test_presets():
-    assert list(PRESETS) == ["paper", "release-scripts", "fast", "laptop", "digits"]
+    assert list(PRESETS) == ["paper", "release-scripts", "fast", "laptop", "pictures", "digits"]
     for preset in PRESETS.values():
         assert preset.view in VIEWS and SSCQ(bits=32, **preset.model).bits == 32
     assert PRESETS["paper"].config == TrainConfig(epochs=800) and PRESETS["paper"].objective == SSCQObjective()
@@ -1324,3 +1324,13 @@ def test_train_epoch_depends_on_nothing_but_its_number(images):
         results.append((losses, counts))
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
     assert names[0] == "loss" and losses.shape == (3, 6)
+
+
+def test_bf16_is_chosen_where_the_processor_has_it(monkeypatch):
+    for found, precision in (({}, "fp32"), (dict(avx512_bf16=True), "bf16"), (dict(amx_bf16=True), "bf16"), (dict(avx512_bf16=False), "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        assert sscq_distributed.quick_precision("cpu") == precision and TrainConfig(precision=sscq_distributed.quick_precision("cpu"))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert sscq_distributed.quick_precision() == sscq_distributed.quick_precision(torch.device("mps")) == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert sscq_distributed.quick_precision("cuda:1") == "bf16"
