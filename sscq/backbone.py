@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .guards import eval_copy
+from .numerics import branch_parts
 from .validation import check_choice, check_count, check_counts, check_number, one_line, shown
 from .vectors import FeatureHead, VectorInput
 
@@ -222,13 +223,6 @@ def branch_cnn(
 
 # %% ../nbs/03_backbone.ipynb #e18840ed
 PART_LENGTH = 1.5  # root mean square over the parts of a branch: some times a fresh codeword's
-
-
-def branch_parts(
-    n_books: int,  # M
-) -> tuple[int, int, int]:  # for deep, layout and colour
-    "How many parts each branch gets; layout and colour none where there are fewer than four"
-    return n_books - 2 * (n_books // 4), n_books // 4, n_books // 4
 
 
 class BranchHead(nn.Module):

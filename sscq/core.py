@@ -161,11 +161,14 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ):
         super().__init__()
         self._free = bits is not None and n_words is word_dim is None  # the words may be chosen, too
-        n_words, word_dim = 16 if n_words is None else n_words, 16 if word_dim is None else word_dim
+        others = isinstance(backbone, nn.Module) or isinstance(backbone, str) and ":" in backbone
+        few = not (self._free and others and check_count("bits", bits) % 8 == 0)  # features are coded best by large books
+        n_words = (16 if few else 256) if n_words is None else n_words
+        word_dim = (16 if few else 32) if word_dim is None else word_dim
         M = n_books_for(bits, n_books, n_words)
         later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
         name = "resnet18_small" if backbone is None else backbone
-        c, others = 3 if channels is None else channels, not isinstance(name, str) or ":" in name
+        c = 3 if channels is None else channels
         size = (NETWORK_SIZE if others else 32) if image_size is None else image_size
         n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=c, hidden=hidden)
         size = check_image_size("tiny_cnn" if later else name, size)  # the network that takes the smallest images

@@ -226,7 +226,7 @@ def table_of_directions(
 # %% ../nbs/38_vectors.ipynb #6b6b6a3d
 OBJECTIVE = SSCQObjective(tau_ic=.2)
 BATCH = 256  # vectors a step
-CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, epochs=50, workers=0)
+CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, epochs=50, workers=0, refit=True)
 LEAST_STEPS, MOST_STEPS = 600, 6000
 
 
