@@ -311,7 +311,7 @@ def backbone_origin(backbone: nn.Module) -> str:
     return getattr(backbone, "origin", "from scratch")
 
 # %% ../nbs/03_backbone.ipynb #5b17eee1
-ORIGINS = "pre-trained with labels", "pre-trained without labels", "from scratch"  # as `origin` begins, where it is known
+ORIGINS = "pre-trained with labels", "pre-trained without labels", "from scratch"  # as an origin begins
 NETWORK_SIZE = 96  # pixels that a network gets where nobody says otherwise: trained on photos, it sees little in 32
 
 
@@ -384,7 +384,7 @@ def count_features(
     size: int,  # pixels
     name: str,
 ) -> int:
-    "How many features a network gives, seen on two grey images; it is left as it was, or a ValueError says what is wrong"
+    "How many features a network gives, seen on two grey images; it stays as it was. ValueError where they are none"
     first = next(itertools.chain(network.parameters(), network.buffers()), torch.zeros((), device="cpu"))
     dtype = first.dtype if first.is_floating_point() else torch.float32
     with torch.device(first.device):
@@ -443,7 +443,8 @@ def timm_network(
             "yourself and give the network: SSCQ(backbone=module)") from error
     about = dict(net.pretrained_cfg)
     name = f"{about.get('architecture', name)}.{about['tag']}" if about.get("tag") else name
-    return Network(net, net.num_features, asked, timm_origin(name, about), Normalize(about["mean"], about["std"]), frozen)
+    before = Normalize(about["mean"], about["std"])
+    return Network(net, net.num_features, asked, timm_origin(name, about), before, frozen)
 
 
 def timm_origin(

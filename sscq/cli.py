@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"torchvision:NAME, both with the weights they were trained to, or one of {', '.join(BACKBONES)}"
     )
     p.add_argument("--freeze", action="store_true", help="train codes alone, on what the trained network sees")
-    p.add_argument("--backbone-lr", type=float, help="the network's learning rate (a tenth of --lr for timm's and torchvision's)")
+    p.add_argument("--backbone-lr", type=float, help="the network's rate (for timm's, torchvision's: --lr / 10)")
     for option, what in (
         ("batch-size", "images a step"),
         ("image-size", "pixels a side"),

@@ -159,10 +159,11 @@ class TimeLeft:
 def train(args: argparse.Namespace) -> dict:
     "sscq train: a folder or data set in, a model out"
     if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
-        f"{one_line(args.data)} does not exist: give a folder of pictures, vectors as a .npy file, or one of {', '.join(DATASETS)}")
+        f"{one_line(args.data)} does not exist: give a folder of pictures, vectors as a .npy file, or one of "
+        f"{', '.join(DATASETS)}")
     check_length(args.minutes, args.steps, args.epochs)
     config = config_for(preset_for(args), epochs=args.epochs, steps=args.steps, batch_size=args.batch_size, lr=args.lr,
-                        seed=args.seed, save_every=args.save_every, backbone_lr=args.backbone_lr)  # found wrong before anything is read
+                        seed=args.seed, save_every=args.save_every, backbone_lr=args.backbone_lr)  # found wrong at once
     device = find_device(args.device) if args.device else None
     out = Path(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with process_group() as its:  # one process, or those that torchrun started

@@ -36,9 +36,9 @@ from sscq.budget import (
     Unbuilt,
     with_length,
 )
-from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
+from .codebook import Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
-from .guards import drawing_from, eval_copy
+from .guards import check_size, drawing_from, eval_copy, n_books_for
 from .files import naming, put_in_place, staging
 from .index import Index
 from .moved import moved_from
@@ -60,56 +60,12 @@ from sscq.validation import (
     one_line,
     shown,
 )
-from sscq.vectors import (
-    as_vectors,
-    feature_table,
-    FeatureViews,
-    head_setup,
-    HeadAlone,
-    Rows,
-    table_of_directions,
-    vector_arguments,
-    VectorInput,
-    views_that_fit,
-)
+from .vectors import as_vectors, head_run, head_setup, vector_arguments, VectorInput
 from .views import to_float, VIEWS
 
 
 _log = logging.getLogger("sscq")
 
-
-# %% ../nbs/12_core.ipynb #8af57e99
-def n_books_for(
-    bits: SupportsIndex | None,
-    n_books: SupportsIndex | None,  # M
-    n_words: SupportsIndex,  # K
-) -> int:  # M
-    "The number of codebooks, from whichever of `bits` and `n_books` is given: `bits = M log2(K)`"
-    n_words = check_count("n_words", n_words)
-    n_bits(n_words)
-    if (bits is None) == (n_books is None): raise ValueError(
-        f"give either bits or n_books: bits={shown(bits)}, n_books={shown(n_books)}")
-    if n_books is None: return books_for(check_count("bits", bits), n_words)
-    return check_count("n_books", n_books)
-
-# %% ../nbs/12_core.ipynb #4972ceaf
-MOST_WEIGHTS = 2 ** 28  # that settings may ask for: 1 GB in float32, 100 times the largest head in use
-MOST_FEATURES = 4096  # of a backbone: vgg16's
-
-
-def check_size(
-    n_books: int,  # M
-    n_words: int,  # K
-    word_dim: int,  # d
-    channels: int,
-    hidden: int,
-    asked: str,  # which of bits and n_books the user gave, as bits=32
-) -> None:
-    "Raise a ValueError where the settings ask for more weights than a machine holds"
-    n = n_books * word_dim * (n_words + hidden) + hidden * MOST_FEATURES + 9 * 64 * channels
-    if n > MOST_WEIGHTS: raise ValueError(
-        f"{asked}, n_words={n_words}, word_dim={word_dim}, hidden={hidden} and channels={channels} ask for up to "
-        f"{n:,} weights; a model may have {MOST_WEIGHTS:,} besides its backbone's: choose less")
 
 # %% ../nbs/12_core.ipynb #2f731580
 def pick_view(
@@ -153,7 +109,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         backbone: str | nn.Module | None = None,  # a network, "timm:NAME", "torchvision:NAME", or one of
         # sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
         channels: SupportsIndex | None = None,  # 3
-        image_size: SupportsIndex | None = None,  # 32 pixels, square (96 for others' networks); all three left out: "auto"
+        image_size: SupportsIndex | None = None,  # 32 pixels, square; 96 for others' networks; all three None: "auto"
         tau_sq: SupportsFloat = .2,  # temperature of soft quantization
         hidden: SupportsIndex = 512,  # of the projection head
         seed: SupportsIndex | None = None,  # of the first weights, and of `fit`; None: drawn as any module's, and 0
@@ -162,7 +118,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         super().__init__()
         self._free = bits is not None and n_words is word_dim is None  # the words may be chosen, too
         others = isinstance(backbone, nn.Module) or isinstance(backbone, str) and ":" in backbone
-        few = not (self._free and others and check_count("bits", bits) % 8 == 0)  # features are coded best by large books
+        few = not (self._free and others and check_count("bits", bits) % 8 == 0)  # else large books
         n_words = (16 if few else 256) if n_words is None else n_words
         word_dim = (16 if few else 32) if word_dim is None else word_dim
         M = n_books_for(bits, n_books, n_words)
@@ -212,7 +168,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         c, s = self.channels, self.image_size
         if isinstance(self.quantizer, Unbuilt):
             self.quantizer.refuse()
-        if isinstance(self.backbone, VectorInput): return self.quantizer(self.head(x.flatten(1).to(self.codebooks.dtype)))
+        if isinstance(self.backbone, VectorInput):
+            return self.quantizer(self.head(x.flatten(1).to(self.codebooks.dtype)))
         if x.shape[1:] != (c, s, s): raise ValueError(
             f"images of shape {tuple(x.shape)}, the model takes (B, {c}, {s}, {s}): "
             "one image is x[None]; resize others, or build a model with their channels and image_size")
@@ -281,18 +238,18 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
         run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
-        if isinstance(self.backbone, VectorInput) or getattr(self.backbone, "frozen", False):
-            table = self._table(images, view, device, progress, image_key, changes.get("seed", self.seed or 0))
-            chosen_objective, chosen_config = head_setup(len(table), minutes)
-            if config is None and "epochs" not in changes:
-                config = TrainConfig(**chosen_config)
-            config = configured(TrainConfig() if config is None else config, changes, self.seed)
-            return self._run(
-                HeadAlone(self.head, self.quantizer), Rows(len(table)), FeatureViews(table),
-                chosen_objective if objective is None else objective, config, minutes, run, device,
-                on_epoch, progress, out, resume,
+        trained, kept = self, getattr(self.backbone, "frozen", False)  # kept: what the backbone gives, vectors too
+        if kept:
+            seen = ready(self.to_images(images, image_key), progress=progress)
+            if not isinstance(self.backbone, VectorInput):
+                view = pick_view("gentle" if view is None and self.channels == 3 else view, self.channels)
+            trained, images, view = head_run(
+                self.to(device), seen, view, to_float, device, progress, changes.get("seed", self.seed or 0)
             )
-        if config is not None or "epochs" in changes or run and run.get("steps") is None:
+            setup, settings = head_setup(len(images), minutes)
+            objective = setup if objective is None else objective
+            config = TrainConfig(**settings) if config is None and "epochs" not in changes else config
+        elif config is not None or "epochs" in changes or run and run.get("steps") is None:
             if unbuilt:
                 self._build("resnet18_small", self.channels or 3, self.image_size or 32)  # as it always was
         elif unbuilt or self._chosen or minutes is not None or "steps" in changes or run:
@@ -310,15 +267,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             config, minutes = TrainConfig(**chosen.config), chosen.minutes
         objective = SSCQObjective() if objective is None else objective
         config = configured(TrainConfig() if config is None else config, changes, self.seed)
-        view = pick_view(view, self.channels)
-        images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
-        return self._run(
-            self, images, view, objective, config, minutes, run, device, on_epoch, progress, out, resume
-        )
-
-    def _run(self,
-        trained, images, view, objective, config, minutes, run, device, on_epoch, progress, out, resume,
-    ) -> "SSCQ":
+        if not kept:
+            view = pick_view(view, self.channels)
+            images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
         trained.to(device)
         config, seconds = with_length(
             config, minutes, run, lambda: training.seconds_per_step(trained, images, view, objective, config)
@@ -333,10 +284,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.train(trained.training)
         if len(self.history) >= config.epochs:
             some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if config.refit else 1000))]
-            if isinstance(images, Rows):
-                self._finish(trained.embed(view.table[some, 0]), config.refit)
-            else:
-                self._finish(torch.cat([f for f, _ in self.embed_batches(images, rows=some)]), config.refit)
+            embedded = [view.embed(some, trained)] if kept else [f for f, _ in self.embed_batches(images, rows=some)]
+            self._finish(torch.cat(embedded), config.refit)
         return self
 
     @torch.no_grad()
@@ -346,20 +295,6 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             self.codebooks.copy_(refit(f, self.codebooks))
         if rank_and_world()[0] == 0:
             self._told = tell_ties(self._codes(f.to(self.device)), self.codebooks.shape[1], self._told)
-
-    def _table(self, images, view, device, progress, image_key, seed) -> Tensor:  # directions (N, V, n)
-        "What a head alone is trained on: vectors, or the features of pictures and of views of them"
-        self.to(device)
-        if isinstance(self.backbone, VectorInput):
-            if view is not None: raise ValueError(
-                f"view={shown(view)} is for pictures: of vectors, noise and missing coordinates are the views")
-            vectors = as_vectors(images, self.channels)
-            return table_of_directions(vectors[:, None], self.head, "vectors")
-        squares = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
-        n = views_that_fit(len(squares), self.backbone.n_features)
-        view = pick_view(view, self.channels) if view is not None or self.channels != 3 else VIEWS["gentle"]
-        table = feature_table(self.backbone, squares, view if n else None, to_float, seed, device, n, progress)
-        return table_of_directions(table, self.head)
 
     def to_images(
         self,

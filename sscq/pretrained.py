@@ -245,8 +245,8 @@ def read_model(
         f"its settings {'lack' if other[0] in known else 'have'} {shown(other[0])}")
     own = is_own(arguments["backbone"])
     if own and network is None: raise ValueError(
-        f"{what} holds a model around a network of its maker's own, {one_line(arguments['backbone'][7:])}: give one like "
-        "it, from_pretrained(…, backbone=network); its weights come from the file")
+        f"{what} holds a model around a network of its maker's own, {one_line(arguments['backbone'][7:])}: give one "
+        "like it, from_pretrained(…, backbone=network); its weights come from the file")
     if network is not None and not own: raise ValueError(
         f"{what} has the network {shown(arguments['backbone'])}: leave backbone= out, its name builds it again")
     try:

@@ -39,7 +39,7 @@ from sscq.distributed import (
     warn_rank0,
 )
 from .files import naming
-from .guards import check_finite, check_weights_finite, Compilable, compiled
+from .guards import check_finite, check_weights_finite, Compilable, compiled, parameter_groups
 from .guards import out_of_memory, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
@@ -275,21 +275,6 @@ def steps_per_epoch(
     return n
 
 
-def parameter_groups(
-    model: nn.Module,
-    config: TrainConfig,
-) -> list[dict]:  # for an optimizer
-    "All weights; those of a backbone with a rate of its own, as a `share` of the others', in the first of two groups"
-    backbone, rest = getattr(model, "backbone", None), list(model.parameters())
-    theirs = list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
-    share = .1 if getattr(backbone, "of_directions", False) else 1.
-    share = share if config.backbone_lr is None else config.backbone_lr / config.lr
-    if share == 1 or not theirs: return [dict(params=rest)]
-    if [id(p) for p in rest[:len(theirs)]] != [id(p) for p in theirs]: raise ValueError(
-        f"backbone_lr={config.backbone_lr} needs a model that has its backbone first: give the weights one lr")
-    return [dict(params=theirs, share=share), dict(params=rest[len(theirs):])]
-
-
 def new_run(
     model: nn.Module,
     images: Tensor | Images,
@@ -303,7 +288,8 @@ def new_run(
     per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
     model.to(memory_format=torch.channels_last)
     device = find_quantizer(model).codebooks.device
-    optimizer = torch.optim.Adam(parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay,
+    groups = parameter_groups(model, config.lr, config.backbone_lr)
+    optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay,
                                  fused=device.type in ("cpu", "cuda"))
     return Run(model, images, view, objective, config, optimizer, per_epoch, per_pass)
 
