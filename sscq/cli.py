@@ -64,6 +64,14 @@ def _command(commands, name: str, run, *examples: str) -> argparse.ArgumentParse
     return parser
 
 # %% ../nbs/50_cli.ipynb #2a7f5669
+def network(name: str) -> str:
+    "A backbone by name"
+    if ":" in name or name in BACKBONES: return name
+    raise argparse.ArgumentTypeError(
+        f"{name!r} is unknown: choose timm:NAME, torchvision:NAME, or one of {', '.join(BACKBONES)}"
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     "All commands and their options"
     parser = Parser(
@@ -90,11 +98,18 @@ def build_parser() -> argparse.ArgumentParser:
         "sscq train photos/ --bits 64 --minutes 30 --image-size 32 --out runs/mine",
         "sscq train cifar10 --preset fast --bits 32",
         "sscq train photos/ --out runs/mine --resume",
+        "sscq train photos/ --backbone timm:resnet50 --freeze --words 256",
+        "sscq train vectors.npy",
     )
-    p.add_argument("data", help=f"a folder of pictures, or one of {', '.join(DATASETS)}")
+    p.add_argument("data", help=f"a folder of pictures, vectors (.npy), or one of {', '.join(DATASETS)}")
     p.add_argument("--bits", type=int, default=32, help="per image (%(default)s)")
     p.add_argument("--out", help="folder for the model and its checkpoints (runs/DATA-BITS)")
-    p.add_argument("--backbone", choices=BACKBONES, help="the network, instead of the chosen")
+    p.add_argument(
+        "--backbone", type=network, metavar="NAME", help="the network, instead of the chosen: timm:NAME, "
+        f"torchvision:NAME, both with the weights they were trained to, or one of {', '.join(BACKBONES)}"
+    )
+    p.add_argument("--freeze", action="store_true", help="train codes alone, on what the trained network sees")
+    p.add_argument("--backbone-lr", type=float, help="the network's rate (for timm's, torchvision's: --lr / 10)")
     for option, what in (
         ("batch-size", "images a step"),
         ("image-size", "pixels a side"),

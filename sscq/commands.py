@@ -14,12 +14,12 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from .answers import thumbnail
-from .backbone import backbone_origin
+from .backbone import backbone_origin, NETWORK_SIZE
 from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
@@ -34,6 +34,7 @@ from .indexfile import check_file
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
 from .train import Preset, PRESETS, TrainConfig
+from .vectors import as_vectors, head_setup, vector_arguments
 from .validation import check_count, one_line
 
 # %% ../nbs/49_commands.ipynb #46424f49
@@ -86,7 +87,9 @@ def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Ta
     "As the pictures want it"
     words = {} if args.words is None else dict(n_words=args.words)
     SSCQ(bits=args.bits, **words, backbone="auto", image_size=args.image_size)  # found wrong before anything is read
-    given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, image_size=args.image_size,
+    others = args.backbone is not None and ":" in args.backbone
+    given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, channels=3 if others else None,
+                 image_size=args.image_size or (NETWORK_SIZE if others else None),
                  batch_size=args.batch_size, view=args.view, device=device,
                  bits=None if words else args.bits,
                  precision=settings_of_run(out, args.resume).get("precision"))
@@ -97,9 +100,44 @@ def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Ta
     else:
         images, chosen = prepare(args.data, **given)
     say0(chosen.words)
-    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every)
+    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every, backbone_lr=args.backbone_lr)
     config = TrainConfig(**chosen.config | {name: value for name, value in fields.items() if value is not None})
     return Task(images, chosen.model | words, chosen.view, chosen.objective, config, chosen.minutes)
+
+
+def is_vectors(data: str) -> bool:
+    return Path(data).suffix.lower() == ".npy" and data not in DATASETS
+
+
+def head_task(args: argparse.Namespace) -> Task:
+    "As vectors want it, or pictures seen by a network that stays as it is"
+    arguments: dict = dict(bits=args.bits) | (dict(n_words=args.words) if args.words else {})
+    if is_vectors(args.data):
+        of_pictures = dict(backbone=args.backbone, image_size=args.image_size, view=args.view, preset=args.preset,
+                           freeze=args.freeze or None, backbone_lr=args.backbone_lr)
+        for name, value in of_pictures.items():
+            if value is not None: raise ValueError(
+                f"--{name.replace('_', '-')} is for pictures, and {one_line(args.data)} holds vectors: leave it out")
+        images: Any = as_vectors(args.data)
+        arguments = vector_arguments(images.shape[1], args.bits, args.words)
+        view, n = None, len(images)
+    else:
+        if not args.backbone: raise ValueError(
+            "--freeze keeps a trained network as it is: name one, --backbone torchvision:resnet50 or timm:NAME")
+        size = args.image_size or NETWORK_SIZE
+        arguments |= dict(backbone=args.backbone, channels=3, image_size=size, freeze=True)
+        if args.data in DATASETS:
+            images = data_resized(dataset(args.data, args.root), 3, size).train
+        else:
+            images = as_images(args.data, 3, size)
+        view, n = args.view or "gentle", len(images)
+    objective, chosen = head_setup(n, args.minutes)
+    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every, batch_size=args.batch_size)
+    if args.steps or args.epochs:
+        fields |= dict(steps=args.steps, epochs=args.epochs)
+        chosen |= dict(steps=None)
+    config = TrainConfig(**chosen | {name: value for name, value in fields.items() if value is not None})
+    return Task(images, arguments, view, objective, config, args.minutes)
 
 
 class TimeLeft:
@@ -121,17 +159,22 @@ class TimeLeft:
 def train(args: argparse.Namespace) -> dict:
     "sscq train: a folder or data set in, a model out"
     if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
-        f"{one_line(args.data)} does not exist: give a folder of pictures, or one of {', '.join(DATASETS)}")
+        f"{one_line(args.data)} does not exist: give a folder of pictures, vectors as a .npy file, or one of "
+        f"{', '.join(DATASETS)}")
     check_length(args.minutes, args.steps, args.epochs)
     config = config_for(preset_for(args), epochs=args.epochs, steps=args.steps, batch_size=args.batch_size, lr=args.lr,
-                        seed=args.seed, save_every=args.save_every)  # found wrong before anything is read
+                        seed=args.seed, save_every=args.save_every, backbone_lr=args.backbone_lr)  # found wrong at once
     device = find_device(args.device) if args.device else None
     out = Path(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with process_group() as its:  # one process, or those that torchrun started
-        task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out, device or its)
+        if is_vectors(args.data) or args.freeze:
+            task = head_task(args)
+        else:
+            task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out, device or its)
         torch.manual_seed(task.config.seed)
-        model = SSCQ(bits=args.bits, **task.model)
-        images = as_images(task.images, model.channels, model.image_size)
+        model = SSCQ(**dict(bits=args.bits) | task.model)
+        vectors = is_vectors(args.data)
+        images: Any = task.images if vectors else as_images(task.images, model.channels, model.image_size)
         check_writable_folder(out)
         model.fit(
             images,
@@ -149,11 +192,13 @@ def train(args: argparse.Namespace) -> dict:
         whole = len(model.history) >= used.epochs
         if rank_and_world()[0] == 0 and model.history:
             model.save_pretrained(out)
-            say(f"{model.bits}-bit model after {reached(model)}: {one_line(out)}")
+            origin = backbone_origin(model.backbone)
+            features = "" if origin == "from scratch" else f", features: {one_line(origin)}"
+            say(f"{model.bits}-bit model after {reached(model)}{features}: {one_line(out)}")
     if not whole: raise KeyboardInterrupt  # what was reached is kept, and scripts are told
     last = model.history[-1]
-    return dict(model=str(out), bits=model.bits, epochs=len(model.history), steps=last.get("steps"), loss=last["loss"],
-                seconds=last["seconds"], skipped=left_out(images))
+    return dict(model=str(out), bits=model.bits, features=backbone_origin(model.backbone), epochs=len(model.history),
+                steps=last.get("steps"), loss=last["loss"], seconds=last["seconds"], skipped=left_out(images))
 
 
 def reached(model: SSCQ) -> str:
@@ -192,6 +237,12 @@ def encode(args: argparse.Namespace) -> dict:
     )
 
 # %% ../nbs/49_commands.ipynb #49f93ef3
+def queries_in(query: str, model: SSCQ) -> list[tuple[str, Any]]:  # name, and what an index is asked
+    "A picture; or each vector of a file of them, embedded"
+    if not is_vectors(query): return [(str(query), query)]
+    return [(f"{query}[{n}]", f[None]) for n, f in enumerate(model.embed(query))]
+
+
 def search(args: argparse.Namespace) -> dict:
     "sscq search: an index and pictures in, the nearest images out"
     check_count("-k", args.k)
@@ -205,15 +256,16 @@ def search(args: argparse.Namespace) -> dict:
         check_writable(page)
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
     index = Index.load(args.index, embed=model.embed)
-    found = [index.search(query, k=args.k) for query in args.queries]
+    asked = [one for query in args.queries for one in queries_in(query, model)]
+    found = [index.search(query, k=args.k) for _, query in asked]
     answers: list[dict] = [
         dict(
-            query=str(query),
+            query=name,
             ids=torch.as_tensor(hits.ids)[0].tolist(),
             distances=[round(d, 4) for d in torch.as_tensor(hits.distances)[0].tolist()],
             paths=[str(p) for p in hits.paths[0]] if hits.paths else None,
         )
-        for query, hits in zip(args.queries, found)
+        for (name, _), hits in zip(asked, found)
     ]
     for answer in answers:
         say(one_line(answer["query"]))
@@ -394,6 +446,7 @@ def info(args: argparse.Namespace) -> dict:
             word_dim=d,
             image_size=model.image_size,
             channels=model.channels,
+            features=backbone_origin(model.backbone),
             parameters=sum(p.numel() for p in model.parameters()),
             checksum="right",
         )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .backbone import branch_parts
+from .numerics import branch_parts
 from .codebook import Encoded
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity

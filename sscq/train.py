@@ -39,7 +39,7 @@ from sscq.distributed import (
     warn_rank0,
 )
 from .files import naming
-from .guards import check_finite, check_weights_finite, Compilable, compiled
+from .guards import check_finite, check_weights_finite, Compilable, compiled, parameter_groups
 from .guards import out_of_memory, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
@@ -70,6 +70,7 @@ class TrainConfig:
     save_every: int = (
         1  # epochs from one checkpoint to the next; the last one, and the one before a stop, are always saved
     )
+    backbone_lr: float | None = None  # of the backbone's weights; None: `lr`, or a tenth of it for others' networks
     refit: bool = False  # SSCQ.fit: codebooks by k-means of the embeddings, once training is over
     steps: int | None = None  # in all, cut into `epochs` parts; None: as many as `epochs` passes over the images make
 
@@ -92,6 +93,8 @@ def checked_settings(config: TrainConfig) -> dict:  # name -> value, as Python's
     values |= each(check_number, ["lr"], above=0, least=1e-30)  # less is 0 in float32
     values |= each(check_number, ("lr_start", "weight_decay"), 0) | each(check_number, ["lr_end"], 0, 1)
     values |= each(check_choice, ["precision"], PRECISIONS)
+    if values["backbone_lr"] is not None:
+        values |= each(check_number, ["backbone_lr"], least=0)
     if values["micro_batch"] is not None:
         values |= each(check_count, ["micro_batch"], 2)
     if values["batch_size"] < 2:
@@ -238,7 +241,9 @@ def train_epoch(
     words = torch.arange(codebooks.shape[1], device=codebooks.device)
     for x, total in with_images(run, batches_of_epoch(run, epoch)):
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch * run.per_epoch + len(losses), run.per_epoch, config)
+            group["lr"] = group.get("share", 1.) * learning_rate(
+                epoch * run.per_epoch + len(losses), run.per_epoch, config
+            )
         loss, parts, f = step(x, total)
         losses.append(torch.stack([loss, *parts]).detach())
         counts += (hard_assign(f, codebooks.detach())[..., None] == words).sum(0)
@@ -283,7 +288,8 @@ def new_run(
     per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
     model.to(memory_format=torch.channels_last)
     device = find_quantizer(model).codebooks.device
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+    groups = parameter_groups(model, config.lr, config.backbone_lr)
+    optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay,
                                  fused=device.type in ("cpu", "cuda"))
     return Run(model, images, view, objective, config, optimizer, per_epoch, per_pass)
 
@@ -368,7 +374,7 @@ def run_epochs(
             model.eval()
             kept = deepcopy(model.state_dict())
             seconds = time.perf_counter() - start
-            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds)
+            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[-1]["lr"], seconds)
             done = {} if run.config.steps is None else dict(steps=epoch * run.per_epoch + len(losses))
             history.append(record | done)
             after_epoch(history)
