@@ -406,7 +406,8 @@ def plan_words(
     how_often = f"{whole} over {n:,} pictures" if passes > .99 else f"{passes:.0%} of {n:,} pictures"
     begun = f", {config.steps - left:,} of them done" if left < config.steps else ""
     begun = begun if left else ", all of them done"
-    time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
+    time = f", {'about ' * (left * seconds >= 1)}{duration(left * seconds)}" if seconds and left else ""
+    time += " more" * bool(time and reached)
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
 # %% ../nbs/37_budget.ipynb #5358bd52
