@@ -7,6 +7,7 @@ __all__ = ['EncodedData', 'score_coded', 'score_pq', 'untrained', 'pretrained', 
 
 # %% ../nbs/42_baselines.ipynb #179ce953
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,11 @@ class Vectors(NamedTuple):
     train: Tensor  # (T, D)
     database: Tensor  # (N, D)
     query: Tensor  # (Q, D)
+
+
+def finite(v: Vectors) -> Vectors:
+    "The same, or an error that says which holds NaN or infinity: a codeword can be found for anything"
+    return Vectors(*(check_tensor(name, x, "N D", finite=True) for name, x in v._asdict().items()))
 
 
 @torch.no_grad()
@@ -63,7 +69,7 @@ def pca(
 ) -> Vectors:  # min(dim, D) dimensions
     "Projections on the directions of largest variance of the training vectors"
     dim = check_count("dim", dim)
-    v = Vectors(*(check_tensor(name, x, "N D", finite=True) for name, x in v._asdict().items()))
+    v = finite(v)
     if not v.train.numel(): raise ValueError(f"train of shape {tuple(v.train.shape)} is empty: it has no directions")
     # in float64, as squares of float32 leave float32; some vectors at a time, as a copy would take thrice the memory
     mean = sum(x.double().sum(0) for x in v.train.split(8192)) / len(v.train)
@@ -78,7 +84,8 @@ def pca(
     return Vectors(*(project(x).to(torch.promote_types(x.dtype, torch.float32)) for x in v))
 
 # %% ../nbs/42_baselines.ipynb #8c8f3e74
-class EncodedData(NamedTuple):
+@dataclass(frozen=True)
+class EncodedData:
     "What a method leaves to be searched"
     query: Tensor  # (Q, D) real vectors
     codes: Tensor  # (N, M) uint8
@@ -94,6 +101,7 @@ def code_pq(
 ) -> EncodedData:
     "Product quantization trained on v.train"
     n_books, rotate = books_for(bits, n_words), check_flag("rotate", rotate)
+    v = finite(v)
     v = Vectors(*(F.pad(x, (0, -x.shape[1] % n_books)) for x in v))  # zeros: M parts of equal size, no distance changed
     if rotate:
         rotation, codebooks = train_opq(v.train, n_books, n_words, seed)

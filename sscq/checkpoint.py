@@ -13,13 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
+from inspect import signature
 from pathlib import Path
+from types import FunctionType
 from typing import Any
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +25,10 @@ from torch import Tensor, nn
 from . import __version__
 from .codebook import find_quantizer
 from .distributed import batch_norms, hold_interrupts, rank_and_world, warn_rank0
-from .files import checksum, naming, parse_json, put_in_place, read_tensors, remove_abandoned, staging
-from .history import HISTORY, lines_of, to_json, write_history
-from .objective import Parts, SPQParts
+from .files import _lock, checksum, naming, parse_json, put_in_place, read_tensors, remove_abandoned, staging
+from .history import _is, HISTORY, lines_of, misfit_of_history, to_json, write_history
 from .reading import Images
-from .validation import check_count, check_number, check_path, one_line, shown
+from .validation import check_count, check_path, one_line, shown
 
 # %% ../nbs/28_checkpoint.ipynb #7c422c54
 CHECKPOINT_FORMAT = 2  # of the checkpoint file; files of format 1 are read too
@@ -131,14 +128,6 @@ MOMENTS = "exp_avg", "exp_avg_sq"  # what Adam keeps of every weight, beside `st
 LAST_STEP = 2 ** 24  # Adam counts its steps in float32, which stops here
 
 
-def _is(check: Callable, value: object, *args) -> bool:
-    try:
-        check("", value, *args)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 def misfit(
     saved: Checkpoint,
 ) -> str:  # empty if all is well
@@ -160,37 +149,6 @@ def misfit(
         if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
             return f"the names of what its optimizer moves are {shown(trained, 40)}"
     return misfit_of_tensors(saved.tensors, len(history), steps, trained)
-
-
-def misfit_of_history(
-    history: list,
-) -> str:
-    "The same of the records alone"
-    seconds, shape = 0., None
-    for number, record in enumerate(history, 1):
-        if not isinstance(record, dict): return f"its record {number} is {shown(record, 40)}"
-        if not _is(check_count, epoch := record.get("epoch")) or epoch != number:
-            return f"its record {number} is of epoch {shown(epoch, 40)}"
-        if not _is(check_number, record.get("loss")): return f"epoch {number} has loss={shown(record.get('loss'), 40)}"
-        if not _is(check_number, record.get("lr"), 0): return f"epoch {number} has lr={shown(record.get('lr'), 40)}"
-        if not _is(check_number, record.get("seconds"), seconds):
-            return f"epoch {number} ended after seconds={shown(record.get('seconds'), 40)}"
-        for terms in (Parts._fields, SPQParts._fields):  # those of one objective come together
-            for name in terms if record.keys() & set(terms) else ():
-                if not _is(check_number, record.get(name)):
-                    return f"epoch {number} has {name}={shown(record.get(name), 40)}"
-        usage, perplexity, seconds = record.get("usage"), record.get("perplexity"), record["seconds"]
-        if not isinstance(usage, list) or not all(
-                isinstance(row, list) and all(_is(check_count, n, 0, 2 ** 63) for n in row) for row in usage):
-            return f"epoch {number} has usage={shown(usage, 40)}"
-        if shape is None:
-            shape = [len(row) for row in usage]
-        if [len(row) for row in usage] != shape or len({sum(row) for row in usage}) != 1:
-            return f"usage of epoch {number} is of another model or other images"
-        if not isinstance(perplexity, list) or len(perplexity) != len(usage) or not all(
-                _is(check_number, x, 0) for x in perplexity):
-            return f"epoch {number} has perplexity={shown(perplexity, 40)}"
-    return ""
 
 
 def misfit_of_tensors(
@@ -326,6 +284,34 @@ def load_checkpoint(
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
 
 # %% ../nbs/28_checkpoint.ipynb #e5245ff9
+NAMED = "view", "objective"  # callables: their settings are compared, their names are told
+
+
+def settings_of(
+    thing: Callable,
+) -> tuple[str, dict]:  # its name, and settings as far as they show
+    "What a view or an objective is set to, however it is wrapped: fields, arguments bound by `partial`, defaults"
+    bound: dict[str, Any] = {}
+    while isinstance(thing, partial) or "__wrapped__" in getattr(thing, "__dict__", ()):
+        if isinstance(thing, partial):
+            bound = {f"argument {n}": value for n, value in enumerate(thing.args, 1)} | thing.keywords | bound
+        thing = thing.func if isinstance(thing, partial) else vars(thing)["__wrapped__"]
+    if is_dataclass(thing) and not isinstance(thing, type):
+        bound = asdict(thing) | bound
+    elif isinstance(thing, FunctionType):
+        bound = {n: p.default for n, p in signature(thing).parameters.items() if p.default is not p.empty} | bound
+    return str(getattr(thing, "__name__", type(thing).__name__)), {n: v for n, v in bound.items() if is_plain(v)}
+
+
+def is_plain(value: object) -> bool:
+    "Can a checkpoint hold it?"
+    try:
+        json.dumps(value, default=lambda x: x.tolist())  # tensors and arrays
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True
+
+
 def run_settings(
     model: nn.Module,
     images: Tensor | Images,
@@ -334,15 +320,11 @@ def run_settings(
     config,
 ) -> dict:  # name -> plain value
     "What decides the result of a run, as far as names and numbers tell"
-    values = {"objective": getattr(objective, "__name__", type(objective).__name__)}
-    if is_dataclass(objective) and not isinstance(objective, type):
-        values |= {f"objective.{name}": value for name, value in asdict(objective).items()}
-    values |= dict(
-        view=getattr(view, "__name__", type(view).__name__),
-        images=len(images),
-        quantizer=find_quantizer(model).extra_repr(),
-        ranks=rank_and_world()[1],
-    )
+    values: dict[str, Any] = {}
+    for what, thing in zip(NAMED, (view, objective)):
+        values[what], set_to = settings_of(thing)
+        values |= {f"{what}.{name}": value for name, value in set_to.items()}
+    values |= dict(images=len(images), quantizer=find_quantizer(model).extra_repr(), ranks=rank_and_world()[1])
     values |= {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every", "refit")}
     return json.loads(to_json(values))
 
@@ -351,35 +333,39 @@ def check_unchanged(
     before: dict,  # settings of the checkpoint
     now: dict,
 ):
-    "Raise a ValueError that lists what changed"
+    "Raise a ValueError that lists what changed; of a view or an objective under another name, tell what is not known"
+    ignored, renamed = {"sscq", *NAMED}, []  # which version began a run decides nothing
+    for what in NAMED:
+        those = {name for name in {**before, **now} if name.startswith(f"{what}.")}
+        if not those & before.keys() or not those & now.keys():
+            ignored |= those  # one of the two shows no settings
+        if before.get(what) != now.get(what):
+            renamed.append(f"{what} was {shown(before.get(what))} and is {shown(now.get(what))}")
     changed = [
         f"{one_line(name)} from {shown(before.get(name))} to {shown(now.get(name))}"
         for name in {**before, **now}
-        if name != "sscq" and before.get(name) != now.get(name)  # which version began a run decides nothing
+        if name not in ignored and before.get(name) != now.get(name)
     ]
     if changed: raise ValueError(f"the run was started with other settings; changed: {', '.join(changed)}. "
                                  "Put them back, or continue all the same with resume='changed'")
+    if renamed: warn_rank0(f"{', '.join(renamed)}: a name is no setting, so the run goes on; if it does something else "
+                           "now, begin anew with clear_run(out)", stacklevel=4)
 
 # %% ../nbs/28_checkpoint.ipynb #c53c9048
 @contextmanager
 def sole_writer(out: Path):
     "Keep other runs from writing to a folder; the lock ends with the process, however that ends"
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(out, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"out={one_line(out)} is in use by another run: wait until it ends, or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        fd: int | None = _lock(out)
+    except OSError:
+        fd = -1  # a system without locks
+    if fd is None:
+        raise ValueError(f"out={one_line(out)} is in use by another run: wait until it ends, or choose another folder")
+    try:
         yield
     finally:
-        os.close(folder)
+        if fd >= 0:
+            os.close(fd)
 
 
 def remove_unfinished(out: Path):

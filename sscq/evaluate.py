@@ -186,7 +186,8 @@ def tie_averaged_precision(
     return (p * (before + inside) / (h + x).clamp(min=1)).sum(1)
 
 # %% ../nbs/11_evaluate.ipynb #5650a970
-class Shortlist(NamedTuple):
+@dataclass(frozen=True)
+class Shortlist:
     "The nearest items, nearest first, equal distances by row number; rows are filled up with inf and -1"
     distances: Tensor  # (Q, C)
     ids: Tensor  # (Q, C)

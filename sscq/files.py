@@ -35,6 +35,7 @@ PART = ".sscq-part-"  # how the name of what is being prepared begins
 def _lock(
     folder: Path,
 ) -> int | None:  # a file descriptor that holds the lock; None if another process does; an OSError where nobody can
+    if fcntl is None: raise OSError("this system has no locks")
     fd = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +50,6 @@ def remove_abandoned(
     folder: str | Path,
 ) -> None:
     "Remove what killed processes were preparing in a folder; what living ones prepare stays"
-    if fcntl is None: return
     for part in Path(folder).glob(PART + "*"):
         with contextlib.suppress(OSError):
             if part.is_symlink() or not part.is_dir() or (fd := _lock(part)) is None: continue
@@ -70,14 +70,13 @@ def staging(
     while True:
         part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
         fd = None
-        if fcntl is None: break
         # between making and locking it, another process may have taken it for abandoned
         try:
             fd = _lock(part)
         except FileNotFoundError:
             continue
         except OSError:
-            break  # a file system without locks: nobody removes anything there
+            break  # a system without locks: nobody removes anything there
         if fd is not None and part.exists(): break
         if fd is not None:
             os.close(fd)

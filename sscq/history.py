@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .codebook import perplexity
 from .files import put_in_place, staging
-from .validation import check_path, one_line, shown
+from .objective import Parts, SPQParts
+from .validation import check_count, check_number, check_path, one_line, shown
 
 # %% ../nbs/27_history.ipynb #7c422c55
 HISTORY = "history.jsonl"  # one line an epoch
@@ -67,6 +68,45 @@ def with_added(
             f"on_epoch added {shown(name)} to its record, which JSON cannot hold ({one_line(error)}): "
             "add numbers, texts, lists or tensors") from None
     return {**record, **added}
+
+# %% ../nbs/27_history.ipynb #82c98ecf
+def _is(check: Callable, value: object, *args) -> bool:
+    try:
+        check("", value, *args)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def misfit_of_history(
+    history: list,
+) -> str:
+    "What in records that were read back is no history of one run, in words; empty if all is well"
+    seconds, shape = 0., None
+    for number, record in enumerate(history, 1):
+        if not isinstance(record, dict): return f"its record {number} is {shown(record, 40)}"
+        if not _is(check_count, epoch := record.get("epoch")) or epoch != number:
+            return f"its record {number} is of epoch {shown(epoch, 40)}"
+        if not _is(check_number, record.get("loss")): return f"epoch {number} has loss={shown(record.get('loss'), 40)}"
+        if not _is(check_number, record.get("lr"), 0): return f"epoch {number} has lr={shown(record.get('lr'), 40)}"
+        if not _is(check_number, record.get("seconds"), seconds):
+            return f"epoch {number} ended after seconds={shown(record.get('seconds'), 40)}"
+        for terms in (Parts._fields, SPQParts._fields):  # those of one objective come together
+            for name in terms if record.keys() & set(terms) else ():
+                if not _is(check_number, record.get(name)):
+                    return f"epoch {number} has {name}={shown(record.get(name), 40)}"
+        usage, perplexity, seconds = record.get("usage"), record.get("perplexity"), record["seconds"]
+        if not isinstance(usage, list) or not all(
+                isinstance(row, list) and all(_is(check_count, n, 0, 2 ** 63) for n in row) for row in usage):
+            return f"epoch {number} has usage={shown(usage, 40)}"
+        if shape is None:
+            shape = [len(row) for row in usage]
+        if [len(row) for row in usage] != shape or len({sum(row) for row in usage}) != 1:
+            return f"usage of epoch {number} is of another model or other images"
+        if not isinstance(perplexity, list) or len(perplexity) != len(usage) or not all(
+                _is(check_number, x, 0) for x in perplexity):
+            return f"epoch {number} has perplexity={shown(perplexity, 40)}"
+    return ""
 
 # %% ../nbs/27_history.ipynb #dbadceb2
 def write_history(

@@ -14,10 +14,11 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import cast, NamedTuple
+from typing import cast
 
 import numpy as np
 import torch
@@ -216,7 +217,8 @@ def resize_center_crop(
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if _AVIF else []))
 
 # %% ../nbs/22_images.ipynb #d11e5ec1
-class SkippedFile(NamedTuple):
+@dataclass(frozen=True, order=True)
+class SkippedFile:
     "A file that was left out, and why"
     path: Path
     reason: str

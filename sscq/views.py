@@ -8,7 +8,7 @@ __all__ = ['VIEWS', 'to_float', 'random_resized_crop', 'random_flip', 'random_gr
 
 # %% ../nbs/02_views.ipynb #9aa54a2a
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -185,7 +185,8 @@ def shift_hue(
     return (2 * high - low - away).clamp(low, high)
 
 # %% ../nbs/02_views.ipynb #94a64d81
-class Jitter(NamedTuple):
+@dataclass(frozen=True)
+class Jitter:
     "What a colour jitter draws for B images; n is B rounded up to a multiple of 4"
     place: Int[Tensor, "n"]  # which image is where; numbers from B on are spare copies
     kind: Int[Tensor, "3 n 1 1 1"]  # of each blend: 0 brightness, 1 contrast, 2 saturation

@@ -213,7 +213,8 @@ def test_tie_groups():
 @pytest.mark.parametrize("levels", [1, 3, 10_000])
 def test_shortlist_is_the_stable_sort_up_to_the_last_tie(N, k, levels):
     d = torch.randint(levels, (13, N), generator=torch.Generator().manual_seed(N)).float() / 7
-    near, ids = shortlist(d, k)
+    found = shortlist(d, k)
+    near, ids = found.distances, found.ids
     whole = d.sort(dim=1, stable=True)
     for q in range(13):
         n = int((d[q] <= whole.values[q, min(k, N) - 1]).sum())
@@ -467,6 +468,15 @@ def test_bits_of_a_baseline(bits, message):
     with pytest.raises(ValueError, match=message): code_pq(Vectors(x, x, x), bits)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("part", ["train", "database", "query"])
+def test_vectors_that_no_codeword_is_near_are_refused(part, bad):
+    "The nearest codeword of NaN is number 0, and its score a number"
+    x = torch.randn(40, 8)
+    v = Vectors(x, x, x)._replace(**{part: x.clone().index_fill_(0, torch.tensor([3]), bad)})
+    with pytest.raises(ValueError, match=f"{part}.*(NaN|infinite)"): code_pq(v, 8)
+
+
 def test_a_bar_in_a_name_does_not_break_the_table():
     score = score_codes(*planted(), method="a|b\nc")
     head, _, row, *_ = score_table([score]).splitlines()
@@ -564,7 +574,7 @@ def test_baselines_are_what_their_scores_say():
     assert [(method, origin) for method, origin, _ in tried] == [
         ("PQ", "raw pixels"), ("OPQ", "raw pixels"), ("PCA + PQ", "raw pixels"), ("PQ", "untrained tiny_cnn")]
     raw = vectors(data, pixels)
-    for a, b in zip(tried[0][2], code_pq(raw, 8)): assert torch.equal(a, b)
+    for a, b in zip(*(vars(coded).values() for coded in (tried[0][2], code_pq(raw, 8)))): assert torch.equal(a, b)
     assert score_coded(tried[0][2], data, "PQ", "raw pixels") == score_pq(raw, data, 8, "PQ", "raw pixels")
     assert all(coded.codes.shape == (1497, 2) and coded.codebooks.shape[:2] == (2, 16) for *_, coded in tried)
 

@@ -168,3 +168,18 @@ def test_tools_see_every_verb_and_find_nothing_to_complain_of(tmp_path):
 def test_type_information_is_packed():
     assert (ROOT / "sscq/py.typed").is_file()
     assert '"py.typed"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name, unpacked", [
+    ("evaluate.Shortlist", False), ("views.Jitter", False), ("images.SkippedFile", False), ("baselines.EncodedData", False), ("answers.Explanation", False),
+    ("evaluate.Score", False), ("codebook.Encoded", True), ("objective.Parts", True), ("objective.SPQParts", True), ("evaluate.Curve", True),
+    ("evaluate.QueryScores", True), ("baselines.Vectors", True), ("reading.Batch", True)])
+def test_a_result_is_a_frozen_dataclass_unless_it_is_unpacked(name, unpacked):
+    kind = getattr(module(name.partition(".")[0]), name.partition(".")[2])
+    assert issubclass(kind, tuple) if unpacked else kind.__dataclass_params__.frozen and not issubclass(kind, tuple)
+
+
+def test_skipped_files_are_sorted_compared_and_counted_once():
+    from sscq.images import SkippedFile
+    a, b = SkippedFile(Path("a"), "empty"), SkippedFile(Path("b"), "damaged")
+    assert sorted([b, a]) == [a, b] and {a, SkippedFile(Path("a"), "empty")} == {a} and str(b) == "b: damaged"

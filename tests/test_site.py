@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "nbs/site"))
 from api import entries, only_imports, statements, without_noqa  # noqa: E402
-from build import LINK, MOVED, NBS, WINGS, Site, examples, exports, first_sentence, notebooks, read, relink  # noqa: E402
+from build import LINK, MOVED, NBS, WINGS, Site, examples, exports, first_sentence, notebooks, read, relink, told  # noqa: E402
 from graph import floors, graph, needed  # noqa: E402
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -210,16 +210,54 @@ Box.twin = 3
 """
 
 
+KINDS = {"f": "Box", "g": "", "Box": "Box", "Box.side": "int", "Box.twin": "Box", "Box.forward": "Box", "SIDES": ""}
+
+
+def used(source: str, known=None) -> list: return [(said, sorted(n for n in names if n in KINDS)) for said, names in statements(source, KINDS, known or {})]
+
+
 def test_an_example_is_a_statement_that_runs_and_is_meant_to_succeed():
     source = 'a = f(1)\nwith expect_fail(ValueError): f(0)\nwith open(p) as file:\n    g(file)\nf(\n    1,\n    2)\n'
-    assert [(said, calls) for said, calls in statements(source)] == [("a = f(1)", {"f"}), ("g(file)", {"g"})]
-    assert statements("!ls") == []
+    assert [s for s in used(source) if s[1]] == [("a = f(1)", ["f"]), ("g(file)", ["g"])]
+    assert used("!ls") == []
 
 
-def test_most_public_names_have_an_example_from_a_notebook():
-    wanted = [(m, e.name) for m, nb in MODULES.items() for e in exports(nb) if e.kind in ("function", "class", "method")]
-    found = {(m, name) for m, nb in MODULES.items() for name in examples(nb, NOTEBOOKS)}
-    assert len(found & set(wanted)) > .65 * len(wanted), sorted(set(wanted) - found)
+@pytest.mark.parametrize("lines, names", [
+    ("a = Box(3)", "Box"), ("b = f(1)\nb.twin.side", "f Box Box.side Box.twin"), ("b = f(1)\nb(2)", "f Box.forward"),
+    ("a, b = 1, f(1)\nb.side", "f Box Box.side"),
+    ("b = f(1)\nb = 2\nb.side", "f"), ("g().side", "g"), ("dict(SIDES)", "SIDES"), ("f = 3\nprint(f)", ""), ("for f in 1, 2: print(f)", ""),
+    ("try: g()\nexcept Box as e: e.side", "g Box Box.side"), ("def h(b: Box): b.twin", "Box Box.twin"), ("with f(1) as b: g()", "f g"),
+    ("with expect_fail(Box): f(0)", "Box"), ("b = f(1)\nb.side = 4", "f"),
+    ("b = f(1)\nb.side = 4\nb.side", "f Box Box.side"), ("def h(f): f(1)\ng()", "g"), ("def h(f): pass\nf(1)", "f")])
+def test_an_example_is_of_the_class_it_is_asked_of(lines, names):
+    "Classes of variables are followed through annotations, so that another class's method of the same name is no example"
+    assert {name for _, those in used(lines) for name in those} == set(names.split())
+
+
+def test_a_call_is_a_better_example_than_a_mention():
+    found = [names for _, names in statements("b = f(1)\nb.side\nprint(f)", KINDS, {})]
+    assert found == [{"f": 0}, {"Box.side": 0, "Box": 1}, {"print": 0, "f": 2}]
+
+
+def test_every_public_name_has_an_example_from_a_notebook_cell_that_the_tests_run():
+    every = told(NOTEBOOKS)
+    found = {m: examples(nb, every) for m, nb in MODULES.items()}
+    missing = [f"{m}.{e.name}" for m, nb in MODULES.items() for e in exports(nb) if e.name not in found[m]]
+    assert not missing, "call it in a cell of its notebook, in a statement of one or two lines that shows what comes of it"
+    cells = ["".join(c["source"]) for nb in NOTEBOOKS for c in nb.cells if c["cell_type"] == "code"]
+    run = " ".join(" ".join(s.split()) for s in cells if not re.search(r"^#\| *(hide|slow|exporti?)\b", s, re.M))
+    for m, those in found.items():
+        for name, said in those.items():
+            assert said.count("\n") < 2 and said.strip() != name.rpartition(".")[2], f"{m}.{name}: says nothing"
+            assert " ".join(said.split()) in run, f"{m}.{name}: {said} is in no cell that is run"
+
+
+def test_every_public_name_of_the_package_is_on_an_api_page():
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "sscq").glob("*.py")}
+    offered = {name: set(ast.literal_eval(n.value)) for name, tree in trees.items() for n in tree.body
+               if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"}
+    for m, nb in MODULES.items(): assert offered[m] == {e.name for e in exports(nb) if "." not in e.name}
+    assert offered["__init__"] <= set().union(*(offered[m] for m in MODULES))
 
 
 def test_errors_are_told_with_their_rule():

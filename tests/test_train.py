@@ -1,6 +1,7 @@
 "Training: the schedule, the step, what is kept, and what survives a kill, a full disk and a torn file."
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from torch import nn
 from train_runs import OBJECTIVE, Mirror, run_alone, settings, small_model, start
 
 import sscq.guards as sscq_guards
+import sscq.files as sscq_files
 from sscq.files import checksum
 import sscq.distributed as sscq_distributed
 import sscq.checkpoint as sscq_checkpoint
@@ -46,6 +48,10 @@ from sscq.codebook import find_quantizer
 from sscq.views import VIEWS, digit_view
 
 DATA = Path(__file__).parent / "data"
+
+
+def crop(x, scale=(.08, 1.), mode="area"): return x.roll(round(10 * scale[0]), -1)
+def cropped(x, scale=(.5, 1.), mode="area"): return crop(x, scale, mode)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -1061,13 +1067,92 @@ def test_changed_settings_are_told(images, tmp_path):
     with pytest.raises(ValueError, match=r"changed: objective.tau_ic from 0.5 to 0.3, lr from 0.0005 to 0.001. .*resume='changed'"):
         trained(images, resume=True, **changed)
     with pytest.raises(ValueError, match="images from 160 to 150"): trained(images[:150], out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="view from 'digit_view' to 'Mirror'"): trained(images, out=tmp_path, view=Mirror(), resume=True)
     _, history = trained(images, resume="changed", **changed)
     assert len(history) == 4
     with pytest.raises(ValueError, match="resume='yes' must be"): trained(images, out=tmp_path, resume="yes")
     with pytest.raises(ValueError, match="needs out"): trained(images, resume=True)
     for resume in (False, True):
         with pytest.raises(ValueError, match="out='' is no path"): trained(images, out="", resume=resume)
+
+
+def wrapped(function, name):
+    @functools.wraps(function)
+    def same(*args, **kw): return function(*args, **kw)
+    same.__name__ = name
+    return same
+
+
+@dataclass(frozen=True)
+class SameObjective(SSCQObjective):
+    "Of another name, and set alike"
+
+
+@pytest.mark.filterwarnings("default:view was")
+@pytest.mark.parametrize("was, now", [
+    (digit_view, functools.partial(digit_view)), (digit_view, wrapped(digit_view, "digit_view")), (functools.partial(crop, scale=(.5, 1.)), cropped),
+    (functools.partial(crop, scale=(.5, 1.)), functools.partial(functools.partial(crop, scale=(.3, 1.)), scale=(.5, 1.))),
+    (cropped, functools.partial(wrapped(cropped, "cropped"), scale=(.5, 1.)))], ids=str)
+def test_a_view_that_is_wrapped_or_set_alike_goes_on(was, now, images, tmp_path, recwarn):
+    stopped(images, tmp_path, view=was)
+    recwarn.clear()
+    assert len(trained(images, view=now, out=tmp_path, resume=True)[1]) == 4
+    renamed = sscq_checkpoint.settings_of(was)[0] != sscq_checkpoint.settings_of(now)[0]
+    assert [str(w.message).partition(":")[0] for w in recwarn] == ["view was 'crop' and is 'cropped'"] * renamed
+
+
+def test_an_objective_is_what_it_is_set_to(images, tmp_path):
+    "Another class with the same fields goes on, with a note; other fields, or the same with other values, are refused"
+    stopped(images, tmp_path)
+    for other in (SPQObjective(), SameObjective(n_neighbors=5, tau_cd=.5)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ValueError, match="changed: objective[.]"): trained(images, objective=other, out=tmp_path, resume=True)
+    with pytest.warns(UserWarning, match="objective was 'SSCQObjective' and is 'SameObjective': a name is no setting") as said:
+        _, history = trained(images, objective=SameObjective(n_neighbors=5), out=tmp_path, resume=True)
+    assert len(history) == 4 and len(said) == 1
+
+
+@pytest.mark.parametrize("was, now, message", [
+    (functools.partial(crop, scale=(.5, 1.)), functools.partial(crop, scale=(.4, 1.)), r"view.scale from \[0.5, 1.0\] to \[0.4, 1.0\]"),
+    (functools.partial(crop, scale=(.5, 1.)), crop, r"view.scale from \[0.5, 1.0\] to \[0.08, 1.0\]"),
+    (cropped, wrapped(crop, "cropped"), r"view.scale from")])
+def test_a_view_set_otherwise_is_refused(was, now, message, images, tmp_path):
+    stopped(images, tmp_path, view=was)
+    with pytest.raises(ValueError, match=f"changed: {message}"): trained(images, view=now, out=tmp_path, resume=True)
+    assert len(trained(images, view=now, out=tmp_path, resume="changed")[1]) == 4
+
+
+def test_what_shows_no_settings_goes_on_with_a_note(images, tmp_path):
+    "Once, and it names both; what has the same name is not mentioned"
+    stopped(images, tmp_path, view=Mirror())
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.warns(UserWarning, match="^view was 'Mirror' and is '<lambda>', objective was 'SSCQObjective' and is '<lambda>': .*clear_run") as said:
+        trained(images, view=lambda x: digit_view(x), objective=lambda a, b, books: OBJECTIVE(a, b, books), out=tmp_path, resume=True)
+    assert len(said) == 1
+    (tmp_path / CHECKPOINT).write_bytes(before)
+    assert len(trained(images, view=Mirror(), out=tmp_path, resume=True)[1]) == 4
+
+
+def test_settings_are_read_from_what_was_wrapped():
+    settings_of = sscq_checkpoint.settings_of
+    class Endless:
+        def __getattr__(self, name): return self
+        def __call__(self, x): return x
+    for thing, want in [
+            (crop, ("crop", {"scale": (.08, 1.), "mode": "area"})),
+            (functools.partial(crop, 1, mode="x"), ("crop", {"scale": (.08, 1.), "mode": "x", "argument 1": 1})),
+            (lambda x, f=print, t=torch.ones(2): x, ("<lambda>", {"t": torch.ones(2)})), (digit_view, ("digit_view", {})), (Mirror(), ("Mirror", {})),
+            (SPQObjective(.3), ("SPQObjective", {"tau": .3})), (SPQObjective, ("SPQObjective", {})), (Mirror().__call__, ("__call__", {})),
+            (Endless(), (None, {}))]:
+        name, found = settings_of(thing)
+        assert name == want[0] or want[0] is None
+        assert repr(sorted(found.items())) == repr(sorted(want[1].items()))
+
+
+def test_a_system_without_locks_trains_all_the_same(images, tmp_path, monkeypatch):
+    "Windows, and some file systems: nobody is kept out"
+    monkeypatch.setattr(sscq_files, "fcntl", None)
+    with sscq_checkpoint.sole_writer(tmp_path): assert len(trained(images, out=tmp_path, epochs=1)[1]) == 1
 
 
 def test_another_architecture_or_format_is_refused(images, tmp_path, monkeypatch):

@@ -402,7 +402,7 @@ def test_cuda_agrees_with_cpu():
     boxes, drawn, sigma = draw_boxes(x), draw_jitter(x), uniform(x, .1, 2.)
     def run(device):
         y = crop_resize(x.to(device), boxes.to(device), 16)
-        return blur(apply_jitter(y, type(drawn)(*(v.to(device) for v in drawn))), sigma.to(device)).cpu()
+        return blur(apply_jitter(y, type(drawn)(**{name: v.to(device) for name, v in vars(drawn).items()})), sigma.to(device)).cpu()
     close(run("cuda"), run("cpu"), atol=1e-5, rtol=0)
 
 

@@ -104,24 +104,78 @@ def raised(f: Function) -> list[tuple[str, str]]:
     return list(dict.fromkeys(errors)) + ([("TypeError, ValueError", f"what does not pass {', '.join(names)}")] if names else [])
 
 
-def called(node: ast.AST) -> set[str]:
-    "Names and methods that a statement calls"
-    functions = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
-    return {f.id if isinstance(f, ast.Name) else f".{f.attr}" for f in functions if isinstance(f, ast.Name | ast.Attribute)}
+def gives(names: list[Entry]) -> dict[str, str]:
+    "Of each name `f`, `C`, `C.method`, `C.field`: the class of what it gives, as its annotation says"
+    found = {}
+    for e in names:
+        owner = e.name.rpartition(".")[0]
+        said = {"class": e.name, "property": e.signature}.get(e.kind, e.signature.rpartition(" -> ")[2])
+        for name, kind in [(e.name, said), *((f"{e.name}.{r.name}", r.type) for r in e.rows if e.kind == "class")]:
+            kind = kind.removesuffix(" | None").strip("'\"")
+            found[name] = owner if kind == "Self" else kind
+    return found
 
 
-def statements(source: str, lines: int = 2) -> list[tuple[str, set[str]]]:
-    "Statements that fit on so many lines, and what each calls, those within loops and blocks last; not those that are meant to fail"
+def class_of(node: ast.AST, kinds: dict[str, str], known: dict[str, str]) -> str:
+    "The class of an expression's value, as far as names and annotations tell"
+    if isinstance(node, ast.Name): return known.get(node.id, "")
+    if isinstance(node, ast.Attribute): return kinds.get(full_name(node, kinds, known), "")
+    return kinds.get(full_name(node.func, kinds, known), "") if isinstance(node, ast.Call) else ""
+
+
+def full_name(node: ast.AST, kinds: dict[str, str], known: dict[str, str]) -> str:
+    "`fit` of a function, `SSCQ.fit` of what is asked of an SSCQ, or of the class itself; a module that is called goes forward"
+    if isinstance(node, ast.Name): return f"{known[node.id]}.forward" if known.get(node.id) else node.id
+    if not isinstance(node, ast.Attribute): return ""
+    owner = class_of(node.value, kinds, known) or (node.value.id if isinstance(node.value, ast.Name) else "")
+    return f"{owner}.{node.attr}" if owner in kinds else ""
+
+
+def uses(node: ast.AST, kinds: dict[str, str], known: dict[str, str]) -> dict[str, int]:
+    "What a statement uses: called, or asked for as a property (0), through a field of an instance (1), or by its name alone (2)"
+    found: dict[str, int] = {}
+    def use(name, how): found[name] = min(how, found.get(name, how))
+    for n in ast.walk(node):
+        if isinstance(n, ast.Call) and known.get(getattr(n.func, "id", ""), True): use(full_name(n.func, kinds, known), 0)
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load) and n.id not in known: use(n.id, 2)
+        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load) and (owner := class_of(n.value, kinds, known)):
+            use(f"{owner}.{n.attr}", 0)
+            use(owner, 1)
+    return {name: how for name, how in found.items() if name}
+
+
+def assigned(node: ast.AST) -> list[tuple[ast.AST, ast.AST | None]]:
+    "Names that a statement gives to values, with what says their class: the value, or an annotation"
+    if isinstance(node, ast.Assign):
+        of = node.targets[0], node.value
+        if isinstance(of[0], ast.Tuple) and isinstance(of[1], ast.Tuple): return list(zip(of[0].elts, of[1].elts))
+        return [of] if isinstance(of[0], ast.Name) else [(n, None) for target in node.targets for n in ast.walk(target)]
+    if isinstance(node, ast.For): return [(n, None) for n in ast.walk(node.target)]
+    if isinstance(node, ast.ExceptHandler) and node.name: return [(ast.Name(node.name, ast.Store()), node.type)]
+    return [(ast.Name(a.arg, ast.Store()), a.annotation) for a in node.args.args] if isinstance(node, Function) else []
+
+
+def statements(source: str, kinds: dict[str, str], known: dict[str, str], lines: int = 2) -> list[tuple[str, dict[str, int]]]:
+    """Statements that fit on so many lines, and what each uses, those within loops and blocks last. Of a block, that is what it begins
+    with; of one that is meant to fail, the error. `known`, the classes of variables, grows"""
     try: body = ast.parse(source).body
     except SyntaxError: return []  # a shell command
-    def inner(node):
-        if isinstance(node, ast.With) and "expect_fail" in {name for item in node.items for name in called(item)}: return
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Expr | ast.Assign | ast.Assert): yield child
-            yield from inner(child)
-    every = [*(node for node in body if isinstance(node, ast.Expr | ast.Assign | ast.Assert)), *(node for top in body for node in inner(top))]
-    shown = [node for node in every if node.end_lineno - node.lineno < lines and not isinstance(getattr(node, "value", None), ast.Constant)]
-    return [(ast.unparse(node) if node.col_offset and node.end_lineno > node.lineno else ast.get_source_segment(source, node), called(node)) for node in shown]
+    found = []
+    def visit(node, inner, known):
+        block = isinstance(node, ast.With)
+        if isinstance(node, ast.Expr | ast.Assign | ast.Assert) and not isinstance(getattr(node, "value", None), ast.Constant) or block:
+            if node.end_lineno - node.lineno < lines:
+                said = ast.unparse(node) if node.col_offset and node.end_lineno > node.lineno else ast.get_source_segment(source, node)
+                found.append((inner, said, {k: v for part in (node.items if block else [node]) for k, v in uses(part, kinds, known).items()}))
+        if isinstance(node, Function): known = dict(known)  # its own variables
+        for name, value in assigned(node):
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                says = isinstance(node, Function | ast.ExceptHandler) and isinstance(value, ast.Name) and value.id in kinds
+                known[name.id] = value.id if says else class_of(value, kinds, known) if isinstance(node, ast.Assign) and value else ""
+        if block and "expect_fail" in text(node.items[0].context_expr): return
+        for child in ast.iter_child_nodes(node): visit(child, True, known)
+    for node in body: visit(node, False, known)
+    return [(said, used) for _, said, used in sorted(found, key=lambda f: f[0])]
 
 
 def function(f: Function, notes: dict, cell: str, owner: str = "") -> Entry:

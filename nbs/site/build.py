@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
-from api import Entry, Row, entries, only_imports, statements, without_noqa
+from api import Entry, Row, entries, gives, only_imports, statements, without_noqa
 from graph import graph, listed, svg
 
 ROOT = Path(__file__).parents[2]
@@ -208,18 +208,27 @@ def raises(e: Entry) -> str:
     return "Raises:\n\n" + "\n".join(lines) if lines else ""
 
 
-def examples(nb: Notebook, others: list[Notebook]) -> dict[str, str]:
-    "For each public name a statement of one or two lines that calls it: of its own notebook, or else of the first that has one"
-    names, found = [e.name for e in exports(nb) if e.kind != "data"], {}
-    for source_of in [nb, *others]:
-        for cell in source_of.cells:
-            if cell["cell_type"] != "code" or exported(cell) or {"hide", "exporti"} & directives(cell).keys(): continue
-            for said, calls in statements(code(cell)):
-                for name in names:
-                    owner, _, method = name.rpartition(".")
-                    own = not owner or source_of is nb  # elsewhere, a method of that name may be another class's
-                    if own and (f".{method}" if owner else name) in calls: found.setdefault(name, said)
+def told(notebooks: list[Notebook]) -> list[tuple[Notebook, str, dict[str, int]]]:
+    "Every statement that may be an example: of cells that are shown and that the tests run; and what it uses"
+    kinds, found = gives([e for nb in notebooks for e in exports(nb)]), []
+    for nb in notebooks:
+        known: dict[str, str] = {}
+        for cell in nb.cells:
+            if cell["cell_type"] != "code" or {"export", "exporti"} & directives(cell).keys(): continue
+            those = statements(code(cell), kinds, known)
+            if not {"hide", "slow"} & directives(cell).keys(): found += [(nb, said, used) for said, used in those]
     return found
+
+
+def examples(nb: Notebook, statements: list[tuple[Notebook, str, dict[str, int]]]) -> dict[str, str]:
+    "For each public name a statement that uses it, as from `told`: of its own notebook, or else of the first that has one; a call, if there is one"
+    found: dict[str, tuple] = {}
+    names = {e.name for e in exports(nb)}
+    for place, said, used in statements:
+        for name in names & used.keys():
+            rank = used[name], place is not nb
+            if name not in found or rank < found[name][0]: found[name] = rank, said
+    return {name: said for name, (_, said) in found.items()}
 
 
 def entry_block(e: Entry, nb: Notebook, section: str, example: str = "") -> str:
@@ -258,8 +267,8 @@ def modules_linked(names, modules: dict[str, Notebook]) -> str:
     return listed([f"[`{m}`]({modules[m].api.removeprefix('api/')}.md)" for m in modules if m in names])
 
 
-def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]], others: list[Notebook]) -> str:
-    where, names, shown = sections(nb), exports(nb), examples(nb, others)
+def api_page(nb: Notebook, modules: dict[str, Notebook], imports: dict[str, set[str]], shown: dict[str, str]) -> str:
+    where, names = sections(nb), exports(nb)
     users = {m for m, used in imports.items() if nb.module in used}
     head = [f"# sscq.{nb.module}\n\n> {purpose(nb)}", f"Explained, derived and checked in [{nb.number} {nb.title}](../{nb.page}.md).",
             f"Imports {modules_linked(imports[nb.module], modules)}." + (f" Imported by {modules_linked(users, modules)}." if users else "")]
@@ -322,7 +331,8 @@ class Site:
         self.write_page("index", "\n\n".join([notebook_page(self, self.index).replace("\n\n![", f"\n\n{self.start()}\n\n![", 1), *trees]))
         for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
         imports = graph(ROOT / "sscq", self.modules)
-        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports, [nb for part in self.parts.values() for nb in part]))
+        every = told([nb for part in self.parts.values() for nb in part])
+        for nb in self.modules.values(): self.write_page(nb.api, api_page(nb, self.modules, imports, examples(nb, every)))
         self.write_page("api/index", api_index(self.modules, imports))
         for file, page in PROJECT.items(): self.write_page(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT, self.pages, page))
         for image in (NBS / "images").iterdir(): self.write(f"images/{image.name}", image.read_bytes())
