@@ -380,15 +380,19 @@ def with_length(
     minutes: float | None,
     run: dict,  # as from `settings_of_run`
     measure: Callable[[], float],  # how many seconds a step takes
+    anew: bool = False,  # another length was asked for: a run that goes on gets more parts, as long as those it has
 ) -> tuple[Any, float]:  # a TrainConfig whose steps are known, if it counts them; seconds a step, 0 where nobody knows
     "Minutes made into steps; those of a run that goes on are the steps that it began with"
-    if run.get("steps") is not None and (minutes is not None or config.steps is None):
+    if run.get("steps") is not None and not anew and (minutes is not None or config.steps is None):
         config, minutes = replace(config, steps=run["steps"], epochs=run["epochs"]), None
     if minutes is None and config.steps is None: return config, 0.
-    if run: return config, run["seconds"]
-    if minutes is None and config.steps < SHORT: return config, 0.
-    seconds = measure()
-    return config if minutes is None else replace(config, steps=steps_in(minutes, seconds, config.steps)), seconds
+    if run and not anew: return config, run["seconds"]
+    seconds = 0. if minutes is None and config.steps < SHORT else measure()
+    if minutes is not None:
+        config = replace(config, steps=steps_in(minutes, seconds, config.steps))
+    if run.get("steps") is not None:
+        config = replace(config, epochs=math.ceil(config.steps / math.ceil(run["steps"] / run["epochs"])))
+    return config, seconds
 
 
 def plan_words(
@@ -406,7 +410,8 @@ def plan_words(
     how_often = f"{whole} over {n:,} pictures" if passes > .99 else f"{passes:.0%} of {n:,} pictures"
     begun = f", {config.steps - left:,} of them done" if left < config.steps else ""
     begun = begun if left else ", all of them done"
-    time = f", about {duration(left * seconds)}{' more' * bool(reached)}" if seconds and left else ""
+    time = f", {'about ' * (left * seconds >= 1)}{duration(left * seconds)}" if seconds and left else ""
+    time += " more" * bool(time and reached)
     return f"training on {where}: {config.steps:,} steps of {batch} pictures{begun}{time} ({how_often})"
 
 # %% ../nbs/37_budget.ipynb #5358bd52

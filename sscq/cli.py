@@ -220,12 +220,13 @@ def note(
     filename: str,  # of the code that gave the warning
 ) -> str:  # lines
     "A warning as the user of a command should read it"
-    lines = in_a_shell(str(message)).split("\n")
+    text = in_a_shell(str(message))
+    lines = text.split("\n")
     if issubclass(category, SkippedFiles):
         return "\n".join(lines[:NAMED + 1] + ["  …: --json FILE has all of them"] * (len(lines) > NAMED + 1))
     library = re.search(r"(?:site|dist)-packages[/\\]([^/\\.]+)", filename)
     if library is None or library[1] == "sscq" or category.__module__.startswith("sscq."): return "\n".join(lines)
-    return f"{library[1]} says: {one_line(message)}"
+    return f"{library[1]} says: {one_line(text)}"
 
 
 @contextlib.contextmanager

@@ -224,6 +224,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
         minutes = check_length(minutes, changes.get("steps"), changes.get("epochs"))
+        anew = resume == "changed" and (minutes is not None or "steps" in changes)
         configured(TrainConfig() if config is None else config, changes, self.seed)
         if view is not None:
             pick_view(view, 3)
@@ -272,7 +273,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
         trained.to(device)
         config, seconds = with_length(
-            config, minutes, run, lambda: training.seconds_per_step(trained, images, view, objective, config)
+            config, minutes, run, lambda: training.seconds_per_step(trained, images, view, objective, config), anew
         )
         say0(
             f"training on {device}: {len(images)} images, {config.epochs} epochs, {self.bits} bits"

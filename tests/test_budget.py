@@ -185,6 +185,19 @@ def test_minutes_become_steps_once(tmp_path, monkeypatch):
         SSCQ(bits=16, seed=0).fit(photos, steps=60, out=tmp_path / "run", resume=True, progress=False)
 
 
+def test_a_finished_run_gets_more_minutes(tmp_path, monkeypatch):
+    "Only where that is asked for: the steps it made stay, more parts of the same length follow"
+    photos, out = grainy(tmp_path / "photos", 12), tmp_path / "run"
+    monkeypatch.setattr(train, "seconds_per_step", lambda *_: 1.)
+    monkeypatch.setattr(budget, "PARTS", 4)
+    first = SSCQ(bits=16, seed=0).fit(photos, minutes=.2, out=out, progress=False)
+    assert [r["steps"] for r in first.history] == [3, 6, 9, 12]
+    more = SSCQ(bits=16, seed=0).fit(photos, minutes=.3, out=out, resume="changed", progress=False)
+    assert [r["steps"] for r in more.history] == [3, 6, 9, 12, 15, 18]
+    assert len(SSCQ(bits=16, seed=0).fit(photos, steps=20, out=out, resume="changed", progress=False).history) == 7
+    assert len(SSCQ(bits=16, seed=0).fit(photos, out=out, resume="changed", progress=False).history) == 7
+
+
 def test_a_default_training_is_as_long_as_few_pictures_need(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "sscq")
     monkeypatch.setattr(budget, "LEAST_STEPS", 6), monkeypatch.setattr(budget, "MOST_PASSES", 2)

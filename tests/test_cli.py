@@ -270,7 +270,9 @@ def test_a_stopped_training_goes_on_without_being_told_again(length, photos, tmp
     with monkeypatch.context() as patched:
         patched.setattr(commands.TimeLeft, "__call__", stopped_after(2))
         assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", *length) == 130
-    capsys.readouterr()
+    assert "--resume continues" in capsys.readouterr().err
+    assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", *length) == 1
+    assert "continue it with --resume, or another --out to begin anew" in capsys.readouterr().err
     assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", "--resume", *(length[:2] if length[:1] == ("--steps",) else ())) == 0
     a, b = (SSCQ.from_pretrained(tmp_path / name) for name in ("whole", "m"))
     assert len(a.history) == len(b.history) and all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
