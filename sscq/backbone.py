@@ -442,7 +442,7 @@ def timm_network(
             "yourself and give the network: SSCQ(backbone=module)") from error
     about = dict(net.pretrained_cfg)
     name = f"{about.get('architecture', name)}.{about['tag']}" if about.get("tag") else name
-    before = Normalize(about["mean"], about["std"])
+    before = Normalize(tuple(about["mean"]), tuple(about["std"]))
     return Network(net, net.num_features, asked, timm_origin(name, about), before, frozen)
 
 
@@ -476,7 +476,8 @@ def torchvision_network(
     setattr(net.get_submodule(parent), child, nn.Identity())
     seen = weights.transforms()
     n = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    return Network(net, n, asked, f"{ORIGINS[0]}: {weights}, torchvision", Normalize(seen.mean, seen.std), frozen)
+    before = Normalize(tuple(seen.mean), tuple(seen.std))
+    return Network(net, n, asked, f"{ORIGINS[0]}: {weights}, torchvision", before, frozen)
 
 
 SOURCES = {"timm": timm_network, "torchvision": torchvision_network}  # of networks by name

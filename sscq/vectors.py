@@ -311,7 +311,7 @@ def head_run(
 OBJECTIVE = SSCQObjective(tau_ic=.2)
 BATCH = 256  # vectors a step
 CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, epochs=50, workers=0, refit=True)
-LEAST_STEPS, MOST_STEPS = 600, 6000
+LEAST_STEPS, MOST_STEPS = 400, 6000
 
 
 def head_steps(n: int) -> int:

@@ -315,7 +315,7 @@ def test_turning_f_loses_less_and_moves_nothing_apart():
 @pytest.mark.parametrize("n", [2, 3, 10, 255, 256, 257, 100_000])
 def test_a_default_training_fits_any_number_of_vectors(n):
     objective, config = head_setup(n)
-    assert config["batch_size"] <= max(n, 2) and 600 <= config["steps"] <= 6000 and objective.n_neighbors >= 1
+    assert config["batch_size"] <= max(n, 2) and 400 <= config["steps"] <= 6000 and objective.n_neighbors >= 1
 
 
 def test_shell(vectors, tmp_path):
