@@ -118,19 +118,18 @@ MAX_SIZE = 2048
 
 
 def check_image_size(
-    name: str,  # one of BACKBONES, or what any_backbone takes, which it will try
+    name: str | nn.Module,  # one of BACKBONES, or what any_backbone takes, which it will try
     size: SupportsIndex,  # side of the images, in pixels
 ) -> int:  # the size
     "Raise a ValueError where a backbone cannot see images of this size, or memory cannot hold them"
-    free = isinstance(name, nn.Module) or isinstance(name, str) and (":" in name or name == "vectors")
-    if not free:
-        check_choice("backbone", name, MIN_SIZE)
+    named = "" if isinstance(name, nn.Module) or name == "vectors" or ":" in str(name) else check_choice(
+        "backbone", name, MIN_SIZE)
     size = check_count("image_size", size)
     fitting = [other for other in BACKBONES if other != "vit_b_16" and MIN_SIZE[other] <= size]
     instead = f", or take {', '.join(fitting)}" if fitting else ""
     if name == "vit_b_16" and size != 224: raise ValueError(
         f"image_size={size}: vit_b_16 takes images of 224×224 alone, not {size}×{size}: resize them{instead}")
-    if not free and size < (least := MIN_SIZE[name]):
+    if named and size < (least := MIN_SIZE[named]):
         raise ValueError(
             f"image_size={size}: {name} needs images of at least {least}×{least}, these are {size}×{size}: enlarge "
             f"them{instead}"
@@ -443,7 +442,7 @@ def timm_network(
             "yourself and give the network: SSCQ(backbone=module)") from error
     about = dict(net.pretrained_cfg)
     name = f"{about.get('architecture', name)}.{about['tag']}" if about.get("tag") else name
-    before = Normalize(about["mean"], about["std"])
+    before = Normalize(tuple(about["mean"]), tuple(about["std"]))
     return Network(net, net.num_features, asked, timm_origin(name, about), before, frozen)
 
 
@@ -477,7 +476,8 @@ def torchvision_network(
     setattr(net.get_submodule(parent), child, nn.Identity())
     seen = weights.transforms()
     n = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    return Network(net, n, asked, f"{ORIGINS[0]}: {weights}, torchvision", Normalize(seen.mean, seen.std), frozen)
+    before = Normalize(tuple(seen.mean), tuple(seen.std))
+    return Network(net, n, asked, f"{ORIGINS[0]}: {weights}, torchvision", before, frozen)
 
 
 SOURCES = {"timm": timm_network, "torchvision": torchvision_network}  # of networks by name

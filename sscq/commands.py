@@ -130,7 +130,7 @@ def head_task(args: argparse.Namespace) -> Task:
             images = data_resized(dataset(args.data, args.root), 3, size).train
         else:
             images = as_images(args.data, 3, size)
-        view, n = args.view or "gentle", len(images)
+        view, n = args.view, len(images)
     objective, chosen = head_setup(n, args.minutes)
     fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every, batch_size=args.batch_size)
     if args.steps or args.epochs:

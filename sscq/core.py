@@ -60,7 +60,7 @@ from sscq.validation import (
     one_line,
     shown,
 )
-from .vectors import as_vectors, head_run, head_setup, vector_arguments, VectorInput
+from .vectors import as_vectors, head_run, head_setup, KeepNeighbors, refit_turned, vector_arguments, VectorInput
 from .views import to_float, VIEWS
 
 
@@ -210,7 +210,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
 
     def fit(self,
         images,  # a folder, a Dataset of images, or a tensor (of `from_embeddings`: vectors); labels are never read
-        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are
+        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are, none where the network is frozen
         objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
         config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
         device=None,  # cpu, cuda, cuda:1, …; None: CUDA when there is one
@@ -242,13 +242,14 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         trained, kept = self, getattr(self.backbone, "frozen", False)  # kept: what the backbone gives, vectors too
         if kept:
             seen = ready(self.to_images(images, image_key), progress=progress)
-            if not isinstance(self.backbone, VectorInput):
-                view = pick_view("gentle" if view is None and self.channels == 3 else view, self.channels)
+            if isinstance(self.backbone, VectorInput) and view is not None: raise ValueError(
+                f"view={shown(view)} is for pictures: of vectors, noise and missing coordinates are the views")
+            view = None if view is None else pick_view(view, self.channels)
             trained, images, view = head_run(
                 self.to(device), seen, view, to_float, device, progress, changes.get("seed", self.seed or 0)
             )
             setup, settings = head_setup(len(images), minutes)
-            objective = setup if objective is None else objective
+            objective = KeepNeighbors(setup, view) if objective is None else objective
             config = TrainConfig(**settings) if config is None and "epochs" not in changes else config
         elif config is not None or "epochs" in changes or run and run.get("steps") is None:
             if unbuilt:
@@ -286,7 +287,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if len(self.history) >= config.epochs:
             some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if config.refit else 1000))]
             embedded = [view.embed(some, trained)] if kept else [f for f, _ in self.embed_batches(images, rows=some)]
-            self._finish(torch.cat(embedded), config.refit)
+            turned = kept and config.refit and refit_turned(self.head, self.codebooks, embedded[0].float().cpu())
+            embedded = [view.embed(some, trained)] if turned else embedded
+            self._finish(torch.cat(embedded), config.refit and not turned)
         return self
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from sscq.codebook import books_for
+from sscq.codebook import books_for, Encoded
 from sscq.objective import SSCQObjective
 from sscq.reading import Images, read
+from sscq.search import train_opq
 from sscq.validation import check_count, check_path, check_tensor, one_line, shown
 
 # %% ../nbs/38_vectors.ipynb #2c375765
@@ -94,6 +95,13 @@ class FeatureHead(nn.Module):
     def forward(self, h: Float[Tensor, "B n"]) -> Float[Tensor, "B D"]:
         return self.project(self.directions(h))
 
+    @torch.no_grad()
+    def turn(self, rotation: Float[Tensor, "D D"]) -> None:
+        "Rotate f, as OPQ would: no distance between two of them changes"
+        last = self.net[-1]
+        last.weight.copy_(rotation.to(last.weight) @ last.weight)
+        last.bias.copy_(rotation.to(last.bias) @ last.bias)
+
     def extra_repr(self): return f"length={self.length:.3g}"
 
 
@@ -137,10 +145,11 @@ class FeatureViews:
         drop: float = DROP,
     ):
         self.table, self.drop = table, drop
+        self.rows: Tensor | None = None  # that were asked for last
         self.noise = noise * neighbor_distance(table[:, 0]) / table.shape[2] ** .5  # of each coordinate
 
     def __call__(self, rows: Tensor) -> Tensor:  # (B, 1, 1, 1) row numbers -> (B, n, 1, 1)
-        at = rows.flatten().long().to(self.table.device)
+        self.rows = at = rows.flatten().long().to(self.table.device)
         x = self.table[at, torch.randint(self.table.shape[1], at.shape, device=at.device)].to(rows.device).float()
         x = F.dropout(x + self.noise * torch.randn_like(x), self.drop)
         return x[..., None, None]
@@ -170,6 +179,55 @@ class HeadAlone(nn.Module):
 
     def forward(self, x: Tensor):  # (B, n, 1, 1), directions
         return self.quantizer(self.head.project(x.flatten(1).to(self.head.center)))
+
+# %% ../nbs/38_vectors.ipynb #875a0578
+SMOOTHED = 50_000  # vectors; of more, none is smoothed
+NEAREST, TAU = 5, .1
+
+
+def smoothed(
+    x: Float[Tensor, "N n"],  # directions
+    k: int = NEAREST,  # neighbours of each, itself among them
+) -> Float[Tensor, "N n"]:
+    "Every vector with its nearest added, and brought to length 1"
+    if len(x) > SMOOTHED: return x
+    def some(part):
+        near = (part @ x.T).topk(min(k + 1, len(x)), dim=1)
+        return F.normalize((near.values.clamp_min(0)[..., None] ** 3 * x[near.indices]).sum(1), dim=1)
+    return torch.cat([some(part) for part in x.split(1024)])
+
+
+class HeadParts(NamedTuple):
+    "SSCQ's terms, and how well the others in a batch keep their places"
+    icf: Tensor
+    icz: Tensor
+    cc: Tensor
+    pn: Tensor
+    cd: Tensor
+    kn: Tensor
+
+
+class KeepNeighbors:
+    "SSCQ's objective, and what the vectors themselves say of who is near"
+    def __init__(self, base: SSCQObjective, views: FeatureViews):
+        self.base, self.views = base, views
+        self.teacher = smoothed(views.table[:, 0].float())
+
+    def __call__(self, a: Encoded, b: Encoded, codebooks: Tensor) -> tuple[Tensor, HeadParts]:
+        n = len(a.f)
+        base = replace(self.base, n_neighbors=min(self.base.n_neighbors, 2 * n - 2))
+        loss, parts = base(a, b, codebooks)
+        kept = (self.kept(a.f, b.z) + self.kept(b.f, a.z)) / 2
+        return loss + 2 * kept, HeadParts(*parts, kept)
+
+    def kept(self, f: Tensor, z: Tensor) -> Tensor:
+        "Cross-entropy of the neighbours in the batch; 0 where they are not known, as of other ranks"
+        rows = self.views.rows
+        if rows is None or len(rows) != len(f) or len(f) < 3: return f.new_zeros(())
+        t, itself = self.teacher[rows].to(f), torch.eye(len(f), dtype=torch.bool, device=f.device)
+        near = (t @ t.T / TAU).masked_fill(itself, -math.inf).softmax(1)
+        said = (F.normalize(f, dim=1) @ F.normalize(z, dim=1).T / TAU).masked_fill(itself, -1e4).log_softmax(1)
+        return -(near * said).sum(1).mean()
 
 # %% ../nbs/38_vectors.ipynb #ac9692da
 MOST_BYTES = 2 ** 30  # of kept features
@@ -241,21 +299,19 @@ def head_run(
     backbone, head = model.backbone, model.head
     assert isinstance(head, FeatureHead)
     if isinstance(backbone, VectorInput):
-        if view is not None: raise ValueError(
-            f"view={shown(view)} is for pictures: of vectors, noise and missing coordinates are the views")
         assert isinstance(images, Tensor)
         table = table_of_directions(images.flatten(1)[:, None], head, "vectors")
     else:
-        n = views_that_fit(len(images), backbone.n_features)
+        n = views_that_fit(len(images), backbone.n_features) if view else 0
         table = feature_table(backbone, images, view if n else None, to_float, seed, device, n, progress)
         table = table_of_directions(table, head)
-    return HeadAlone(head, model.quantizer), Rows(len(table)), FeatureViews(table)
+    return HeadAlone(head, model.quantizer), Rows(len(table)), FeatureViews(table.to(device))
 
 # %% ../nbs/38_vectors.ipynb #6b6b6a3d
 OBJECTIVE = SSCQObjective(tau_ic=.2)
 BATCH = 256  # vectors a step
 CONFIG = dict(lr=2e-3, warmup_epochs=5, lr_end=.01, epochs=50, workers=0, refit=True)
-LEAST_STEPS, MOST_STEPS = 600, 6000
+LEAST_STEPS, MOST_STEPS = 400, 6000
 
 
 def head_steps(n: int) -> int:
@@ -288,3 +344,18 @@ def vector_arguments(
     if word_dim is None:  # f has another length than the vectors, or one would pass for the other
         word_dim = 24 if 32 * books_for(bits, n_words) == D else 32
     return dict(bits=bits, n_words=n_words, word_dim=word_dim, backbone="vectors", channels=D, image_size=1)
+
+
+@torch.no_grad()
+def refit_turned(
+    head: FeatureHead,
+    codebooks: Tensor,  # (M, K, d); changed
+    f: Float[Tensor, "N D"],  # of what it was trained on
+) -> bool:  # were there enough of them?
+    "The rotation of f that codes lose least by, and codebooks by k-means (OPQ of f), both kept in the model"
+    M, K, _ = codebooks.shape
+    if len(f) < max(K, f.shape[1]): return False
+    rotation, books = train_opq(f, M, K)
+    head.turn(rotation)
+    codebooks.copy_(books)
+    return True
