@@ -201,6 +201,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'sscq.commands.all_tried': ('commands.html#all_tried', 'sscq/commands.py'),
                                'sscq.commands.budget': ('commands.html#budget', 'sscq/commands.py'),
                                'sscq.commands.by_preset': ('commands.html#by_preset', 'sscq/commands.py'),
+                               'sscq.commands.candidates': ('commands.html#candidates', 'sscq/commands.py'),
                                'sscq.commands.chosen_task': ('commands.html#chosen_task', 'sscq/commands.py'),
                                'sscq.commands.encode': ('commands.html#encode', 'sscq/commands.py'),
                                'sscq.commands.encode_data': ('commands.html#encode_data', 'sscq/commands.py'),
