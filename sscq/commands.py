@@ -236,12 +236,12 @@ def search(args: argparse.Namespace) -> dict:
         )
         for query, hits in zip(args.queries, found)
     ]
-    if refine is not None:
-        say(f"{refine:,} by codes, sorted by embeddings")
     for answer in answers:
         say(one_line(answer["query"]))
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):
             say(f"{rank + 1:>4}{d:>10.3f}  {one_line(answer['paths'][rank] if answer['paths'] else i)}")
+    if refine is not None:
+        say(f"{refine:,} by codes, sorted by embeddings")
     if page:
         show_answers(args, answers, page)
     return dict(answers=answers, refined=refine)

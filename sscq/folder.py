@@ -272,7 +272,7 @@ def apply_changes(index: Index, model: SSCQ, changes: Changes, paths: list[str])
         replace_rows(index, ids[:0], numbers, codes, names, states, columns)
     return len(fresh.codes)
 
-# %% ../nbs/47_folder.ipynb #441482b7
+# %% ../nbs/47_folder.ipynb #8753bd0a
 NAMED = 5  # unreadable files that are listed
 
 
@@ -290,7 +290,12 @@ def index_of_files(args: argparse.Namespace, model: SSCQ | None = None) -> tuple
 def update(args: argparse.Namespace) -> dict:
     "sscq update: an index and its folder in, the index brought up to date"
     if not os.path.isdir(args.folder): raise FileNotFoundError(f"{one_line(args.folder)} is not a folder")
-    model = SSCQ.from_pretrained(args.model or Path(args.index).parent).to(find_device(args.device))
+    if not os.path.isfile(args.index): raise FileNotFoundError(
+        f"{one_line(args.index)} is not a file: give the index that sscq encode wrote")
+    folder = Path(args.model or Path(args.index).parent)
+    if not args.model and not (folder / "model.safetensors").exists(): raise FileNotFoundError(
+        f"{one_line(folder)}, where the index lies, holds no model: name the model's folder, --model FOLDER")
+    model = SSCQ.from_pretrained(folder).to(find_device(args.device))
     start = time.perf_counter()
     index, paths = index_of_files(args, model)
     check_writable(args.index)
