@@ -93,7 +93,7 @@ def listed(label: np.ndarray, rows: np.ndarray) -> list[list[int]]:  # of rows
     cuts = np.flatnonzero(np.diff(label[order])) + 1
     return [rows[own].tolist() for own in np.split(order, cuts) if len(own) > 1]
 
-# %% ../nbs/48_duplicates.ipynb #01f86e73
+# %% ../nbs/48_duplicates.ipynb #67ff2707
 def pixels_of(path: str) -> str:  # a digest, or the path itself if it cannot be decoded
     "What a picture shows, at full size, upright, on white"
     try:
@@ -115,7 +115,7 @@ class Group:
 
 def kept_vectors(index: Index) -> np.ndarray | None:  # (N, D) float32, unit rows
     "Embeddings that an index keeps, if it does"
-    if index.keep is None: return None
+    if index.keep is None or not len(index): return None
     f = np.asarray(index.column("embedding"), np.float32)
     return unit_rows(f)
 
