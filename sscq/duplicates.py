@@ -151,7 +151,7 @@ def find_duplicates(
         distances = np.maximum(2 - 2 * f[group] @ f[group[0]], 0)
         yield Group("nearly the same", [paths[row] for row in group], [round(x, 4) for x in distances.tolist()])
 
-# %% ../nbs/48_duplicates.ipynb #9677dd9e
+# %% ../nbs/48_duplicates.ipynb #e9d8b29d
 SHOWN = 500  # groups on a page
 
 
@@ -215,13 +215,14 @@ def duplicates(args: argparse.Namespace) -> dict:
         for i, path in enumerate(group.paths):
             say(f"{group.distances[i]:>10.4f}  {one_line(path)}" if group.distances else f"  {one_line(path)}")
     more = sum(len(group.paths) - 1 for group in groups if group.distances is None)
-    heading = f"{len(paths) - gone:,} pictures, {len(groups):,} groups; {more:,} are there once more than needed"
+    many = "group" if len(groups) == 1 else "groups"
+    heading = f"{len(paths) - gone:,} pictures, {len(groups):,} {many}; {more:,} more than needed"
     say(heading)
     if index.keep is None:
         say("sscq: note: this index keeps no embeddings, so only equal files were found: make it with --keep half",
             error=True)
     if gone or changed:
-        say(f"sscq: note: {gone:,} pictures are gone and {changed:,} were changed since: sscq update", error=True)
+        say(f"sscq: note: of the index's pictures, {gone:,} gone and {changed:,} changed since: sscq update", error=True)
     if args.html:
         say(f"pictures: {one_line(save_groups(args.html, groups, heading))}")
     return dict(

@@ -203,7 +203,7 @@ def compare(
     changes.removed = [row for row in gone if row not in followed]
     return changes
 
-# %% ../nbs/47_folder.ipynb #9bf25c10
+# %% ../nbs/47_folder.ipynb #c9792df0
 class Encoded(NamedTuple):
     "Pictures that had to be decoded"
     place: dict[str, int]  # of a digest: its row in what follows
@@ -220,7 +220,7 @@ def encode_new(model: SSCQ, index: Index, items: Iterable[Item], known: dict[str
     images = Pictures(todo.values(), model.image_size, model.channels)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SkippedFiles)  # the command names them with the others
+            warnings.simplefilter("ignore", SkippedFiles)  # `tell` names them with the others
             for f, i in model.embed_batches(images) if todo else ():
                 f = model._finite(f.float())
                 codes.append(index._encode(f))
@@ -237,8 +237,8 @@ def encode_new(model: SSCQ, index: Index, items: Iterable[Item], known: dict[str
         {contents[row]: skipped.reason for row, skipped in images.unreadable.items()},
     )
 
-# %% ../nbs/47_folder.ipynb #78ef419b
-def apply_changes(index: Index, model: SSCQ, changes: Changes, paths: list[str]) -> int:  # pictures decoded
+# %% ../nbs/47_folder.ipynb #7d4882fe
+def apply_changes(index: Index, model: SSCQ, changes: Changes) -> int:  # pictures decoded
     "Encode what is new, and let the index be what the folder is; what cannot be decoded moves to `unreadable`"
     kept = changes.noted + changes.renamed
     fresh = encode_new(model, index, changes.changed + changes.added, changes.known)
@@ -273,7 +273,7 @@ def apply_changes(index: Index, model: SSCQ, changes: Changes, paths: list[str])
         replace_rows(index, ids[:0], numbers, codes, names, states, columns)
     return len(fresh.codes)
 
-# %% ../nbs/47_folder.ipynb #8753bd0a
+# %% ../nbs/47_folder.ipynb #09e2058b
 NAMED = 5  # unreadable files that are listed
 
 
@@ -313,7 +313,7 @@ def update(args: argparse.Namespace) -> dict:
         f"all {len(paths):,} pictures of {one_line(args.index)} are gone, and {one_line(args.folder)} has none of them "
         "under another name: is a disk missing? Nothing was changed; sscq encode makes an index of another folder")
     todo = (changes.added, changes.removed, changes.renamed, changes.changed, changes.noted)
-    decoded = apply_changes(index, model, changes, paths) if any(todo) else 0
+    decoded = apply_changes(index, model, changes) if any(todo) else 0
     if not len(index): raise ValueError(
         f"none of the {len(found):,} pictures in {one_line(args.folder)} can be read any more; nothing was changed")
     if any(todo):
