@@ -24,10 +24,12 @@ from PIL import Image
 
 from . import __version__
 from .backbone import BACKBONES
-from .commands import encode, evaluate, info, search, train
+from .commands import encode, evaluate, info, LARGEST_REFINED, search, train
 from .data import DATASETS
+from .duplicates import duplicates, NEAR
 from .evaluate import DISTANCES
 from .files import check_writable
+from .folder import update
 from .images import SkippedFiles
 from .moved import moved_from
 from .report import demo, progress_bars, say, write_json
@@ -133,6 +135,17 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="folder of a trained model")
     p.add_argument("images", help="folder of pictures")
     p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq)")
+    p.add_argument("--keep", choices=("half", "int8", "none"), default="half",
+                   help="keep embeddings in 16 or 8 bits a number, to sort answers by, or none (%(default)s)")
+    p = _command(commands, "update", update, "sscq update runs/photos-32/photos.sscq photos/")
+    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("folder", help="folder of pictures")
+    p.add_argument("--model", help="folder of the model (the index's folder)")
+    p = _command(commands, "duplicates", duplicates, "sscq duplicates runs/photos-32/photos.sscq --html twice.html")
+    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("--near", type=float, default=NEAR, metavar="DISTANCE",
+                   help="of embeddings, 2 - 2 cos, up to which pictures are nearly the same (%(default)s)")
+    p.add_argument("--html", metavar="FILE", help="pictures on a page")
     p = _command(commands, "search", search, "sscq search runs/photos-32/photos.sscq holiday.jpg -k 5 --open",
                  "sscq search more.sscq *.jpg --model runs/photos-32 --json answers.json")
     p.description = (p.description or "") + (
@@ -143,6 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("queries", nargs="+", metavar="query", help="a picture")
     p.add_argument("-k", type=int, default=10, help="answers to each (%(default)s)")
     p.add_argument("--model", help="folder of the model (the index's folder)")
+    p.add_argument("--refine", action=argparse.BooleanOptionalAction, help="sort the codes' answers by embeddings, "
+                   f"where the index keeps them (it does, up to {LARGEST_REFINED:,} pictures)")
     p.add_argument("--html", metavar="FILE", help="pictures on a page")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
     p = _command(
@@ -186,14 +201,14 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "evaluate"):
+        if name in ("train", "encode", "search", "evaluate", "update"):
             p.add_argument(
                 "--max-pixels",
                 type=int,
                 metavar="N",
                 help=f"read pictures of up to N pixels, for those you trust ({Image.MAX_IMAGE_PIXELS or 'any'})",
             )
-        if name in ("train", "encode", "evaluate"):
+        if name in ("train", "encode", "evaluate", "update"):
             p.add_argument("--device", help="cpu, cuda, cuda:1 (CUDA when there is one)")
     return parser
 
@@ -317,7 +332,7 @@ class CtrlC:
                 signal.signal(signal.SIGINT, signal.SIG_IGN if to_the_end else signal.default_int_handler)
 
 # %% ../nbs/50_cli.ipynb #d4656f4c
-PATHS = ("data", "root", "model", "images", "index", "queries", "file", "out", "html", "json")  # arguments
+PATHS = ("data", "root", "model", "images", "folder", "index", "queries", "file", "out", "html", "json")  # arguments
 
 
 def check_arguments(args: argparse.Namespace) -> None:

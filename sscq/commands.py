@@ -29,6 +29,7 @@ from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
 from .distributed import find_device, process_group, rank_and_world
 from .evaluate import DISTANCES, pr_codes, Score, score_table
 from .files import check_writable, check_writable_folder
+from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
 from .reading import as_images
@@ -216,8 +217,10 @@ def encode(args: argparse.Namespace) -> dict:
     images = model.to_images(args.images)
     check_writable(out)
     start = time.perf_counter()
-    index = model.index(images, progress=progress_bars())
+    made = time.time()
+    index = model.index(images, progress=progress_bars(), keep=None if args.keep == "none" else args.keep)
     seconds = time.perf_counter() - start
+    remember_files(index, made)
     index.save(out)
     spread = code_spread(index.codes, index.codebooks.shape[1])
     say(
@@ -228,6 +231,7 @@ def encode(args: argparse.Namespace) -> dict:
         index=str(out),
         images=len(index),
         bits=model.bits,
+        keep=index.keep,
         different_codes=spread.distinct,
         largest_group=spread.largest,
         entropy=spread.entropy,
@@ -235,6 +239,22 @@ def encode(args: argparse.Namespace) -> dict:
         bytes=out.stat().st_size,
         skipped=left_out(images),
     )
+
+# %% ../nbs/49_commands.ipynb #6584eb20
+REFINED = 100  # answers of the codes that embeddings sort, or ten times as many as are asked for
+LARGEST_REFINED = 1_000_000  # pictures
+
+
+def candidates(
+    index: Index,
+    k: int,  # answers
+    wanted: bool | None,  # None: where embeddings are kept, and the index is not too large
+) -> int | None:  # of so many, embeddings choose k
+    "How many answers of the codes are sorted by embeddings, if they are"
+    if wanted and index.keep is None: raise ValueError(
+        "--refine sorts by embeddings, and this index keeps none: sscq encode --keep half makes one that does")
+    if wanted is False or wanted is None and (index.keep is None or len(index) > LARGEST_REFINED): return None
+    return min(len(index), max(REFINED, 10 * k))
 
 # %% ../nbs/49_commands.ipynb #49f93ef3
 def queries_in(query: str, model: SSCQ) -> list[tuple[str, Any]]:  # name, and what an index is asked
@@ -257,7 +277,8 @@ def search(args: argparse.Namespace) -> dict:
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
     index = Index.load(args.index, embed=model.embed)
     asked = [one for query in args.queries for one in queries_in(query, model)]
-    found = [index.search(query, k=args.k) for _, query in asked]
+    refine = candidates(index, args.k, args.refine)
+    found = [index.search(query, k=args.k, refine=refine) for _, query in asked]
     answers: list[dict] = [
         dict(
             query=name,
@@ -271,9 +292,11 @@ def search(args: argparse.Namespace) -> dict:
         say(one_line(answer["query"]))
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):
             say(f"{rank + 1:>4}{d:>10.3f}  {one_line(answer['paths'][rank] if answer['paths'] else i)}")
+    if refine is not None:
+        say(f"{refine:,} by codes, sorted by embeddings")
     if page:
         show_answers(args, answers, page)
-    return dict(answers=answers)
+    return dict(answers=answers, refined=refine)
 
 # %% ../nbs/49_commands.ipynb #0b6bbcf6
 def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path) -> Path:

@@ -381,20 +381,22 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         distance: str = "squared",  # or "unsquared", the release's
         progress=None,  # True or False: a progress bar; None: where the output is a terminal
         image_key: str | None = None,  # as for fit
+        keep: str | None = None,  # "half" or "int8": beside the codes, embeddings in 16 or 8 bits, for `refine`
     ) -> Index:  # ids count the images that could be read
         "The images' codes, ready to be searched; memory holds one batch of images at a time"
         batch_size = check_count("batch_size", batch_size)
         if progress is not None:
             check_flag("progress", progress)
         self._finite(self.codebooks.detach())
-        index = Index(self.codebooks.detach().float(), embed=self.embed, distance=distance)
+        index = Index(self.codebooks.detach().float(), embed=self.embed, distance=distance, keep=keep)
         images = self.to_images(images, image_key)
         paths = getattr(images, "paths", None)
         with tqdm(
             total=len(images), desc="encoding", unit="image", disable=None if progress is None else not progress
         ) as bar:
             for f, rows in self.embed_batches(images, batch_size):
-                index.add(self._codes(f), paths=paths and [paths[i] for i in rows])
+                added = self._codes(f) if keep is None else self._finite(f.float())
+                index.add(added, paths=paths and [paths[i] for i in rows])
                 bar.update(len(rows))
         self._told = tell_ties(index.codes, self.codebooks.shape[1], self._told)
         return index
