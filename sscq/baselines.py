@@ -19,7 +19,7 @@ from torch import Tensor
 from .backbone import BACKBONES, make_backbone, pretrained_backbone
 from .codebook import books_for, hard_assign, n_bits
 from .data import RetrievalData
-from .evaluate import Score, score_codes
+from .evaluate import _scored, relevance, Score, score_codes, score_of
 from .reading import batches, WORKERS
 from .search import train_opq, train_pq
 from .validation import check_count, check_flag, check_seed, check_tensor
@@ -146,6 +146,51 @@ def score_pq(
 ) -> Score:
     "Product quantization trained on v.train, scored under the data set's protocol"
     return score_coded(code_pq(v, bits, n_words, seed, rotate), data, method, backbone, distance)
+
+# %% ../nbs/42_baselines.ipynb #2bd6a5fd
+def colours(
+    images: Tensor,  # uint8 (B, C, H, W)
+) -> Tensor:  # (B, 64) for 1 or 3 channels
+    "The share of pixels in each of 64 colours, 4 levels a channel; of 64 levels where there is but one channel"
+    x = (to_float(images) * 255).round().long()
+    levels = 64 if x.shape[1] == 1 else 4
+    number = torch.zeros_like(x[:, 0])
+    for channel in x.unbind(1):
+        number = number * levels + channel * levels // 256
+    number, n = number.flatten(1), levels ** x.shape[1]
+    return torch.zeros(len(x), n).scatter_add_(1, number, torch.ones(number.shape)) / number.shape[1]
+
+
+def score_exact(
+    v: Vectors,
+    data: RetrievalData,
+    p: int,  # of the distance: 1 adds absolute differences, 2 is Euclid's
+    method: str,
+) -> tuple[Score, float]:  # and the share of right answers among those drawn at random
+    "Vectors compared as they are"
+    each, right, n = [], 0., max(1, 2 ** 22 // len(v.database))
+    for f, labels in zip(v.query.split(n), data.query.known_labels.split(n)):
+        relevant = relevance(labels, data.database.known_labels)
+        each.append(torch.stack(_scored(torch.cdist(f, v.database, p=p), relevant, data.topk)))
+        right += relevant.double().mean(1).sum().item()
+    distance = {1: "absolute", 2: "Euclidean"}[p]
+    score = score_of(torch.cat(each, 1), topk=data.topk, distance=distance, bits=0, n_queries=len(v.query),
+                     n_database=len(v.database), method=method, backbone=NO_NETWORK, data=data.name)
+    return score, right / len(v.query)
+
+
+NO_NETWORK = "no network"
+PIXELS = 100_000  # pictures in a database whose pixels are compared: 1.2 GB
+
+
+def simple_scores(
+    data: RetrievalData,
+) -> tuple[list[Score], float]:  # and the share of right answers among those drawn at random
+    "What nobody had to learn, exact: a histogram of colours, and raw pixels where they fit into memory"
+    data = data._replace(train=data.database.images)
+    shares, chance = score_exact(vectors(data, colours), data, 1, "histogram of colours")
+    if len(data.database.images) > PIXELS: return [shares], chance
+    return [shares, score_exact(vectors(data, pixels), data, 2, "raw pixels")[0]], chance
 
 # %% ../nbs/42_baselines.ipynb #4e4a871d
 def untrained(

@@ -24,6 +24,7 @@ from PIL import Image
 
 from . import __version__
 from .backbone import BACKBONES
+from .browse import browse, MOST
 from .commands import encode, evaluate, info, LARGEST_REFINED, search, train
 from .data import DATASETS
 from .duplicates import duplicates, NEAR
@@ -160,6 +161,12 @@ def build_parser() -> argparse.ArgumentParser:
                    f"where the index keeps them (it does, up to {LARGEST_REFINED:,} pictures)")
     p.add_argument("--html", metavar="FILE", help="pictures on a page")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
+    p = _command(commands, "browse", browse, "sscq browse runs/photos-32/photos.sscq --open",
+                 "sscq browse runs/photos-32/photos.sscq --out pages/photos.html")
+    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("--out", metavar="FILE", help="the page (INDEX-browse.html, beside the index)")
+    p.add_argument("--most", type=int, default=MOST, metavar="N", help="pictures of a page, a spread of them (%(default)s)")
+    p.add_argument("--open", action="store_true", help="and open it in a browser")
     p = _command(
         commands,
         "evaluate",
@@ -201,7 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "evaluate", "update"):
+        if name in ("train", "encode", "search", "browse", "evaluate", "update"):
             p.add_argument(
                 "--max-pixels",
                 type=int,

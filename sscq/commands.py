@@ -20,7 +20,8 @@ import torch
 
 from .answers import thumbnail
 from .backbone import backbone_origin, NETWORK_SIZE
-from .baselines import baselines, EncodedData, pretrained, score_coded, weights_at_hand
+from .baselines import baselines, EncodedData, pretrained, score_coded, simple_scores, weights_at_hand
+from .browse import answers_page
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
 from .codebook import books_for, n_bits, perplexity, usage
@@ -28,7 +29,7 @@ from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
 from .distributed import find_device, process_group, rank_and_world
 from .evaluate import DISTANCES, pr_codes, Score, score_table
-from .files import check_writable, check_writable_folder
+from .files import atomic_write, check_writable, check_writable_folder
 from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
@@ -295,26 +296,30 @@ def search(args: argparse.Namespace) -> dict:
     if refine is not None:
         say(f"{refine:,} by codes, sorted by embeddings")
     if page:
+<<<<<<< /tmp/tmp4xsfox2r/o
         show_answers(args, answers, page)
     return dict(answers=answers, refined=refine)
+=======
+        show_answers(args, answers, page, index)
+    return dict(answers=answers)
+>>>>>>> /tmp/tmp4xsfox2r/t
 
 # %% ../nbs/49_commands.ipynb #0b6bbcf6
-def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path) -> Path:
-    "Answers as pictures on one page; a picture that is gone is grey"
-    from sscq.figures import image_grid
-    from sscq.page import save_page
+def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path, index: Index) -> Path:
+    "Answers as pictures on one page; a picture that is gone says so"
     if not answers[0]["paths"]: raise ValueError(
         f"{one_line(args.index)} knows no paths, only numbers: there are no pictures to show")
-    blocks = []
-    for answer in answers:
-        pictures = torch.stack([thumbnail(p) for p in [answer["query"], *answer["paths"]]])
-        titles = ["query", *(f"{d:.2f}" for d in answer["distances"])]
-        blocks.append(image_grid(pictures, titles=titles, size=96, columns=min(len(pictures), 8)))
-    written = save_page(page, "sscq search", blocks)
+    M, squared = len(index.codebooks), "squared " * (index.distance == "squared")
+    meaning = (f"The number below an answer says how far it is from the query: the {squared}distances of the query's "
+               f"vector from the answer's codewords, added up over {M} parts. Smaller is nearer; only numbers of one "
+               "model can be compared. Equal codes have equal numbers, and the order of the index.")
+    folder = os.path.dirname(os.path.abspath(page))
+    written = atomic_write(page, answers_page(answers, f"Nearest in {Path(args.index).name}", meaning, folder))
     say(f"pictures: {one_line(written)}")
     if args.open:
         webbrowser.open(written.resolve().as_uri())
     return written
+
 
 # %% ../nbs/49_commands.ipynb #6011a7f2
 @dataclass(frozen=True)
@@ -369,6 +374,9 @@ def all_tried(args: argparse.Namespace, data: RetrievalData) -> Iterator[MethodR
     yield from (MethodResult(*one) for one in others)
 
 # %% ../nbs/49_commands.ipynb #9e20aa03
+LEVEL = .005  # of P@10: less is no difference worth a sentence
+
+
 def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
     "How the rows trained here were trained"
     if not any(one.epochs for one in tried): return ""
@@ -379,6 +387,25 @@ def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
         f"{args.epochs or preset.config.epochs} epochs, seed {args.seed}, on {find_device(args.device)}; labels "
         "only scored."
     )
+
+
+def who_won(
+    scores: list[Score],
+    ours: set[str],  # methods that are models
+    chance: float,  # P@10 of answers drawn at random
+) -> str:
+    "The best by its first ten answers, and the best that is not of its kind, in a sentence"
+    def is_ours(score):
+        return score.method in ours
+    def named(score):
+        length = f"{score.bits} bits" if score.bits else "exact"
+        return f"{one_line(score.method)} ({one_line(score.backbone)}, {length})"
+    best, *rest = sorted(scores, key=lambda s: -(s.precision_at_10 or 0))
+    other = next((s for s in rest if is_ours(s) != is_ours(best)), rest[0])
+    first, second = best.precision_at_10 or 0, other.precision_at_10 or 0
+    said = f"{named(best)} won" if first - second >= LEVEL else f"{named(best)} and {named(other)} are level"
+    return (f"{said}: of its first ten answers {first:.1%} are right, {second:.1%} of those of {named(other)}, "
+            f"{chance:.1%} of any drawn at random.")
 
 
 def evaluate(args: argparse.Namespace) -> dict:
@@ -400,14 +427,17 @@ def evaluate(args: argparse.Namespace) -> dict:
         for i, one in enumerate(tried)
         for d in distances
     }
-    table, how = score_table(scores.values()), budget(args, tried)
-    say(f"{table}\n{how}")
+    simple, chance = simple_scores(data)
+    everything = [*scores.values(), *simple]
+    ours = {Path(folder).resolve().name for folder in args.model or ()} or {"sscq"}
+    table, won, how = score_table(everything), who_won(everything, ours, chance), budget(args, tried)
+    say("\n".join(filter(None, (table, won, how))))
     if args.html:
-        save_scores(args.html, data, tried, list(scores.values()), f"{table.splitlines()[-1]} {how}", distances[0])
+        save_scores(args.html, data, tried, everything, f"{won} {table.splitlines()[-1]} {how}", distances[0])
     rows = [
         asdict(score) | dict(epochs=tried[i].epochs, seconds=tried[i].seconds) for (i, _), score in scores.items()
     ]
-    return dict(data=data.name, rows=rows, training=how,
+    return dict(data=data.name, rows=rows, exact=[asdict(score) for score in simple], chance=chance, won=won, training=how,
                 skipped=left_out(found.train, found.database.images, found.query.images))
 
 # %% ../nbs/49_commands.ipynb #9e20aa04
@@ -447,7 +477,7 @@ def save_scores(
         f"<h1>{html.escape(one_line(data.name))}</h1><p>{html.escape(protocol)}</p>",
         html_rows(head, body),
         "<h2>mAP over bits</h2><p>With the 95% intervals over queries.</p>",
-        score_figure(scores),
+        score_figure(s for s in scores if s.bits),
         f"<h2>Precision and recall</h2><p>{most} bits, {distance} distances, {len(some):,} queries, every rank of the "
         "database.</p>",
         pr_figure(curves),

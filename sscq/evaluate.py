@@ -228,7 +228,11 @@ def score_queries(
     topk: int,
 ) -> QueryScores:
     "Rank each query's items by distance and score the first k"
-    near, relevant = shortlist(distances, topk), check_hits(relevant).cpu()
+    return QueryScores(*_scored(distances, relevant, topk)[:4])
+
+
+def _scored(distances: Tensor, relevant: Tensor, topk: int) -> tuple[Tensor, ...]:  # as QueryScores; P@1, P@10
+    near, relevant = shortlist(distances, max(check_count("topk", topk), 10)), check_hits(relevant).cpu()
     if distances.shape != relevant.shape:
         raise ValueError(
             f"distances of shape {tuple(distances.shape)} and relevant of shape {tuple(relevant.shape)} must be of "
@@ -237,8 +241,9 @@ def score_queries(
     k = min(topk, distances.shape[1])
     hits = relevant.gather(1, near.ids.clamp(min=0)) & (near.ids >= 0)
     top = hits[:, :k]
-    return QueryScores(average_precision(top), tie_averaged_precision(near.distances, hits, k),
-                       average_precision_min(top, relevant.sum(1, dtype=torch.int32)), top.double().mean(1))
+    return (average_precision(top), tie_averaged_precision(near.distances, hits, k),
+            average_precision_min(top, relevant.sum(1, dtype=torch.int32)), top.double().mean(1),
+            hits[:, 0].double(), hits[:, :min(10, distances.shape[1])].double().mean(1))
 
 # %% ../nbs/11_evaluate.ipynb #5021b7ac
 DISTANCES = ("unsquared", "squared")  # the release's sum of norms; the sum of squares of PQ and FAISS
@@ -330,16 +335,19 @@ class Score:
     low: float  # 95% bootstrap interval of `map` over the queries
     high: float
     precision_at_k: float
-    bits: int  # per image
+    bits: int  # per image; 0 where vectors are compared as they are, not cut to bits
     n_queries: int
     n_database: int
     ties: str = "equal distances by row number"
     method: str = ""
     backbone: str = "not stated"  # its origin: "from scratch", "pretrained", "raw pixels", …
     data: str = ""
+    precision_at_1: float | None = None  # None: not counted
+    precision_at_10: float | None = None
 
     def __str__(self):
-        k, what = self.topk, (self.data, self.method, f"{self.bits} bits", f"backbone {self.backbone}")
+        k, bits = self.topk, f"{self.bits} bits" if self.bits else "exact"
+        what = self.data, self.method, bits, f"backbone {self.backbone}"
         return " · ".join(filter(None, (
             f"mAP@{k} {self.map:.4f} [{self.low:.4f}, {self.high:.4f}]", f"ties averaged {self.map_ties:.4f}",
             f"÷min(R,k) {self.map_min:.4f}", f"P@{k} {self.precision_at_k:.4f}", *what,
@@ -359,35 +367,26 @@ def score_each(
     distance: str = "unsquared",  # one of DISTANCES
 ) -> QueryScores:
     "Search the codes with every query, in chunks, and score each query's answers"
+    each = _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
+    return QueryScores(*each[:4])
+
+
+def _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk: int, distance: str) -> Tensor:  # (6, Q)
     def score(distances, relevant):
-        return torch.stack(score_queries(distances, relevant, topk))
-
-    return QueryScores(
-        *torch.cat(list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1)
+        return torch.stack(_scored(distances, relevant, topk))
+    return torch.cat(
+        list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1
     )
 
-# %% ../nbs/11_evaluate.ipynb #0054b2c6
-def mean_score(
-    each: QueryScores,
-    db_codes: Tensor,  # (N, M)
-    codebooks: Tensor,  # (M, K, d)
-    **protocol,  # topk, distance, method, backbone, data
+
+def score_of(
+    each: Tensor,  # (6, Q), as `_scored`
+    **protocol,  # the other fields of a Score
 ) -> Score:
-    "The means of a database's queries, and under which protocol they are"
-    M, K, _ = codebooks.shape
-    (low, high), (ap, ap_ties, ap_min, precision) = bootstrap(each.ap), (values.mean().item() for values in each)
-    return Score(
-        map=ap,
-        map_ties=ap_ties,
-        map_min=ap_min,
-        low=low,
-        high=high,
-        precision_at_k=precision,
-        bits=M * n_bits(K),
-        n_queries=len(each.ap),
-        n_database=len(db_codes),
-        **protocol,
-    )
+    "Means over the queries"
+    (low, high), means = bootstrap(each[0]), each.mean(1).tolist()
+    return Score(**protocol, map=means[0], map_ties=means[1], map_min=means[2], low=low, high=high,
+                 precision_at_k=means[3], precision_at_1=means[4], precision_at_10=means[5])
 
 # %% ../nbs/11_evaluate.ipynb #730b0540
 def score_codes(
@@ -404,9 +403,18 @@ def score_codes(
 ) -> Score:
     "The means of `score_each`, with their protocol"
     method, backbone, data = (check_text(n, t) for n, t in dict(method=method, backbone=backbone, data=data).items())
-    each = score_each(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
-    return mean_score(
-        each, db_codes, codebooks, topk=topk, distance=distance, method=method, backbone=backbone, data=data
+    each = _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
+    M, K, _ = codebooks.shape
+    return score_of(
+        each,
+        topk=topk,
+        distance=distance,
+        bits=M * n_bits(K),
+        n_queries=len(query_f),
+        n_database=len(db_codes),
+        method=method,
+        backbone=backbone,
+        data=data,
     )
 
 
@@ -442,20 +450,25 @@ def score_table(
     (data, Q, N, k, ties), = protocols
     def row(*cells):
         return f"| {' | '.join(one_line(cell).replace('|', '¦') for cell in cells)} |"  # a bar would end the cell
-    rows = [row(s.method, s.backbone, s.bits, s.distance, f"{s.map:.4f}", f"{s.low:.4f} – {s.high:.4f}",
-                f"{s.map_ties:.4f}", f"{s.map_min:.4f}", f"{s.precision_at_k:.4f}") for s in scores]
+    def first(share):
+        return "–" if share is None else f"{share:.3f}"
+    rows = [row(s.method, s.backbone, s.bits or "exact", s.distance, first(s.precision_at_1), first(s.precision_at_10),
+                f"{s.map:.4f}", f"{s.low:.4f} – {s.high:.4f}", f"{s.map_ties:.4f}", f"{s.map_min:.4f}",
+                f"{s.precision_at_k:.4f}") for s in scores]
     head = row(
         "method",
         "backbone",
         "bits",
         "distances",
+        "P@1",
+        "P@10",
         f"mAP@{k}",
         "95% over queries",
         "ties averaged",
         "÷ min(R, k)",
         f"P@{k}",
     )
-    return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|", *rows, "",
+    return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|", *rows, "",
                             f"{one_line(data) or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
 
 # %% ../nbs/11_evaluate.ipynb #75d017fd
@@ -499,9 +512,11 @@ def score_refined(
     for f, labels in zip(query_f.detach().float().split(n), query_labels.split(n)):
         table = check_table(distance_table(f, codebooks.detach().float(), distance == "squared"))
         ranked = refined_distances(adc(table, db_codes), f, db_f, refine)
-        parts.append(torch.stack(score_queries(ranked, _relevant(labels, db_labels), topk)))
-    return mean_score(QueryScores(*torch.cat(parts, 1)), db_codes, codebooks, topk=topk, distance=distance,
-                      method=f"{method}, refined {refine:,}".removeprefix(", "), backbone=backbone, data=data)
+        parts.append(torch.stack(_scored(ranked, _relevant(labels, db_labels), topk)))
+    M, K, _ = codebooks.shape
+    return score_of(torch.cat(parts, 1), topk=topk, distance=distance, bits=M * n_bits(K), n_queries=len(query_f),
+                    n_database=len(db_codes), method=f"{method}, refined {refine:,}".removeprefix(", "),
+                    backbone=backbone, data=data)
 
 # %% ../nbs/11_evaluate.ipynb #763ff3ef
 def recall(

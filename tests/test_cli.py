@@ -151,8 +151,12 @@ def test_evaluate_compares_everything_in_one_command(tmp_path, capsys, monkeypat
     assert [(r["bits"], r["method"], r["backbone"]) for r in rows] == [(b, *m) for b in (8, 16) for m in methods]
     assert len({(r["data"], r["topk"], r["n_queries"], r["n_database"], r["distance"], r["ties"]) for r in rows}) == 1
     assert all(r["epochs"] == (1 if r["method"] in ("sscq", "spq") else None) and 0 < r["map"] <= 1 for r in rows)
+    told = json.loads((tmp_path / "s.json").read_text())
+    assert [(r["method"], r["bits"], r["distance"]) for r in told["exact"]] == [("histogram of colours", 0, "absolute"), ("raw pixels", 0, "Euclidean")]
+    assert all(0 < r[name] < 1 for r in rows + told["exact"] for name in ("precision_at_1", "precision_at_10")) and told["chance"] == pytest.approx(.1, abs=.01)
+    assert told["won"] in said.out and told["won"] in page.read_text() and " won: of its first ten answers " in told["won"]
     html = page.read_text()
-    assert html.count('class="figure"') == 2 and html.count("<tr>") == 13 and "untrained tiny_cnn" in html
+    assert html.count('class="figure"') == 2 and html.count("<tr>") == 15 and "untrained tiny_cnn" in html
     assert sorted(p.name for p in kept.iterdir()) == ["sscq-16", "sscq-8"]
     capsys.readouterr()
     assert run("evaluate", "digits", "--model", kept / "sscq-16", "--json", "-") == 0
@@ -377,7 +381,7 @@ def test_a_folder_is_no_query(indexed, photos, capsys):
     assert "red is a folder: name pictures, as" in capsys.readouterr().err
 
 
-def test_a_picture_that_is_gone_is_grey_on_the_page(trained, tmp_path, capsys):
+def test_a_picture_that_is_gone_says_so_on_the_page(trained, tmp_path, capsys):
     folder = tmp_path / "some"
     folder.mkdir()
     for i in range(4): Image.new("RGB", (20, 20), (50 * i, 0, 99)).save(folder / f"{i}.png")
@@ -385,7 +389,9 @@ def test_a_picture_that_is_gone_is_grey_on_the_page(trained, tmp_path, capsys):
     (folder / "1.png").unlink()
     (folder / "2.png").write_bytes(b"no picture any more")
     assert run("search", tmp_path / "i.sscq", folder / "0.png", "-k", 4, "--model", trained, "--html", tmp_path / "page.html") == 0
-    assert (tmp_path / "page.html").is_file(), capsys.readouterr().err
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure") == 5 and page.count('<div class="gone">gone') == 2, capsys.readouterr().err
+    assert "the squared distances of the query" in page and 'href="./some/3.png"' in page and "Nearest in i.sscq" in page
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path, monkeypatch, capsys):
@@ -465,7 +471,7 @@ def test_files_that_go_and_come_while_they_are_encoded(trained, tmp_path, capsys
 
 
 def test_help_has_an_example_for_every_command(capsys):
-    for command in ("demo", "train", "encode", "search", "evaluate", "info"):
+    for command in ("demo", "train", "encode", "search", "browse", "evaluate", "info"):
         with pytest.raises(SystemExit) as stop: build_parser().parse_args([command, "--help"])
         assert stop.value.code == 0 and (said := capsys.readouterr().out).count(f"\n  sscq {command}") >= 2 and "--json" in said
     with pytest.raises(SystemExit): build_parser().parse_args(["--help"])
@@ -516,12 +522,14 @@ def test_no_name_speaks_to_the_terminal(hostile, tmp_path, capsys):
     small = ("--bits", 8, "--epochs", 1, "--image-size", 8, "--batch-size", 40, "--backbone", "tiny_cnn")
     lines = [
         (0, "train", hostile / "train", "--out", model, *small), (0, "encode", model, hostile / "train", "--out", index),
-        (0, "search", index, picture, "--model", model, "-k", 3, "--html", tmp_path / f"page{HOSTILE}.html"), (0, "info", index), (0, "info", model),
+        (0, "search", index, picture, "--model", model, "-k", 3, "--html", tmp_path / f"page{HOSTILE}.html"), (0, "browse", index),
+        (0, "info", index), (0, "info", model),
         (0, "evaluate", hostile, "--model", model, "--html", tmp_path / f"scores{HOSTILE}.html"),
         (1, "train", tmp_path / HOSTILE, "--out", model), (1, "train", hostile / "train", "--out", model, "--json", hostile),
         (1, "encode", tmp_path / HOSTILE, hostile), (1, "encode", model, tmp_path / HOSTILE, "--out", index),
         (1, "encode", model, hostile, "--out", tmp_path / HOSTILE),
-        (1, "search", tmp_path / f"{HOSTILE}.sscq", picture), (1, "search", index, hostile, "--model", model),
+        (1, "search", tmp_path / f"{HOSTILE}.sscq", picture), (1, "browse", tmp_path / f"{HOSTILE}.sscq"), (1, "browse", index, "--out", hostile),
+        (1, "search", index, hostile, "--model", model),
         (1, "search", index, tmp_path / HOSTILE, "--model", model),
         (1, "search", index, next((hostile / "train" / "b").glob("broken*")), "--model", model), (1, "search", index, picture, "--model", hostile),
         (1, "info", tmp_path / HOSTILE), (1, "info", picture), (1, "evaluate", tmp_path / HOSTILE), (1, "evaluate", hostile / "train"),
@@ -674,7 +682,7 @@ def test_what_is_no_regular_file_is_written_into(option, indexed, photos, tmp_pa
         assert (os.lstat(path).st_mode, os.lstat(path).st_ino) == (before.st_mode, before.st_ino), name
     said = capsys.readouterr().err
     assert not (tmp_path / "full").exists() or f"{tmp_path / 'full'} cannot be written (No space left on device)" in said
-    assert "red" in (tmp_path / "real").read_text() or "figure-0" in (tmp_path / "real").read_text()
+    assert "red" in (tmp_path / "real").read_text() or "<figure" in (tmp_path / "real").read_text()
     assert (tmp_path / "new").read_text() == (tmp_path / "real").read_text()
     assert {p.name for p in tmp_path.iterdir()} <= {"real", "link", "dangling", "new", "null", "full"}
 
@@ -687,7 +695,7 @@ def test_a_pipe_is_written_into(option, indexed, photos, tmp_path):
     reader.start()
     assert run("search", indexed, photos / "red" / "03.png", "-k", 3, option, tmp_path / "pipe") == 0
     reader.join(30)
-    assert ("figure-0" if option == "--html" else '"answers"') in got[0]
+    assert ("<figure" if option == "--html" else '"answers"') in got[0]
     assert stat.S_ISFIFO(os.lstat(tmp_path / "pipe").st_mode)
 
 
