@@ -296,13 +296,8 @@ def search(args: argparse.Namespace) -> dict:
     if refine is not None:
         say(f"{refine:,} by codes, sorted by embeddings")
     if page:
-<<<<<<< /tmp/tmp4xsfox2r/o
-        show_answers(args, answers, page)
-    return dict(answers=answers, refined=refine)
-=======
         show_answers(args, answers, page, index)
-    return dict(answers=answers)
->>>>>>> /tmp/tmp4xsfox2r/t
+    return dict(answers=answers, refined=refine)
 
 # %% ../nbs/49_commands.ipynb #0b6bbcf6
 def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path, index: Index) -> Path:
