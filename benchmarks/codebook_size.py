@@ -20,7 +20,7 @@ from sscq.baselines import pixels
 from sscq.evaluate import recall, relevance, score_codes, score_queries
 from sscq.index import Index
 from sscq.search import adc, distance_table, nearest, train_pq
-from sscq.fastscan import as_faiss_query
+from sscq.fastscan import PackedCodes, to_held
 from sscq.train import PRESETS
 from sscq.views import digit_view, to_float
 
@@ -92,13 +92,13 @@ def speed(size: tuple) -> dict:
     torch.manual_seed(0)
     codebooks, queries, codes = torch.randn(M, K, d), torch.randn(Q, M * d), torch.randint(K, (N, M), dtype=torch.uint8)
     index = Index(codebooks).add(codes)
-    table, some, scan = distance_table(queries, codebooks), codes[:4096], index.snapshot().codes.scan()
-    asked = as_faiss_query(table)
+    table, some = distance_table(queries, codebooks), codes[:4096]
+    held = PackedCodes(to_held(codes.numpy(), K), N, M, K)
     def answer(): index.search(queries, TOP)
-    def rough(): scan.search(asked, TOP)
+    def rough(): held.rough(table, TOP)
     def look_up(): adc(table, some)
     return dict(**sizes(*size), queries_per_second=Q / seconds_of(answer), scan_ns=1e9 * seconds_of(rough) / (Q * N),
-                lookup_ns=1e9 * seconds_of(look_up) / (Q * len(some)), scan_bytes=scan.sa_code_size(), scan=type(scan).__name__)
+                lookup_ns=1e9 * seconds_of(look_up) / (Q * len(some)), scan_bytes=held.nbytes / N, scan="IndexPQFastScan" if K <= 16 else "IndexPQ")
 
 
 def speed_of_vectors(D: int = 64) -> dict:

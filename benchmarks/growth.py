@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -78,7 +79,7 @@ def single(pairs: int) -> list[dict]:
             f, x = queries[:Q], queries[:Q].numpy()
             found = index.search(f[:20], TOP)
             exact = nearest(f[:20], codebooks, codes, TOP)
-            r, ms = ratio(lambda: theirs.search(x, TOP), lambda: index.search(f, TOP), pairs if n * Q > 10 ** 6 else 15 * pairs)
+            r, ms = ratio(partial(theirs.search, x, TOP), partial(index.search, f, TOP), pairs if n * Q > 10 ** 6 else 15 * pairs)
             rows.append(dict(codes=n, n_words=K, queries=Q, ratio=r, ms=ms, recall=float(
                 torch.equal(found.ids, exact[1]) and torch.equal(found.distances, exact[0]))))
             print(rows[-1], flush=True)
@@ -98,7 +99,7 @@ def ties(pairs: int) -> list[dict]:
         found, exact = index.search(q[:50], TOP), nearest(q[:50], codebooks, codes, TOP)
         for Q in (1, 300):
             f, x_ = q[:Q], q[:Q].numpy()
-            r, ms = ratio(lambda: theirs.search(x_, TOP), lambda: index.search(f, TOP), pairs)
+            r, ms = ratio(partial(theirs.search, x_, TOP), partial(index.search, f, TOP), pairs)
             rows.append(dict(codes=10 ** 6, bits=4 * M, different=len(few.unique(dim=0)), queries=Q, ratio=r, ms=ms, exact=bool(
                 torch.equal(found.ids, exact[1]) and torch.equal(found.distances, exact[0]))))
             print(rows[-1], flush=True)
@@ -223,15 +224,15 @@ def encode(pairs: int) -> dict:
         faiss.copy_array_to_vector(codebooks.numpy().ravel(), pq.centroids)
         x, codes = f.numpy(), hard_assign(f, codebooks)
         packed = pq.compute_codes(x)
-        rivals = {"faiss": lambda: pq.compute_codes(x)}
+        rivals = {"faiss": partial(pq.compute_codes, x)}
         try:
             import nanopq
             other = nanopq.PQ(8, K, verbose=False)
             other.Ds, other.codewords, other.code_dtype = 16, codebooks.numpy(), np.uint8
-            rivals["nanopq"] = lambda: other.encode(x)
+            rivals["nanopq"] = partial(other.encode, x)
         except ImportError: pass
-        for name, rival in rivals.items(): found[f"encode K={K} over {name}"] = ratio(rival, lambda: hard_assign(f, codebooks), pairs)[0]
-        found[f"decode K={K} over faiss"] = ratio(lambda: pq.decode(packed), lambda: decode(codes, codebooks), pairs)[0]
+        for name, rival in rivals.items(): found[f"encode K={K} over {name}"] = ratio(rival, partial(hard_assign, f, codebooks), pairs)[0]
+        found[f"decode K={K} over faiss"] = ratio(partial(pq.decode, packed), partial(decode, codes, codebooks), pairs)[0]
     print(found, flush=True)
     return found
 

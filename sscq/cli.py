@@ -25,10 +25,12 @@ from PIL import Image
 from . import __version__
 from .backbone import BACKBONES
 from .browse import browse, MOST
-from .commands import encode, evaluate, info, search, train
+from .commands import encode, evaluate, info, LARGEST_REFINED, search, train
 from .data import DATASETS
+from .duplicates import duplicates, NEAR
 from .evaluate import DISTANCES
 from .files import check_writable
+from .folder import update
 from .images import SkippedFiles
 from .moved import moved_from
 from .report import demo, progress_bars, say, write_json
@@ -65,6 +67,14 @@ def _command(commands, name: str, run, *examples: str) -> argparse.ArgumentParse
     return parser
 
 # %% ../nbs/50_cli.ipynb #2a7f5669
+def network(name: str) -> str:
+    "A backbone by name"
+    if ":" in name or name in BACKBONES: return name
+    raise argparse.ArgumentTypeError(
+        f"{name!r} is unknown: choose timm:NAME, torchvision:NAME, or one of {', '.join(BACKBONES)}"
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     "All commands and their options"
     parser = Parser(
@@ -91,11 +101,18 @@ def build_parser() -> argparse.ArgumentParser:
         "sscq train photos/ --bits 64 --minutes 30 --image-size 32 --out runs/mine",
         "sscq train cifar10 --preset fast --bits 32",
         "sscq train photos/ --out runs/mine --resume",
+        "sscq train photos/ --backbone timm:resnet50 --freeze --words 256",
+        "sscq train vectors.npy",
     )
-    p.add_argument("data", help=f"a folder of pictures, or one of {', '.join(DATASETS)}")
+    p.add_argument("data", help=f"a folder of pictures, vectors (.npy), or one of {', '.join(DATASETS)}")
     p.add_argument("--bits", type=int, default=32, help="per image (%(default)s)")
     p.add_argument("--out", help="folder for the model and its checkpoints (runs/DATA-BITS)")
-    p.add_argument("--backbone", choices=BACKBONES, help="the network, instead of the chosen")
+    p.add_argument(
+        "--backbone", type=network, metavar="NAME", help="the network, instead of the chosen: timm:NAME, "
+        f"torchvision:NAME, both with the weights they were trained to, or one of {', '.join(BACKBONES)}"
+    )
+    p.add_argument("--freeze", action="store_true", help="train codes alone, on what the trained network sees")
+    p.add_argument("--backbone-lr", type=float, help="the network's rate (for timm's, torchvision's: --lr / 10)")
     for option, what in (
         ("batch-size", "images a step"),
         ("image-size", "pixels a side"),
@@ -119,6 +136,17 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="folder of a trained model")
     p.add_argument("images", help="folder of pictures")
     p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq)")
+    p.add_argument("--keep", choices=("half", "int8", "none"), default="half",
+                   help="keep embeddings in 16 or 8 bits a number, to sort answers by, or none (%(default)s)")
+    p = _command(commands, "update", update, "sscq update runs/photos-32/photos.sscq photos/")
+    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("folder", help="folder of pictures")
+    p.add_argument("--model", help="folder of the model (the index's folder)")
+    p = _command(commands, "duplicates", duplicates, "sscq duplicates runs/photos-32/photos.sscq --html twice.html")
+    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("--near", type=float, default=NEAR, metavar="DISTANCE",
+                   help="of embeddings, 2 - 2 cos, up to which pictures are nearly the same (%(default)s)")
+    p.add_argument("--html", metavar="FILE", help="pictures on a page")
     p = _command(commands, "search", search, "sscq search runs/photos-32/photos.sscq holiday.jpg -k 5 --open",
                  "sscq search more.sscq *.jpg --model runs/photos-32 --json answers.json")
     p.description = (p.description or "") + (
@@ -129,6 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("queries", nargs="+", metavar="query", help="a picture")
     p.add_argument("-k", type=int, default=10, help="answers to each (%(default)s)")
     p.add_argument("--model", help="folder of the model (the index's folder)")
+    p.add_argument("--refine", action=argparse.BooleanOptionalAction, help="sort the codes' answers by embeddings, "
+                   f"where the index keeps them (it does, up to {LARGEST_REFINED:,} pictures)")
     p.add_argument("--html", metavar="FILE", help="pictures on a page")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
     p = _command(commands, "browse", browse, "sscq browse runs/photos-32/photos.sscq --open",
@@ -178,14 +208,14 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "browse", "evaluate"):
+        if name in ("train", "encode", "search", "browse", "evaluate", "update"):
             p.add_argument(
                 "--max-pixels",
                 type=int,
                 metavar="N",
                 help=f"read pictures of up to N pixels, for those you trust ({Image.MAX_IMAGE_PIXELS or 'any'})",
             )
-        if name in ("train", "encode", "evaluate"):
+        if name in ("train", "encode", "evaluate", "update"):
             p.add_argument("--device", help="cpu, cuda, cuda:1 (CUDA when there is one)")
     return parser
 
@@ -212,12 +242,13 @@ def note(
     filename: str,  # of the code that gave the warning
 ) -> str:  # lines
     "A warning as the user of a command should read it"
-    lines = in_a_shell(str(message)).split("\n")
+    text = in_a_shell(str(message))
+    lines = text.split("\n")
     if issubclass(category, SkippedFiles):
         return "\n".join(lines[:NAMED + 1] + ["  …: --json FILE has all of them"] * (len(lines) > NAMED + 1))
     library = re.search(r"(?:site|dist)-packages[/\\]([^/\\.]+)", filename)
     if library is None or library[1] == "sscq" or category.__module__.startswith("sscq."): return "\n".join(lines)
-    return f"{library[1]} says: {one_line(message)}"
+    return f"{library[1]} says: {one_line(text)}"
 
 
 @contextlib.contextmanager
@@ -308,7 +339,7 @@ class CtrlC:
                 signal.signal(signal.SIGINT, signal.SIG_IGN if to_the_end else signal.default_int_handler)
 
 # %% ../nbs/50_cli.ipynb #d4656f4c
-PATHS = ("data", "root", "model", "images", "index", "queries", "file", "out", "html", "json")  # arguments
+PATHS = ("data", "root", "model", "images", "folder", "index", "queries", "file", "out", "html", "json")  # arguments
 
 
 def check_arguments(args: argparse.Namespace) -> None:

@@ -127,7 +127,8 @@ def decode(
     "The vector that a code stands for: its codewords end to end"
     M, K, d = check_tensor("codebooks", codebooks, "M K d").shape
     codes = _check_codes(codes, K, M)
-    words = codes.long() + K * torch.arange(M, device=codebooks.device)  # numbered through all codebooks: one gather
+    # numbered through all codebooks: one gather
+    words = codes.int() + torch.arange(0, M * K, K, dtype=torch.int32, device=codebooks.device)
     return codebooks.reshape(M * K, d).index_select(0, words.flatten()).view(len(codes), M * d)
 
 # %% ../nbs/04_codebook.ipynb #3bca61b2

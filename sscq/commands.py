@@ -14,11 +14,12 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
-from .backbone import backbone_origin
+from .answers import thumbnail
+from .backbone import backbone_origin, NETWORK_SIZE
 from .baselines import baselines, EncodedData, pretrained, score_coded, simple_scores, weights_at_hand
 from .browse import answers_page
 from .budget import check_length, choose_setup, code_spread
@@ -29,11 +30,13 @@ from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
 from .distributed import find_device, process_group, rank_and_world
 from .evaluate import DISTANCES, pr_codes, Score, score_table
 from .files import atomic_write, check_writable, check_writable_folder
+from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
 from .train import Preset, PRESETS, TrainConfig
+from .vectors import as_vectors, head_setup, vector_arguments
 from .validation import check_count, one_line
 
 # %% ../nbs/49_commands.ipynb #46424f49
@@ -86,7 +89,9 @@ def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Ta
     "As the pictures want it"
     words = {} if args.words is None else dict(n_words=args.words)
     SSCQ(bits=args.bits, **words, backbone="auto", image_size=args.image_size)  # found wrong before anything is read
-    given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, image_size=args.image_size,
+    others = args.backbone is not None and ":" in args.backbone
+    given = dict(minutes=args.minutes, steps=args.steps, backbone=args.backbone, channels=3 if others else None,
+                 image_size=args.image_size or (NETWORK_SIZE if others else None),
                  batch_size=args.batch_size, view=args.view, device=device,
                  bits=None if words else args.bits,
                  precision=settings_of_run(out, args.resume).get("precision"))
@@ -97,9 +102,44 @@ def chosen_task(args: argparse.Namespace, out: Path, device: torch.device) -> Ta
     else:
         images, chosen = prepare(args.data, **given)
     say0(chosen.words)
-    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every)
+    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every, backbone_lr=args.backbone_lr)
     config = TrainConfig(**chosen.config | {name: value for name, value in fields.items() if value is not None})
     return Task(images, chosen.model | words, chosen.view, chosen.objective, config, chosen.minutes)
+
+
+def is_vectors(data: str) -> bool:
+    return Path(data).suffix.lower() == ".npy" and data not in DATASETS
+
+
+def head_task(args: argparse.Namespace) -> Task:
+    "As vectors want it, or pictures seen by a network that stays as it is"
+    arguments: dict = dict(bits=args.bits) | (dict(n_words=args.words) if args.words else {})
+    if is_vectors(args.data):
+        of_pictures = dict(backbone=args.backbone, image_size=args.image_size, view=args.view, preset=args.preset,
+                           freeze=args.freeze or None, backbone_lr=args.backbone_lr)
+        for name, value in of_pictures.items():
+            if value is not None: raise ValueError(
+                f"--{name.replace('_', '-')} is for pictures, and {one_line(args.data)} holds vectors: leave it out")
+        images: Any = as_vectors(args.data)
+        arguments = vector_arguments(images.shape[1], args.bits, args.words)
+        view, n = None, len(images)
+    else:
+        if not args.backbone: raise ValueError(
+            "--freeze keeps a trained network as it is: name one, --backbone torchvision:resnet50 or timm:NAME")
+        size = args.image_size or NETWORK_SIZE
+        arguments |= dict(backbone=args.backbone, channels=3, image_size=size, freeze=True)
+        if args.data in DATASETS:
+            images = data_resized(dataset(args.data, args.root), 3, size).train
+        else:
+            images = as_images(args.data, 3, size)
+        view, n = args.view, len(images)
+    objective, chosen = head_setup(n, args.minutes)
+    fields = dict(lr=args.lr, seed=args.seed, save_every=args.save_every, batch_size=args.batch_size)
+    if args.steps or args.epochs:
+        fields |= dict(steps=args.steps, epochs=args.epochs)
+        chosen |= dict(steps=None)
+    config = TrainConfig(**chosen | {name: value for name, value in fields.items() if value is not None})
+    return Task(images, arguments, view, objective, config, args.minutes)
 
 
 class TimeLeft:
@@ -121,17 +161,22 @@ class TimeLeft:
 def train(args: argparse.Namespace) -> dict:
     "sscq train: a folder or data set in, a model out"
     if args.data not in DATASETS and not os.path.exists(args.data): raise FileNotFoundError(
-        f"{one_line(args.data)} does not exist: give a folder of pictures, or one of {', '.join(DATASETS)}")
+        f"{one_line(args.data)} does not exist: give a folder of pictures, vectors as a .npy file, or one of "
+        f"{', '.join(DATASETS)}")
     check_length(args.minutes, args.steps, args.epochs)
     config = config_for(preset_for(args), epochs=args.epochs, steps=args.steps, batch_size=args.batch_size, lr=args.lr,
-                        seed=args.seed, save_every=args.save_every)  # found wrong before anything is read
+                        seed=args.seed, save_every=args.save_every, backbone_lr=args.backbone_lr)  # found wrong at once
     device = find_device(args.device) if args.device else None
     out = Path(args.out or f"runs/{Path(args.data).resolve().name}-{args.bits}")
     with process_group() as its:  # one process, or those that torchrun started
-        task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out, device or its)
+        if is_vectors(args.data) or args.freeze:
+            task = head_task(args)
+        else:
+            task = preset_task(args, config) if by_preset(args, out) else chosen_task(args, out, device or its)
         torch.manual_seed(task.config.seed)
-        model = SSCQ(bits=args.bits, **task.model)
-        images = as_images(task.images, model.channels, model.image_size)
+        model = SSCQ(**dict(bits=args.bits) | task.model)
+        vectors = is_vectors(args.data)
+        images: Any = task.images if vectors else as_images(task.images, model.channels, model.image_size)
         check_writable_folder(out)
         model.fit(
             images,
@@ -149,11 +194,13 @@ def train(args: argparse.Namespace) -> dict:
         whole = len(model.history) >= used.epochs
         if rank_and_world()[0] == 0 and model.history:
             model.save_pretrained(out)
-            say(f"{model.bits}-bit model after {reached(model)}: {one_line(out)}")
+            origin = backbone_origin(model.backbone)
+            features = "" if origin == "from scratch" else f", features: {one_line(origin)}"
+            say(f"{model.bits}-bit model after {reached(model)}{features}: {one_line(out)}")
     if not whole: raise KeyboardInterrupt  # what was reached is kept, and scripts are told
     last = model.history[-1]
-    return dict(model=str(out), bits=model.bits, epochs=len(model.history), steps=last.get("steps"), loss=last["loss"],
-                seconds=last["seconds"], skipped=left_out(images))
+    return dict(model=str(out), bits=model.bits, features=backbone_origin(model.backbone), epochs=len(model.history),
+                steps=last.get("steps"), loss=last["loss"], seconds=last["seconds"], skipped=left_out(images))
 
 
 def reached(model: SSCQ) -> str:
@@ -171,8 +218,10 @@ def encode(args: argparse.Namespace) -> dict:
     images = model.to_images(args.images)
     check_writable(out)
     start = time.perf_counter()
-    index = model.index(images, progress=progress_bars())
+    made = time.time()
+    index = model.index(images, progress=progress_bars(), keep=None if args.keep == "none" else args.keep)
     seconds = time.perf_counter() - start
+    remember_files(index, made)
     index.save(out)
     spread = code_spread(index.codes, index.codebooks.shape[1])
     say(
@@ -183,6 +232,7 @@ def encode(args: argparse.Namespace) -> dict:
         index=str(out),
         images=len(index),
         bits=model.bits,
+        keep=index.keep,
         different_codes=spread.distinct,
         largest_group=spread.largest,
         entropy=spread.entropy,
@@ -191,7 +241,29 @@ def encode(args: argparse.Namespace) -> dict:
         skipped=left_out(images),
     )
 
+# %% ../nbs/49_commands.ipynb #6584eb20
+REFINED = 100  # answers of the codes that embeddings sort, or ten times as many as are asked for
+LARGEST_REFINED = 1_000_000  # pictures
+
+
+def candidates(
+    index: Index,
+    k: int,  # answers
+    wanted: bool | None,  # None: where embeddings are kept, and the index is not too large
+) -> int | None:  # of so many, embeddings choose k
+    "How many answers of the codes are sorted by embeddings, if they are"
+    if wanted and index.keep is None: raise ValueError(
+        "--refine sorts by embeddings, and this index keeps none: sscq encode --keep half makes one that does")
+    if wanted is False or wanted is None and (index.keep is None or len(index) > LARGEST_REFINED): return None
+    return min(len(index), max(REFINED, 10 * k))
+
 # %% ../nbs/49_commands.ipynb #49f93ef3
+def queries_in(query: str, model: SSCQ) -> list[tuple[str, Any]]:  # name, and what an index is asked
+    "A picture; or each vector of a file of them, embedded"
+    if not is_vectors(query): return [(str(query), query)]
+    return [(f"{query}[{n}]", f[None]) for n, f in enumerate(model.embed(query))]
+
+
 def search(args: argparse.Namespace) -> dict:
     "sscq search: an index and pictures in, the nearest images out"
     check_count("-k", args.k)
@@ -205,23 +277,27 @@ def search(args: argparse.Namespace) -> dict:
         check_writable(page)
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
     index = Index.load(args.index, embed=model.embed)
-    found = [index.search(query, k=args.k) for query in args.queries]
+    asked = [one for query in args.queries for one in queries_in(query, model)]
+    refine = candidates(index, args.k, args.refine)
+    found = [index.search(query, k=args.k, refine=refine) for _, query in asked]
     answers: list[dict] = [
         dict(
-            query=str(query),
+            query=name,
             ids=torch.as_tensor(hits.ids)[0].tolist(),
             distances=[round(d, 4) for d in torch.as_tensor(hits.distances)[0].tolist()],
             paths=[str(p) for p in hits.paths[0]] if hits.paths else None,
         )
-        for query, hits in zip(args.queries, found)
+        for (name, _), hits in zip(asked, found)
     ]
     for answer in answers:
         say(one_line(answer["query"]))
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):
             say(f"{rank + 1:>4}{d:>10.3f}  {one_line(answer['paths'][rank] if answer['paths'] else i)}")
+    if refine is not None:
+        say(f"{refine:,} by codes, sorted by embeddings")
     if page:
         show_answers(args, answers, page, index)
-    return dict(answers=answers)
+    return dict(answers=answers, refined=refine)
 
 # %% ../nbs/49_commands.ipynb #0b6bbcf6
 def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path, index: Index) -> Path:
@@ -419,6 +495,7 @@ def info(args: argparse.Namespace) -> dict:
             word_dim=d,
             image_size=model.image_size,
             channels=model.channels,
+            features=backbone_origin(model.backbone),
             parameters=sum(p.numel() for p in model.parameters()),
             checksum="right",
         )

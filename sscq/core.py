@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import train as training
-from .backbone import check_image_size, make_backbone, make_head
+from .backbone import any_backbone, check_image_size, make_head, Network, NETWORK_SIZE, weights_follow
 from sscq.budget import (
     check_length,
     plan_words,
@@ -36,9 +36,9 @@ from sscq.budget import (
     Unbuilt,
     with_length,
 )
-from .codebook import books_for, Encoded, hard_assign, n_bits, ProductQuantizer
+from .codebook import Encoded, hard_assign, n_bits, ProductQuantizer
 from .distributed import find_device, rank_and_world
-from .guards import drawing_from, eval_copy
+from .guards import check_size, drawing_from, eval_copy, n_books_for
 from .files import naming, put_in_place, staging
 from .index import Index
 from .moved import moved_from
@@ -60,44 +60,12 @@ from sscq.validation import (
     one_line,
     shown,
 )
+from .vectors import as_vectors, head_run, head_setup, KeepNeighbors, refit_turned, vector_arguments, VectorInput
 from .views import to_float, VIEWS
 
 
 _log = logging.getLogger("sscq")
 
-
-# %% ../nbs/12_core.ipynb #8af57e99
-def n_books_for(
-    bits: SupportsIndex | None,
-    n_books: SupportsIndex | None,  # M
-    n_words: SupportsIndex,  # K
-) -> int:  # M
-    "The number of codebooks, from whichever of `bits` and `n_books` is given: `bits = M log2(K)`"
-    n_words = check_count("n_words", n_words)
-    n_bits(n_words)
-    if (bits is None) == (n_books is None): raise ValueError(
-        f"give either bits or n_books: bits={shown(bits)}, n_books={shown(n_books)}")
-    if n_books is None: return books_for(check_count("bits", bits), n_words)
-    return check_count("n_books", n_books)
-
-# %% ../nbs/12_core.ipynb #4972ceaf
-MOST_WEIGHTS = 2 ** 28  # that settings may ask for: 1 GB in float32, 100 times the largest head in use
-MOST_FEATURES = 4096  # of a backbone: vgg16's
-
-
-def check_size(
-    n_books: int,  # M
-    n_words: int,  # K
-    word_dim: int,  # d
-    channels: int,
-    hidden: int,
-    asked: str,  # which of bits and n_books the user gave, as bits=32
-) -> None:
-    "Raise a ValueError where the settings ask for more weights than a machine holds"
-    n = n_books * word_dim * (n_words + hidden) + hidden * MOST_FEATURES + 9 * 64 * channels
-    if n > MOST_WEIGHTS: raise ValueError(
-        f"{asked}, n_words={n_words}, word_dim={word_dim}, hidden={hidden} and channels={channels} ask for up to "
-        f"{n:,} weights; a model may have {MOST_WEIGHTS:,} besides its backbone's: choose less")
 
 # %% ../nbs/12_core.ipynb #2f731580
 def pick_view(
@@ -138,20 +106,26 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         n_books: SupportsIndex | None = None,  # M
         n_words: SupportsIndex | None = None,  # K, a power of two up to 256; None: 16, or chosen with the network
         word_dim: SupportsIndex | None = None,  # d; the same
-        backbone: str | None = None,  # one of sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
+        backbone: str | nn.Module | None = None,  # a network, "timm:NAME", "torchvision:NAME", or one of
+        # sscq.backbone.BACKBONES; "auto": chosen when `fit` sees pictures
         channels: SupportsIndex | None = None,  # 3
-        image_size: SupportsIndex | None = None,  # 32 pixels, square; where all three are left out, as "auto"
+        image_size: SupportsIndex | None = None,  # 32 pixels, square; 96 for others' networks; all three None: "auto"
         tau_sq: SupportsFloat = .2,  # temperature of soft quantization
         hidden: SupportsIndex = 512,  # of the projection head
         seed: SupportsIndex | None = None,  # of the first weights, and of `fit`; None: drawn as any module's, and 0
+        freeze: bool = False,  # keep the network as it is, in eval mode, and train head and codebooks alone
     ):
         super().__init__()
         self._free = bits is not None and n_words is word_dim is None  # the words may be chosen, too
-        n_words, word_dim = 16 if n_words is None else n_words, 16 if word_dim is None else word_dim
+        others = isinstance(backbone, nn.Module) or isinstance(backbone, str) and ":" in backbone
+        few = not (self._free and others and check_count("bits", bits) % 8 == 0)  # else large books
+        n_words = (16 if few else 256) if n_words is None else n_words
+        word_dim = (16 if few else 32) if word_dim is None else word_dim
         M = n_books_for(bits, n_books, n_words)
         later = isinstance(backbone, str) and backbone == "auto" or backbone is channels is image_size is None
         name = "resnet18_small" if backbone is None else backbone
-        c, size = 3 if channels is None else channels, 32 if image_size is None else image_size
+        c = 3 if channels is None else channels
+        size = (NETWORK_SIZE if others else 32) if image_size is None else image_size
         n_words, d, c, hidden = check_counts(n_words=n_words, word_dim=word_dim, channels=c, hidden=hidden)
         size = check_image_size("tiny_cnn" if later else name, size)  # the network that takes the smallest images
         tau = check_temperature("tau_sq", check_number("tau_sq", tau_sq, above=0))
@@ -160,6 +134,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         asked = dict(bits=None if bits is None else M * n_bits(n_words), n_books=None if n_books is None else M)
         check_size(M, n_words, d, c, hidden, next(f"{name}={value}" for name, value in asked.items() if value))
         self._asked: dict[str, Any] = dict(asked, n_words=n_words, word_dim=d, tau_sq=tau, hidden=hidden)
+        if check_flag("freeze", freeze):
+            if later: raise ValueError("freeze=True keeps a trained network as it is: give one as backbone")
+            self._asked["freeze"] = True  # files of models without it are as they were
         self.history: list[dict] = []
         self.settings: TrainConfig | None = None  # of the last `fit`, minutes made into steps
         self.channels: Any = None if channels is None else c
@@ -172,26 +149,27 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if not later:
             self._build(name, c, size)
 
-    def _build(self, backbone: str, channels: int, image_size: int, **words: int) -> None:
+    def _build(self, backbone: str | nn.Module, channels: int, image_size: int, **words: int) -> None:
         self._asked |= words
         asked, given = self._asked, self._hub_mixin_config
         M, d = n_books_for(asked["bits"], asked["n_books"], asked["n_words"]), asked["word_dim"]
         size = check_image_size(backbone, image_size)
-        config = dict(
-            given if isinstance(given, dict) else {}, **asked, backbone=backbone, channels=channels, image_size=size
-        )
-        config.pop("seed", None)  # its work is done once the weights are there
         with nullcontext() if self.seed is None else drawing_from(self.seed):
-            self.backbone, n_features = make_backbone(backbone, channels)
+            self.backbone, n_features = any_backbone(backbone, channels, size, asked.get("freeze", False))
             self.head = make_head(self.backbone, n_features, M, d, asked["hidden"])
             self.quantizer = ProductQuantizer(M, asked["n_words"], d, asked["tau_sq"])
-        self._hub_mixin_config, self._network, self.channels, self.image_size = config, backbone, channels, size
+        name = self.backbone.name if isinstance(self.backbone, Network) else backbone
+        config = {n: v for n, v in (given if isinstance(given, dict) else {}).items() if n not in ("seed", "freeze")}
+        self._hub_mixin_config = config | dict(asked, backbone=name, channels=channels, image_size=size)
+        self._network, self.channels, self.image_size = name, channels, size
         self.to(memory_format=torch.channels_last)  # as training has it: every copy computes the same bits
 
     def forward(self, x: Tensor) -> Encoded:  # (B, C, H, W), uint8 or in 0…1
         c, s = self.channels, self.image_size
         if isinstance(self.quantizer, Unbuilt):
             self.quantizer.refuse()
+        if isinstance(self.backbone, VectorInput):
+            return self.quantizer(self.head(x.flatten(1).to(self.codebooks.dtype)))
         if x.shape[1:] != (c, s, s): raise ValueError(
             f"images of shape {tuple(x.shape)}, the model takes (B, {c}, {s}, {s}): "
             "one image is x[None]; resize others, or build a model with their channels and image_size")
@@ -219,9 +197,20 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         "Where the parameters are"
         return self.codebooks.device
 
+    @classmethod
+    def from_embeddings(cls,
+        n_features: SupportsIndex,  # dimensions of the vectors
+        bits: SupportsIndex = 32,
+        n_words: SupportsIndex | None = None,  # K; None: 256, or 16 where the bits do not divide
+        word_dim: SupportsIndex | None = None,  # d; None: 32
+        **kwargs,  # tau_sq, hidden, seed
+    ) -> "SSCQ":
+        "A model for vectors that somebody has already, as CLIP's: `fit`, `encode` and `index` take (N, n_features)"
+        return cls(**vector_arguments(n_features, bits, n_words, word_dim), **kwargs)
+
     def fit(self,
-        images,  # a folder, a Dataset of images, or a tensor; labels are never read
-        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are
+        images,  # a folder, a Dataset of images, or a tensor (of `from_embeddings`: vectors); labels are never read
+        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are, none where the network is frozen
         objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
         config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
         device=None,  # cpu, cuda, cuda:1, …; None: CUDA when there is one
@@ -235,6 +224,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
         minutes = check_length(minutes, changes.get("steps"), changes.get("epochs"))
+        anew = resume == "changed" and (minutes is not None or "steps" in changes)
         configured(TrainConfig() if config is None else config, changes, self.seed)
         if view is not None:
             pick_view(view, 3)
@@ -249,7 +239,19 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
         run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
-        if config is not None or "epochs" in changes or run and run.get("steps") is None:
+        trained, kept = self, getattr(self.backbone, "frozen", False)  # kept: what the backbone gives, vectors too
+        if kept:
+            seen = ready(self.to_images(images, image_key), progress=progress)
+            if isinstance(self.backbone, VectorInput) and view is not None: raise ValueError(
+                f"view={shown(view)} is for pictures: of vectors, noise and missing coordinates are the views")
+            view = None if view is None else pick_view(view, self.channels)
+            trained, images, view = head_run(
+                self.to(device), seen, view, to_float, device, progress, changes.get("seed", self.seed or 0)
+            )
+            setup, settings = head_setup(len(images), minutes)
+            objective = KeepNeighbors(setup, view) if objective is None else objective
+            config = TrainConfig(**settings) if config is None and "epochs" not in changes else config
+        elif config is not None or "epochs" in changes or run and run.get("steps") is None:
             if unbuilt:
                 self._build("resnet18_small", self.channels or 3, self.image_size or 32)  # as it always was
         elif unbuilt or self._chosen or minutes is not None or "steps" in changes or run:
@@ -267,11 +269,12 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             config, minutes = TrainConfig(**chosen.config), chosen.minutes
         objective = SSCQObjective() if objective is None else objective
         config = configured(TrainConfig() if config is None else config, changes, self.seed)
-        view = pick_view(view, self.channels)
-        images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
-        self.to(device)
+        if not kept:
+            view = pick_view(view, self.channels)
+            images = ready(as_images(images, self.channels, self.image_size, image_key), progress=progress)
+        trained.to(device)
         config, seconds = with_length(
-            config, minutes, run, lambda: training.seconds_per_step(self, images, view, objective, config)
+            config, minutes, run, lambda: training.seconds_per_step(trained, images, view, objective, config), anew
         )
         say0(
             f"training on {device}: {len(images)} images, {config.epochs} epochs, {self.bits} bits"
@@ -279,15 +282,19 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
             else plan_words(device, len(images), config, seconds, run.get("reached", 0))
         )
         self.settings = config
-        self.history = training.fit(self, images, view, objective, config, on_epoch, progress, out, resume)
+        self.history = training.fit(trained, images, view, objective, config, on_epoch, progress, out, resume)
+        self.train(trained.training)
         if len(self.history) >= config.epochs:
-            self._finish(images, config.refit)
+            some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if config.refit else 1000))]
+            embedded = [view.embed(some, trained)] if kept else [f for f, _ in self.embed_batches(images, rows=some)]
+            turned = kept and config.refit and refit_turned(self.head, self.codebooks, embedded[0].float().cpu())
+            embedded = [view.embed(some, trained)] if turned else embedded
+            self._finish(torch.cat(embedded), config.refit and not turned)
         return self
 
     @torch.no_grad()
-    def _finish(self, images, refitting: bool) -> None:
-        some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if refitting else 1000))]
-        f = torch.cat([f.float().cpu() for f, _ in self.embed_batches(images, rows=some)])
+    def _finish(self, f: Tensor, refitting: bool) -> None:
+        f = f.float().cpu()
         if refitting:
             self.codebooks.copy_(refit(f, self.codebooks))
         if rank_and_world()[0] == 0:
@@ -301,6 +308,9 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         "Images as the model takes them: one becomes a batch of one; folders are read as they are needed"
         if isinstance(self.quantizer, Unbuilt):
             self.quantizer.refuse()
+        if isinstance(self.backbone, VectorInput):
+            if isinstance(images, Tensor) and images.ndim == 4: return images
+            return as_vectors(images, self.channels)[..., None, None]
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 3:
             images = images[None]
         return as_images(images, self.channels, self.image_size, image_key)
@@ -371,20 +381,22 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         distance: str = "squared",  # or "unsquared", the release's
         progress=None,  # True or False: a progress bar; None: where the output is a terminal
         image_key: str | None = None,  # as for fit
+        keep: str | None = None,  # "half" or "int8": beside the codes, embeddings in 16 or 8 bits, for `refine`
     ) -> Index:  # ids count the images that could be read
         "The images' codes, ready to be searched; memory holds one batch of images at a time"
         batch_size = check_count("batch_size", batch_size)
         if progress is not None:
             check_flag("progress", progress)
         self._finite(self.codebooks.detach())
-        index = Index(self.codebooks.detach().float(), embed=self.embed, distance=distance)
+        index = Index(self.codebooks.detach().float(), embed=self.embed, distance=distance, keep=keep)
         images = self.to_images(images, image_key)
         paths = getattr(images, "paths", None)
         with tqdm(
             total=len(images), desc="encoding", unit="image", disable=None if progress is None else not progress
         ) as bar:
             for f, rows in self.embed_batches(images, batch_size):
-                index.add(self._codes(f), paths=paths and [paths[i] for i in rows])
+                added = self._codes(f) if keep is None else self._finite(f.float())
+                index.add(added, paths=paths and [paths[i] for i in rows])
                 bar.update(len(rows))
         self._told = tell_ties(index.codes, self.codebooks.shape[1], self._told)
         return index
@@ -442,7 +454,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         map_location: str | torch.device = "cpu",
         force_download: bool = False,
         cache_dir: str | Path | None = None,
-        **kwargs,  # local_files_only, revision, token; arguments of SSCQ are compared with the file's, which win
+        **kwargs,  # local_files_only, revision, token; arguments of SSCQ are compared with the file's, which win;
+        # backbone: the network, where the model was built around one that has no name
     ) -> "SSCQ":  # in eval mode
         "Read what `save_pretrained` wrote"
         name, device = pretrained_model_name_or_path, find_device(map_location)
@@ -455,14 +468,16 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if unknown := sorted(kwargs.keys() - inspect.signature(cls.__init__).parameters.keys()): raise TypeError(
             f"{unknown[0]}={shown(kwargs[unknown[0]])} is no argument of from_pretrained, nor of SSCQ")
         path = model_file(os.fsdecode(name), force_download=force_download, cache_dir=cache_dir, **hub)
-        arguments, about, state = read_model(path, cls)
+        network = kwargs.pop("backbone") if isinstance(kwargs.get("backbone"), nn.Module) else None
+        arguments, about, state = read_model(path, cls, network)
         if other := not_used(path, arguments, {n: v for n, v in kwargs.items() if n != "seed"}):
             warnings.warn(
                 f"{one_line(path)} was saved with {arguments}; {shown(other, 300)}, from config.json or the call, is "
                 "not used",
                 stacklevel=2,
             )
-        model = cls(**arguments, seed=0)  # a generator of its own: loading draws nothing from the program's
+        with weights_follow():  # seed: a generator of its own, as loading draws nothing from the program's
+            model = cls(**(arguments | (dict(backbone=network) if network is not None else {})), seed=0)
         model.seed, model.history = kwargs.get("seed"), about["history"]
         if about["origin"]:
             model.backbone.origin = about["origin"]

@@ -32,6 +32,8 @@ class Encoder(nn.Module):
         super().__init__()
         if lacking := [n for n in ("backbone", "head", "codebooks", "channels", "image_size") if not hasattr(model, n)]:
             raise TypeError(f"model={shown(model)} has no {lacking[0]}: give an SSCQ")
+        if model.image_size == 1: raise TypeError(
+            "an Encoder takes pictures, and this model takes vectors: keep it by save_pretrained")
         bad = [name for name, w in model.state_dict().items() if w.is_floating_point() and not w.isfinite().all()]
         if bad: raise ValueError(
             f"the model holds NaN or infinite values, in {bad[0]}: train it again, or load another copy")

@@ -417,6 +417,7 @@ def score_codes(
         data=data,
     )
 
+
 # %% ../nbs/11_evaluate.ipynb #e039b859
 def pr_codes(query_f: Tensor, query_labels, db_codes: Tensor, db_labels, codebooks: Tensor,
              distance: str = "unsquared") -> Curve:
@@ -469,6 +470,53 @@ def score_table(
     )
     return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|", *rows, "",
                             f"{one_line(data) or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
+
+# %% ../nbs/11_evaluate.ipynb #75d017fd
+def refined_distances(
+    distances: Tensor,  # (Q, N) of the codes
+    f: Tensor,  # (Q, D)
+    db_f: Tensor,  # (N, D)
+    refine: int,  # candidates
+) -> Tensor:  # (Q, N), which rank as a refined search does
+    "Candidates by the angle of embeddings, before all others, which stay as they were"
+    near = shortlist(distances, refine).ids[:, :min(refine, distances.shape[1])].long()
+    f, db_f = F.normalize(f.float().cpu(), dim=1), F.normalize(db_f.float().cpu(), dim=1)
+    angles = (2 - 2 * torch.einsum("qd,qcd->qc", f, db_f[near])).clamp(min=0)
+    others = distances.float().cpu().scatter(1, near, torch.inf).amin(1, keepdim=True)  # inf: there are none
+    room = others.clamp(min=1e-30, max=1) / 8  # so that 4, the largest angle, lies before them
+    return distances.float().cpu().scatter(1, near, angles * room)
+
+
+def score_refined(
+    query_f: Tensor,  # (Q, D) real query vectors
+    query_labels,  # (Q,) or (Q, L), as `check_labels` takes them
+    db_codes: Tensor,  # (N, M) uint8
+    db_labels,  # (N,) or (N, L)
+    codebooks: Tensor,  # (M, K, d)
+    db_f: Tensor,  # (N, D) embeddings, as they are kept
+    refine: int = 100,  # candidates that the codes choose
+    topk: int = 1000,
+    distance: str = "unsquared",  # by which the codes choose
+    method: str = "",
+    backbone: str = "not stated",
+    data: str = "",
+) -> Score:
+    "`score_codes` of answers that embeddings put in order"
+    check_count("refine", refine)
+    query_f, query_labels, db_codes, db_labels, codebooks = check_retrieval(
+        query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
+    db_f = check_tensor("db_f", db_f, "N D", finite=True)
+    if db_f.shape != (len(db_codes), query_f.shape[1]): raise ValueError(
+        f"db_f of shape {tuple(db_f.shape)} must be {(len(db_codes), query_f.shape[1])}: an embedding for each code")
+    parts, n = [], min(max(2 ** 22 // len(db_codes), 1), 256)
+    for f, labels in zip(query_f.detach().float().split(n), query_labels.split(n)):
+        table = check_table(distance_table(f, codebooks.detach().float(), distance == "squared"))
+        ranked = refined_distances(adc(table, db_codes), f, db_f, refine)
+        parts.append(torch.stack(_scored(ranked, _relevant(labels, db_labels), topk)))
+    M, K, _ = codebooks.shape
+    return score_of(torch.cat(parts, 1), topk=topk, distance=distance, bits=M * n_bits(K), n_queries=len(query_f),
+                    n_database=len(db_codes), method=f"{method}, refined {refine:,}".removeprefix(", "),
+                    backbone=backbone, data=data)
 
 # %% ../nbs/11_evaluate.ipynb #763ff3ef
 def recall(

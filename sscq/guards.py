@@ -12,16 +12,16 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from types import MethodType
-from typing import cast, NamedTuple, TypeVar
+from typing import cast, NamedTuple, SupportsIndex, TypeVar
 
 import torch
 from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .checkpoint import CHECKPOINT, Keeper
-from .codebook import find_quantizer
+from .codebook import books_for, find_quantizer, n_bits
 from .distributed import synced_batch_norm, warn_rank0
-from .validation import one_line
+from .validation import check_count, one_line, shown
 
 # %% ../nbs/29_guards.ipynb #17cf7011
 @contextmanager
@@ -234,6 +234,55 @@ class drawing_from(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags and args[0].device.type != "meta":
             kwargs["generator"] = self.generator(args[0].device)
         return func(*args, **kwargs)
+
+# %% ../nbs/29_guards.ipynb #5c1309a4
+def n_books_for(
+    bits: SupportsIndex | None,
+    n_books: SupportsIndex | None,  # M
+    n_words: SupportsIndex,  # K
+) -> int:  # M
+    "The number of codebooks, from whichever of `bits` and `n_books` is given: `bits = M log2(K)`"
+    n_words = check_count("n_words", n_words)
+    n_bits(n_words)
+    if (bits is None) == (n_books is None): raise ValueError(
+        f"give either bits or n_books: bits={shown(bits)}, n_books={shown(n_books)}")
+    if n_books is None: return books_for(check_count("bits", bits), n_words)
+    return check_count("n_books", n_books)
+
+# %% ../nbs/29_guards.ipynb #a095d0cb
+MOST_WEIGHTS = 2 ** 28  # that settings may ask for: 1 GB in float32, 100 times the largest head in use
+MOST_FEATURES = 4096  # of a backbone: vgg16's
+
+
+def check_size(
+    n_books: int,  # M
+    n_words: int,  # K
+    word_dim: int,  # d
+    channels: int,
+    hidden: int,
+    asked: str,  # which of bits and n_books the user gave, as bits=32
+) -> None:
+    "Raise a ValueError where the settings ask for more weights than a machine holds"
+    n = n_books * word_dim * (n_words + hidden) + hidden * MOST_FEATURES + 9 * 64 * channels
+    if n > MOST_WEIGHTS: raise ValueError(
+        f"{asked}, n_words={n_words}, word_dim={word_dim}, hidden={hidden} and channels={channels} ask for up to "
+        f"{n:,} weights; a model may have {MOST_WEIGHTS:,} besides its backbone's: choose less")
+
+# %% ../nbs/29_guards.ipynb #e4f979b4
+def parameter_groups(
+    model: nn.Module,
+    lr: float,
+    backbone_lr: float | None,  # None: `lr`, or a tenth of it for somebody's network
+) -> list[dict]:  # for an optimizer
+    "All weights; those of a backbone whose rate is another in a group of their own, with their `share` of `lr`"
+    backbone, rest = getattr(model, "backbone", None), list(model.parameters())
+    theirs = list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
+    share = .1 if getattr(backbone, "of_directions", False) else 1.
+    share = share if backbone_lr is None else backbone_lr / lr
+    if share == 1 or not theirs: return [dict(params=rest)]
+    if [id(p) for p in rest[:len(theirs)]] != [id(p) for p in theirs]: raise ValueError(
+        f"backbone_lr={backbone_lr} needs a model that has its backbone first: give all weights one lr")
+    return [dict(params=theirs, share=share), dict(params=rest[len(theirs):])]
 
 # %% ../nbs/29_guards.ipynb #98f88488
 def one_thread() -> None:

@@ -360,7 +360,7 @@ class Index:
             ))
         if refine is not None:
             found = refined(segments, f, found, k)
-        return now.answers(asked, found, limit, self._trusted())
+        return now._answers(asked, found, limit, self._trusted())
 
     def explain(self,
         query,  # one, as in `search`
@@ -372,7 +372,7 @@ class Index:
         if asked.n != 1: raise ValueError(f"one query is explained at a time, not {asked.n}")
         if np.ndim(id): raise TypeError(f"id={shown(id)} must be one whole number")
         now, f = self.snapshot(), asked.f
-        item, path = now.item(int(as_ids(id)))
+        item, path = now._item(int(as_ids(id)))
         table, own = self.tables(f, distance)[0], hard_assign(f, self._books)[0]
         total = float(rerank(table[None], item[None, None].numpy())[0, 0])
         parts = table.gather(1, item.long()[:, None])[:, 0]

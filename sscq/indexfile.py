@@ -111,7 +111,8 @@ def wasted(file: IndexFile) -> int:
 
 # %% ../nbs/33_indexfile.ipynb #a58e8078
 def _restored_column(file: IndexFile, entry: object, n: int) -> Column:
-    if not isinstance(entry, dict): raise ValueError("is no column")
+    if not isinstance(entry, dict) or entry.keys() not in ({"values"}, {"offsets", "joined"}):
+        raise ValueError("is no column")
     if "values" in entry:
         values = entry["values"]
         return array_of(file, values, " ".join(KINDS), (n, *[None] * (len(values["shape"]) - 1)))
@@ -351,6 +352,7 @@ def _from_first_format(meta: dict[str, Any], arrays: dict, name: str) -> tuple[d
     _check_said(meta, books, name)
     columns: dict[str, Column] = {}
     if "paths" in arrays:
+        if arrays["paths"].dtype != np.uint8: refuse(f"paths of {arrays['paths'].dtype}")
         paths = arrays["paths"].tobytes().split(b"\0")
         if len(paths) != n: refuse(f"{len(paths)} paths for {n} items")
         columns["paths"] = Texts.of(os.fsdecode(path) for path in paths)

@@ -9,6 +9,7 @@ __all__ = ['IVFIndex']
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,9 +23,9 @@ from .container import array_of, check_digests, read_file, write_file
 from .fastscan import from_keys_np, keys_np, one_hot_pq, PackedCodes, rerank, rounding, search_rows, to_held
 from .files import check_writable
 from .indexfile import model_fingerprint
-from .search import _one_seed, check_distance
+from .search import _one_seed, check_codebooks, check_distance
 from .segments import Found, IndexSnapshot, joined_answers, search_segment, Segment, sorted_by
-from .validation import check_count, check_number, check_path, one_line
+from .validation import check_count, check_number, check_path, one_line, shown
 
 # %% ../nbs/34_cells.ipynb #840a2c70
 def _sample(segments: Sequence[Segment], n: int, seed: int) -> Tensor:  # (n, M) codes, drawn from all items
@@ -82,6 +83,10 @@ class _Part:
     cell: np.ndarray  # (last - first,) int32
     lists: Any  # of FAISS
 
+    @cached_property
+    def sizes(self) -> np.ndarray:  # of the cells; and of none, whose number is -1
+        return np.append(np.bincount(self.cell, minlength=self.lists.nlist), 0)
+
     def visited(self, cells: np.ndarray) -> np.ndarray:  # the rows in some cells, ascending
         return np.flatnonzero(np.isin(self.cell, cells))
 
@@ -102,8 +107,9 @@ class _Part:
             near, own = from_keys_np(keys[:, :k])
             some = near.shape[1]
             distances[todo, :some], rows[todo, :some] = near, np.where(np.isinf(near), -1, own)
-            # as in search_codes; or the cells hold no more than was found
-            proven = (near[:, -1] < -rough[:, -1] - off[todo]) | (found < 0).any(1) | (width == len(codes))
+            # as in search_codes; or all that the cells hold was found, which FAISS does not promise for its farthest
+            full = (found >= 0).sum(1) == self.sizes[cell[todo]].sum(1)
+            proven = (near[:, -1] < -rough[:, -1] - off[todo]) & (found >= 0).all(1) | full
             todo = todo[~proven]
             if not len(todo): break
         for q in todo.tolist():  # many ties: look at all that the visited cells hold
@@ -222,7 +228,7 @@ class IVFIndex:
         asked, now = self.index._asked(query), self.index.snapshot()
         k = min(k, len(now))
         found = [self._found(now, some, self.index.tables(some, distance), k, n_probe) for some in asked.f.split(1024)]
-        return now.answers(asked, joined_answers(found), np.inf, self.index._trusted())
+        return now._answers(asked, joined_answers(found), np.inf, self.index._trusted())
 
     def _found(self, now: IndexSnapshot, f: Tensor, table: Tensor, k: int, n_probe: int) -> Found:
         (far, cell), found = self.cells.search(f.numpy(), n_probe), []
@@ -271,10 +277,13 @@ class IVFIndex:
             D = now.codebooks[:, 0].numel()
             if table.get("fingerprint") != model_fingerprint(now.codebooks): raise ValueError("is of another model")
             centres = array_of(file, table.get("centres"), "<f4", (None, D))
-            if not np.isfinite(centres).all() or not len(centres): raise ValueError("has cells without a centre")
+            if not len(centres): raise ValueError("has no cells")
+            check_codebooks(torch.from_numpy(np.array(centres))[None])
             known: dict[tuple[str, int, int], np.ndarray] = {}  # of the codes' digest, first and last
             for one in table["parts"]:
                 place = one["codes"], one["first"], one["last"]
+                if not type(place[1]) is type(place[2]) is int or not 0 <= place[1] < place[2]:
+                    raise ValueError(f"has rows {shown(place[1], 40)} to {shown(place[2], 40)}")
                 known[place] = array_of(file, one["cell"], "<i4", (place[2] - place[1],))
                 if ((known[place] < 0) | (known[place] >= len(centres))).any():
                     raise ValueError("has items in cells that do not exist")
@@ -288,7 +297,7 @@ class IVFIndex:
             ivf.recall = None if said is None else (check_number("recall", said[0], 0, 1), check_count("k", said[1]))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"{file.name} does not fit together: {one_line(error)}; make it again by Index.to_ivf"
+                f"{file.name} does not fit together: {one_line(error)[:160]}; make it again by Index.to_ivf"
             ) from None
         for segment in now.state.segments:
             own: list[_Part] = []

@@ -43,3 +43,10 @@ def unit(
     "Rows of length 1, however long they were; a row of zeros stays one"
     if not x.shape[-1]: raise ValueError(f"vectors of shape {tuple(x.shape)} have no dimensions, hence no direction")
     return _Unit.apply(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+# %% ../nbs/25_numerics.ipynb #db109f19
+def branch_parts(
+    n_books: int,  # M
+) -> tuple[int, int, int]:  # for deep, layout and colour
+    "How many parts each branch gets; layout and colour none where there are fewer than four"
+    return n_books - 2 * (n_books // 4), n_books // 4, n_books // 4

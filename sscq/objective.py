@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .backbone import branch_parts
+from .numerics import branch_parts
 from .codebook import Encoded
 from .contrastive import check_fusion, fused_consistency, info_nce
 from .diversity import codeword_diversity
@@ -108,14 +108,14 @@ class SSCQObjective:
         f, z = stack_views(a, b)
         neighbor = fast_part_neighbor_with_positive if self.use_positive else fast_part_neighbor
         parts = Parts(
-            self.contrast(f, codebooks),
+            self._contrast(f, codebooks),
             info_nce(z, self.tau_ic),
             fused_consistency(f, z, self.fusion, self.tau_cc),
             neighbor(z, len(codebooks), self.n_neighbors, self.tau_pn),
             codeword_diversity(f, codebooks, self.tau_cd))
         return reduce(add, (w * part for w, part in zip(self.weights, parts))), parts
 
-    def contrast(self,
+    def _contrast(self,
         f: Float[Tensor, "inputs D"],  # both views stacked
         codebooks: Float[Tensor, "M K d"],
     ) -> Tensor:
@@ -151,7 +151,7 @@ class SPQObjective:
 class BranchObjective(SSCQObjective):
     "The objective for `branch_cnn`: instance contrast of f is the mean over the branches' own"
 
-    def contrast(self,
+    def _contrast(self,
         f: Float[Tensor, "inputs D"],  # both views stacked
         codebooks: Float[Tensor, "M K d"],
     ) -> Tensor:

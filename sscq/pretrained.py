@@ -79,7 +79,7 @@ def not_used(
     given: dict,  # to from_pretrained
 ) -> dict:
     "What config.json beside a model, or a caller, says and the model does not"
-    other = {name: value for name, value in given.items() if arguments[name] != value}
+    other = {name: value for name, value in given.items() if arguments.get(name, False) != value}
     beside = path.with_name("config.json")
     if not beside.exists(): return other  # it only repeats what the weights' file says
     try:
@@ -104,6 +104,11 @@ self-supervised consistent quantization (arXiv 2206.09806).
 """
 
 # %% ../nbs/36_pretrained.ipynb #bdd45f99
+def is_own(backbone: object) -> bool:
+    "Whether a saved model's network was somebody's own, which no name builds again"
+    return isinstance(backbone, str) and backbone.startswith("module:")
+
+
 def plan(
     cls: type[nn.Module],  # SSCQ
     arguments: dict,
@@ -151,6 +156,8 @@ def exchanged(
 ) -> str:  # empty if nothing is
     "What of a model is not as its arguments build it"
     arguments: Any = model._hub_mixin_config
+    if is_own(arguments.get("backbone")):  # which cannot be built again, and has to be given when it is loaded
+        arguments = arguments | dict(backbone=model.backbone)
     built = plan(type(model), arguments)
     mine, theirs = layers(model), layers(built)
     for name in mine.keys() & theirs.keys():
@@ -218,6 +225,7 @@ def write_model(model: nn.Module, path: Path) -> None:
 def read_model(
     path: Path,  # model.safetensors
     cls: type[nn.Module],  # SSCQ
+    network: nn.Module | None = None,  # where the model's was somebody's own
 ) -> tuple[dict, dict, dict]:  # the constructor's arguments; origin and history; name -> tensor
     "What a saved model holds, once everything in it fits together; nothing is executed, no memory taken for promises"
     what = one_line(path)
@@ -232,15 +240,25 @@ def read_model(
     if not right: raise ValueError(f"{what} was altered after it was saved: its checksum is wrong; take another copy")
     arguments = parse_json(meta["config"], what)
     known = inspect.signature(cls.__init__).parameters.keys() - {"self", "seed"}
-    if other := sorted(known ^ arguments.keys()): raise ValueError(
+    if other := sorted((known ^ arguments.keys()) - {"freeze"}): raise ValueError(
         f"{what} is damaged, or of another version of sscq: "
         f"its settings {'lack' if other[0] in known else 'have'} {shown(other[0])}")
+    own = is_own(arguments["backbone"])
+    if own and network is None: raise ValueError(
+        f"{what} holds a model around a network of its maker's own, {one_line(arguments['backbone'][7:])}: give one "
+        "like it, from_pretrained(…, backbone=network); its weights come from the file")
+    if network is not None and not own: raise ValueError(
+        f"{what} has the network {shown(arguments['backbone'])}: leave backbone= out, its name builds it again")
     try:
-        planned = plan(cls, arguments)
+        planned = plan(cls, arguments | (dict(backbone=network) if own else {}))
     except (TypeError, ValueError) as error:
+        if own: raise ValueError(f"the network given for {what} does not fit: {one_line(error)}") from error
         raise ValueError(
         f"{what} is damaged: its settings make no model ({one_line(error)})") from error
-    if why := state_misfit(state, planned.state_dict()): raise ValueError(
+    why = state_misfit(state, planned.state_dict())
+    if why and own: raise ValueError(
+        f"the network given for {what} does not fit the weights in it ({why}): give one of the same architecture")
+    if why: raise ValueError(
         f"{what} is damaged: its weights are not those of its settings ({why}); take another copy")
     about = check_about(parse_json(meta.get("about", "{}"), what), f"{what} is damaged")
     return arguments, about, state

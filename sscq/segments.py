@@ -225,7 +225,7 @@ def joined(segments: Sequence[Segment], piece: int = 2 ** 16) -> tuple[Growing, 
         columns = {name: _picked([segment.columns[name] for segment in segments], some, at)
                    for name in segments[0].columns}
         result = grown.append(result, codes, int(ids[start]), ids[start:start + piece], columns)
-    if result is None: raise ValueError("nothing is left of these segments")
+    assert result is not None, "nothing is left of these segments"
     return grown, result
 
 def _picked(columns: Sequence[Column], which: np.ndarray, rows: np.ndarray) -> Column:
@@ -287,9 +287,7 @@ class State:
         return concatenated(parts) if parts else Texts.of([])
 
     def order(self) -> np.ndarray | slice:  # of ascending ids
-        tops = [segment.last for segment in self.segments]
-        lows = [segment.lowest for segment in self.segments]
-        if all(a < b for a, b in zip(tops, lows[1:])): return slice(None)
+        if all(a.last < b.lowest for a, b in zip(self.segments, self.segments[1:])): return slice(None)
         return np.argsort(self.ids(), kind="stable")
 
 # %% ../nbs/32_segments.ipynb #0e2a0df8
@@ -473,12 +471,7 @@ class IndexSnapshot:
         values = self.state.column(name)[self.state.order()]
         return list(values) if isinstance(values, Texts) else np.array(values)
 
-    def in_one(self) -> "IndexSnapshot":
-        "The same, copied into one segment"
-        if not len(self): raise ValueError("the index is empty: add something first")
-        return replace(self, state=replace(self.state, segments=(joined(self.state.segments)[1],)))
-
-    def item(self, id: int) -> tuple[Tensor, str | None]:  # codes (M,), path
+    def _item(self, id: int) -> tuple[Tensor, str | None]:  # codes (M,), path
         which, rows = self.state.find(np.array([id]))
         if which[0] < 0: raise ValueError(f"id {id} is not in the index of {len(self)} items")
         segment = self.state.segments[which[0]]
@@ -506,7 +499,7 @@ class IndexSnapshot:
             "among= and without= leave none of the index's items: name ids that it holds")
         return replace(self, state=replace(self.state, segments=tuple(segments)), what="among= and without= leave")
 
-    def answers(self, asked: Asked, found: Found, limit: float, verified: bool) -> SearchResult:
+    def _answers(self, asked: Asked, found: Found, limit: float, verified: bool) -> SearchResult:
         distances, ids, which, rows = found
         if limit < np.inf:
             far = distances > limit

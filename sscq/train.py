@@ -39,7 +39,7 @@ from sscq.distributed import (
     warn_rank0,
 )
 from .files import naming
-from .guards import check_finite, check_weights_finite, Compilable, compiled
+from .guards import check_finite, check_weights_finite, Compilable, compiled, parameter_groups
 from .guards import out_of_memory, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
@@ -70,6 +70,7 @@ class TrainConfig:
     save_every: int = (
         1  # epochs from one checkpoint to the next; the last one, and the one before a stop, are always saved
     )
+    backbone_lr: float | None = None  # of the backbone's weights; None: `lr`, or a tenth of it for others' networks
     refit: bool = False  # SSCQ.fit: codebooks by k-means of the embeddings, once training is over
     steps: int | None = None  # in all, cut into `epochs` parts; None: as many as `epochs` passes over the images make
 
@@ -92,6 +93,8 @@ def checked_settings(config: TrainConfig) -> dict:  # name -> value, as Python's
     values |= each(check_number, ["lr"], above=0, least=1e-30)  # less is 0 in float32
     values |= each(check_number, ("lr_start", "weight_decay"), 0) | each(check_number, ["lr_end"], 0, 1)
     values |= each(check_choice, ["precision"], PRECISIONS)
+    if values["backbone_lr"] is not None:
+        values |= each(check_number, ["backbone_lr"], least=0)
     if values["micro_batch"] is not None:
         values |= each(check_count, ["micro_batch"], 2)
     if values["batch_size"] < 2:
@@ -238,7 +241,9 @@ def train_epoch(
     words = torch.arange(codebooks.shape[1], device=codebooks.device)
     for x, total in with_images(run, batches_of_epoch(run, epoch)):
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch * run.per_epoch + len(losses), run.per_epoch, config)
+            group["lr"] = group.get("share", 1.) * learning_rate(
+                epoch * run.per_epoch + len(losses), run.per_epoch, config
+            )
         loss, parts, f = step(x, total)
         losses.append(torch.stack([loss, *parts]).detach())
         counts += (hard_assign(f, codebooks.detach())[..., None] == words).sum(0)
@@ -253,17 +258,12 @@ def steps_per_epoch(
     config: TrainConfig,
 ) -> int:
     "Into how many batches a pass over the images goes, once it is sure that the smallest is large enough"
-    if n_images < 2:
-        raise ValueError(
-            f"{n_images} image: training needs at least 2, an image's negatives are the others of its batch: "
-            "give more"
-        )
+    n = n_batches(n_images, config.batch_size)
     if n_images < config.batch_size and config.steps is None:  # whoever counts steps is told how large they are
         warn_rank0(
             f"{n_images} images are fewer than batch_size={config.batch_size}: the batch shrinks to {n_images}",
             stacklevel=3,
         )
-    n = n_batches(n_images, config.batch_size)
     smallest, (_, world) = n_images // n, rank_and_world()
     if smallest < world: raise ValueError(
         f"a batch of {smallest} images cannot be shared by {world} ranks: use a larger batch_size or fewer ranks")
@@ -283,13 +283,13 @@ def new_run(
     config: TrainConfig,
 ) -> Run:
     "A run before its first step: how many steps it has, and what moves the weights"
-    if len(images) > 1:
-        objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
+    objective = fewer_neighbors(objective, len(images) // n_batches(len(images), config.batch_size))
     per_pass = steps_per_epoch(model, len(images), objective, config)
     per_epoch = per_pass if config.steps is None else math.ceil(config.steps / config.epochs)
     model.to(memory_format=torch.channels_last)
     device = find_quantizer(model).codebooks.device
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+    groups = parameter_groups(model, config.lr, config.backbone_lr)
+    optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay,
                                  fused=device.type in ("cpu", "cuda"))
     return Run(model, images, view, objective, config, optimizer, per_epoch, per_pass)
 
@@ -374,7 +374,7 @@ def run_epochs(
             model.eval()
             kept = deepcopy(model.state_dict())
             seconds = time.perf_counter() - start
-            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[0]["lr"], seconds)
+            record = epoch_record(history, names, losses, counts, run.optimizer.param_groups[-1]["lr"], seconds)
             done = {} if run.config.steps is None else dict(steps=epoch * run.per_epoch + len(losses))
             history.append(record | done)
             after_epoch(history)

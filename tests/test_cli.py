@@ -274,7 +274,9 @@ def test_a_stopped_training_goes_on_without_being_told_again(length, photos, tmp
     with monkeypatch.context() as patched:
         patched.setattr(commands.TimeLeft, "__call__", stopped_after(2))
         assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", *length) == 130
-    capsys.readouterr()
+    assert "--resume continues" in capsys.readouterr().err
+    assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", *length) == 1
+    assert "continue it with --resume, or another --out to begin anew" in capsys.readouterr().err
     assert run("train", photos, "--bits", 16, "--out", tmp_path / "m", "--resume", *(length[:2] if length[:1] == ("--steps",) else ())) == 0
     a, b = (SSCQ.from_pretrained(tmp_path / name) for name in ("whole", "m"))
     assert len(a.history) == len(b.history) and all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
@@ -332,7 +334,7 @@ def test_an_answer_is_a_line(odd, capsys):
     query = paths[[Path(p).name for p in paths].index("new\nline.png")]
     assert run("search", odd, query, "-k", 5) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and lines[0].endswith(r"new\nline.png") and any(line.endswith(r"not utf-8 \udcff.png") for line in lines)
+    assert len(lines) == 7 and lines[0].endswith(r"new\nline.png") and any(line.endswith(r"not utf-8 \udcff.png") for line in lines)
     assert run("search", odd, query, "-k", 5, "--json", "-") == 0
     answer, = json.loads(capsys.readouterr().out)["answers"]
     assert answer["query"] == query and sorted(answer["paths"]) == sorted(paths)

@@ -112,8 +112,10 @@ def test_a_decoded_vector_encodes_to_its_code(shape):
     M, K, _ = codebooks.shape
     codes = random_codes(20, M, K, shape[-1])
     again = hard_assign(decode(codes, codebooks), codebooks)
-    assert torch.equal(decode(again, codebooks), decode(codes, codebooks))  # the same vector, even where two words coincide
-    assert distortion(decode(codes, codebooks), codebooks) == 0
+    # the same vector, even where two words coincide; words that are nearer than the rounding of their squares cannot be told apart
+    near = 2 * (2 ** -23 * codebooks.square().sum(-1).max()).sqrt().item()
+    assert (decode(again, codebooks) - decode(codes, codebooks)).abs().max() <= near
+    assert distortion(decode(codes, codebooks), codebooks) <= near ** 2 * M
 
 
 @few

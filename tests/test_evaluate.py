@@ -15,9 +15,10 @@ from sscq.codebook import hard_assign
 from sscq.data import ImageSet, RetrievalData, data_resized, digits
 from sscq.evaluate import (
     DISTANCES, Curve, Score, average_precision, average_precision_min, bootstrap, check_retrieval, pr_codes, pr_curve, precision_at, recall,
-    relevance, score_codes, score_each, score_queries, score_table, shortlist, tie_averaged_precision, tie_groups)
+    refined_distances, relevance, score_codes, score_each, score_queries, score_refined, score_table, shortlist, tie_averaged_precision, tie_groups)
 from sscq.baselines import (
     Vectors, baseline_scores, baselines, code_pq, pca, pixels, pretrained, score_coded, score_pq, untrained, vectors, weights_at_hand)
+from sscq.index import Index
 from sscq.report import pr_figure, score_figure
 from sscq.search import adc, distance_table, train_pq
 
@@ -593,3 +594,22 @@ def test_pq_of_pixels_is_better_than_chance_in_every_class():
     d = adc(distance_table(query, books), hard_assign(database, books))
     ap = score_queries(d, relevance(data.query.labels, data.database.labels), 1000).ap
     assert all(ap[data.query.labels == c].mean() > .3 for c in range(10))
+
+
+def test_refined_scores_are_those_of_a_refined_search():
+    "A row of its own, and the order that an index gives: candidates by embeddings, the others after them by codes"
+    f, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    books = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(1))
+    query, codes = f[:20] + .1, hard_assign(f, books)
+    index = Index(books, keep="half").add(f)
+    score = score_refined(query, labels[:20], codes, labels, books, f, 30, 10, "squared", method="sscq")
+    ids = index.search(query, k=10, refine=30).ids
+    hits = labels[ids] == labels[:20, None]
+    assert score.method == "sscq, refined 30" and score.precision_at_k == pytest.approx(hits.double().mean().item(), abs=.01)
+    plain = score_codes(query, labels[:20], codes, labels, books, 10, "squared")
+    assert score_refined(query, labels[:20], codes, labels, books, f, 1, 10, "squared").map == pytest.approx(plain.map)
+    distances = adc(distance_table(query, books, squared=True), codes)
+    ranked = refined_distances(distances, query, f, 30).argsort(dim=1, stable=True)
+    assert torch.equal(ranked[:, 30:], distances.argsort(dim=1, stable=True)[:, 30:])
+    with pytest.raises(ValueError, match="an embedding for each code"): score_refined(query, labels[:20], codes, labels, books, f[1:])
+    with pytest.raises(ValueError, match="refine"): score_refined(query, labels[:20], codes, labels, books, f, 0)

@@ -408,7 +408,8 @@ def test_an_inverted_file_is_the_same_after_saving(tmp_path):
     index.add(codes[:200]); again.index.add(codes[:200])
     ivf.extend(); again.extend()
     assert torch.equal(again.search(f).ids, ivf.search(f).ids)
-    with pytest.raises(ValueError, match="is of another model; make it again by Index.to_ivf"): IVFIndex.load(tmp_path / "cells", Index(codebooks + 1).add(codes))
+    with pytest.raises(ValueError, match="is of another model; make it again by Index.to_ivf"):
+        IVFIndex.load(tmp_path / "cells", Index(codebooks + 1).add(codes))
     whole = bytearray((tmp_path / "cells").read_bytes())
     for place in range(0, len(whole), 997):
         whole[place] ^= 4
@@ -500,6 +501,20 @@ def test_a_table_that_is_nested_deeply_is_refused(tmp_path, depth):
     def change(draft): draft.text = json.dumps(draft.table)[:-1].encode() + b', "x": ' + b"[" * depth + b"]" * depth + b"}"
     try: assert len(Index.load(altered(path, change))) == 20
     except ValueError as error: assert "x.sscq is damaged" in str(error)
+
+
+def test_a_column_of_two_kinds_is_refused(tmp_path):
+    path = with_columns().save(tmp_path / "x.sscq")
+    with pytest.raises(ValueError, match="is no column"):
+        Index.load(altered(path, lambda draft: draft.table["segments"][0]["columns"]["number"].update(offsets=256)))
+
+
+def test_paths_of_the_first_format_are_bytes(tmp_path):
+    import damage
+    from target_indexes import OLD, signed_first
+    meta, tensors = damage.read((OLD / "ce8e6d2" / "named.sscq").read_bytes(), tmp_path / "copy")
+    (tmp_path / "x.sscq").write_bytes(signed_first(json.loads(meta["index"]), tensors | {"paths": tensors["paths"].bool()}))
+    with pytest.raises(ValueError, match="x.sscq does not fit together: paths of bool"): Index.load(tmp_path / "x.sscq")
 
 
 def test_roots_without_paths_are_looked_for_nowhere(tmp_path):
@@ -785,3 +800,29 @@ def test_other_things_that_are_no_columns_paths_or_ids():
 def test_kept_embeddings_point_where_they_did_however_long_they_are(keep, scale):
     f, codebooks, _ = random_search()
     assert Index(codebooks, keep=keep).add(f * scale).search(f, 1, refine=5).ids[:, 0].tolist() == list(range(len(f)))
+
+
+def test_whatever_threads_do_each_answer_is_that_of_one_moment():
+    done = subprocess.run([sys.executable, Path(__file__).parent / "index_threads.py", "4"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_all_cells_hold_every_item():
+    "FAISS may leave out the farthest: it is no proof that cells hold no more"
+    g = torch.Generator().manual_seed(0)
+    codebooks = torch.randint(-9, 10, (2, 16, 2), generator=g).float()
+    index = Index(codebooks).add(torch.randint(16, (300, 2), generator=g, dtype=torch.uint8))
+    ivf, f = index.to_ivf(n_lists=7, n_probe=7), torch.linspace(-9, 9, 120).reshape(30, 4)
+    assert torch.equal(ivf.search(f, 300).ids, index.search(f, 300).ids)
+
+
+def test_an_inverted_file_of_rows_that_cannot_be_is_refused(tmp_path):
+    _, codebooks, codes = random_search(N=300)
+    index = Index(codebooks).add(codes)
+    index.to_ivf(n_lists=7).save(tmp_path / "cells")
+    raw = (tmp_path / "cells").read_bytes()
+    for change in (lambda d: d.table["parts"][0].update(last=0, cell=d.put(np.empty(0, np.int32))), lambda d: d.table["parts"][0].update(first="0"),
+                   lambda d: d.table.update(centres=d.put(np.full((7, 12), 3e38, np.float32)))):
+        (tmp_path / "cells").write_bytes(raw)
+        altered(tmp_path / "cells", change)
+        with pytest.raises(ValueError, match="cells does not fit together: .* make it again by Index.to_ivf"): IVFIndex.load(tmp_path / "cells", index)

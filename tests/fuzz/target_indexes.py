@@ -81,6 +81,12 @@ def pieces(offsets, joined) -> list[bytes]:
     return [joined[a:b].tobytes() for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
 
 
+def size_of(entry: dict) -> int:
+    if not 0 < entry["n"] < 10**5:
+        raise ValueError("no file here is as large")
+    return entry["n"]
+
+
 def contents(raw: bytes) -> Contents:
     if raw[:8] != MAGIC:
         return first_contents(raw)
@@ -90,7 +96,7 @@ def contents(raw: bytes) -> Contents:
     M, K, _ = books.shape
     ids, codes, columns = [np.empty(0, np.int64)], [np.empty((0, M), np.uint8)], {name: [] for name in table["columns"]}
     for entry in table["segments"]:
-        n, held = entry["n"], array_of(raw, entry["codes"])
+        n, held = size_of(entry), array_of(raw, entry["codes"])
         live = np.ones(n, bool)
         if "hidden" in entry:
             live = ~np.unpackbits(array_of(raw, entry["hidden"]), count=n).astype(bool)
@@ -99,7 +105,7 @@ def contents(raw: bytes) -> Contents:
             starts, rows = array_of(raw, entry["starts"]), array_of(raw, entry["rows"])
             different, all_codes = unpacked(held, len(starts) - 1, M, K), np.full((n, M), 255, np.uint8)
             for g in range(len(different)):
-                all_codes[rows[starts[g] : starts[g + 1]]] = different[g]
+                all_codes[rows[starts[g] : starts[g + 1]]] = different[g].astype(np.uint8)
         else:
             all_codes = unpacked(held, n, M, K)
         ids.append(own[live])
@@ -479,12 +485,6 @@ def alter_segments(d: Draft, r):
     return f"segments {kind}"
 
 
-def size_of(entry: dict) -> int:
-    if not 0 < entry["n"] < 10**5:
-        raise ValueError("another alteration made it too large to be written")
-    return entry["n"]
-
-
 def alter_ids(d: Draft, r):
     entry, kind = r.choice(d.table["segments"]), r.choice(("given", "spread", "negative", "descending", "twice", "far", "as in the other"))
     n = size_of(entry)
@@ -515,7 +515,7 @@ def alter_hidden(d: Draft, r):
 
 def alter_groups(d: Draft, r):
     entry = r.choice(d.table["segments"])
-    n, M, K = size_of(entry), d.table["n_books"], d.table["n_words"]
+    n, (M, K, _) = size_of(entry), array_of(bytes(d.data), d.table["codebooks"]).shape
     kind = r.choice(("one", "interleaved", "each its own", "another order", "not all", "empty one"))
     if kind == "one":
         starts, rows = [0, n], np.arange(n)
@@ -688,7 +688,7 @@ def make_altered(w: World, r, i: int) -> Case:
         return Case(f"{name}={' & '.join(labels)}", (signed_first(meta, tensors), None, {}))
     draft = Draft(w.files[name])
     for _ in range(several):
-        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
         with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             labels.append(r.choice(ALTERATIONS)(draft, r))
@@ -939,7 +939,8 @@ def alter_parts(d: Draft, r, w: Cells):
     from sscq.ivf import _between, _digest
 
     n, segment = len(d.table["centres"]["shape"]), r.choice(w.index.snapshot().state.segments)
-    places = r.choice(([(0, 40), (40, 96)], [(0, 64), (64, 100)], [(0, 64), (0, 64)], [(32, 64)], [(-32, 32)], [(0, segment.n + 32)], [(64, 0)], [(0, segment.n)], [(0, 0), (0, 64)]))
+    odd = [(0, 64), (64, 100)], [(0, 64), (0, 64)], [(32, 64)], [(-32, 32)], [(0, segment.n + 32)], [(64, 0)], [(0, 0), (0, 64)]
+    places = r.choice(([(0, 40), (40, 96)], [(0, segment.n)], *odd))
     parts = []
     for first, last in places:
         with contextlib.suppress(Exception):
@@ -950,14 +951,15 @@ def alter_parts(d: Draft, r, w: Cells):
     return f"parts {places}"
 
 
-ANY_FILE = [alter_value, alter_value, alter_top, alter_other_value, alter_without, alter_more, alter_array, alter_array, alter_place, alter_text, alter_slots, alter_head]
+ANY_FILE = [alter_value, alter_value, alter_top, alter_other_value, alter_without, alter_more, alter_array, alter_array, alter_place, alter_text,
+            alter_slots, alter_head]
 
 
 def make_altered_cells(worlds: list[Cells], r, i: int) -> Case:
     number = r.randrange(len(worlds))
     draft, labels = Draft(worlds[number].raw), []
     for _ in range(1 if r.random() < 0.6 else 2):
-        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+        no_such_place = contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
         with no_such_place, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             labels.append(alter_parts(draft, r, worlds[number]) if r.random() < 0.25 else r.choice(ANY_FILE)(draft, r))

@@ -117,7 +117,8 @@ def plain_model() -> SSCQ:
 def trained_with(config: TrainConfig):
     if config.epochs > 50 or config.workers > 64 or config.compile:
         return  # right, but long
-    fit(config=dataclasses.replace(config, epochs=1, batch_size=min(config.batch_size, 6)))
+    steps = None if config.steps is None else min(config.steps, 3)
+    fit(config=dataclasses.replace(config, epochs=1, steps=steps, batch_size=min(config.batch_size, 6)))
 
 
 def fit(**settings):
