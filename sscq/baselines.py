@@ -22,7 +22,7 @@ from .data import RetrievalData
 from .evaluate import _scored, relevance, Score, score_codes, score_of
 from .reading import batches, WORKERS
 from .search import train_opq, train_pq
-from .validation import check_count, check_flag, check_seed, check_tensor
+from .validation import check_count, check_flag, check_seed, check_tensor, one_line
 from .views import to_float
 
 # %% ../nbs/42_baselines.ipynb #e35c38da
@@ -191,6 +191,28 @@ def simple_scores(
     shares, chance = score_exact(vectors(data, colours), data, 1, "histogram of colours")
     if len(data.database.images) > PIXELS: return [shares], chance
     return [shares, score_exact(vectors(data, pixels), data, 2, "raw pixels")[0]], chance
+
+# %% ../nbs/42_baselines.ipynb #800c7531
+LEVEL = .005  # of P@10: less is no difference worth a sentence
+
+
+def who_won(
+    scores: list[Score],
+    ours: set[str],  # methods that are models
+    chance: float,  # P@10 of answers drawn at random
+) -> str:
+    "The best by its first ten answers, and the best that is not of its kind, in a sentence"
+    def is_ours(score):
+        return score.method in ours
+    def named(score):
+        length = f"{score.bits} bits" if score.bits else "exact"
+        return f"{one_line(score.method)} ({one_line(score.backbone)}, {length})"
+    best, *rest = sorted(scores, key=lambda s: -(s.precision_at_10 or 0))
+    other = next((s for s in rest if is_ours(s) != is_ours(best)), rest[0])
+    first, second = best.precision_at_10 or 0, other.precision_at_10 or 0
+    said = f"{named(best)} won" if first - second >= LEVEL else f"{named(best)} and {named(other)} are level"
+    return (f"{said}: of its first ten answers {first:.1%} are right, {second:.1%} of those of {named(other)}, "
+            f"{chance:.1%} of any drawn at random.")
 
 # %% ../nbs/42_baselines.ipynb #4e4a871d
 def untrained(

@@ -5,121 +5,27 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/48_browse.ipynb #51cbde45
+# %% ../nbs/48_browse.ipynb #da19391f
 import argparse
 import base64
-import hashlib
 import html
 import json
 import os
 import webbrowser
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 import torch
-from PIL import features, Image
-from tqdm.auto import tqdm
 
 from .files import atomic_write, check_writable
-from .images import load_image
 from .index import Index
-from .reading import WORKERS
+from .picture_pages import data_uri, listed, sealed_page, small_pictures, STYLE
 from .report import progress_bars, say
 from .segments import IndexSnapshot
 from .validation import check_count, one_line
 
-# %% ../nbs/48_browse.ipynb #f05086da
-SIDE, LARGE = 80, 384  # pixels of a picture among many, and of one that is looked at
-
-
-def small_picture(
-    path: str | Path,
-    side: int = SIDE,
-) -> bytes:  # of a picture's file, WebP where Pillow has it; none if the picture is gone
-    "What the model looks at, the square in the middle, small"
-    try:
-        pixels = load_image(path, side)
-    except (OSError, ValueError):
-        return b""
-    kind = "WEBP" if features.check("webp") else "JPEG"
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file := BytesIO(), kind, quality=70)
-    return file.getvalue()
-
-
-def data_uri(picture: bytes) -> str:
-    kind = "webp" if picture[:4] == b"RIFF" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def small_pictures(
-    paths: Sequence[str],
-    progress: bool = False,
-) -> list[bytes]:
-    "All of them, decoded in threads"
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        bar = tqdm(pool.map(small_picture, paths), "pictures", len(paths), disable=not progress)
-        return list(bar)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-# %% ../nbs/48_browse.ipynb #71ca86c0
-def address(
-    path: str | Path,
-    start: str | Path,  # the folder of the page
-) -> str:
-    "A link from a page to a file: relative, so that both can be moved together; no name can make it anything else"
-    try:
-        relative = os.path.relpath(path, start).replace(os.sep, "/")
-    except ValueError:  # another drive of Windows
-        return Path(os.path.abspath(path)).as_uri()
-    return f"./{quote(os.fsencode(relative), safe='/')}"
-
-
-class Listed(NamedTuple):
-    "Where pictures are: folders once, then each picture's folder and name"
-    folders: list[tuple[str, str]]  # as people read them, as browsers do
-    names: list[str]
-    where: list[int]  # of `folders`
-    links: dict[int, str]  # of names that are not shown as they are
-
-
-def listed(
-    paths: Sequence[str],
-    start: str | Path,  # the folder of the page
-) -> Listed:
-    "Paths, sorted into folders"
-    whole = [os.path.abspath(path) for path in paths]
-    split = [os.path.split(path) for path in whole]
-    folders = sorted({folder for folder, _ in split})
-    try:
-        common = os.path.dirname(os.path.commonpath(folders)) if folders else ""
-    except ValueError:  # on several drives of Windows
-        common = ""
-    numbers = {folder: i for i, folder in enumerate(folders)}
-    def readable(folder):
-        return one_line(os.path.relpath(folder, common) if common else folder)
-    return Listed(
-        [(readable(folder), address(folder, start).rstrip("/") + "/") for folder in folders],
-        [one_line(name) for _, name in split],
-        [numbers[folder] for folder, _ in split],
-        {i: quote(os.fsencode(name), safe="") for i, (_, name) in enumerate(split) if one_line(name) != name},
-    )
-
-# %% ../nbs/48_browse.ipynb #33ca7d11
-STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882;--mark:#0b62c4}
-@media(prefers-color-scheme:dark){:root{--mark:#6db3ff}}
-*{box-sizing:border-box}
-body{font:15px/1.45 system-ui,sans-serif;margin:0}
-a{color:var(--mark)}
-.gone{display:flex;align-items:center;justify-content:center;border:2px dashed #888;color:#888;font-size:12px}
-"""
+# %% ../nbs/48_browse.ipynb #9348a1e6
 BROWSE_STYLE = STYLE + """
 html,body{height:100%}
 body{display:grid;grid-template:auto 1fr auto/1fr auto}
@@ -358,13 +264,7 @@ gallery.focus();
 document.body.dataset.drawn = N;
 """
 
-# %% ../nbs/48_browse.ipynb #2d7230ad
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">
-<title>{title}</title><style>{style}</style></head><body>{body}</body></html>
-"""
+# %% ../nbs/48_browse.ipynb #b70e565e
 BODY = """<header><h1>{title}</h1><span id="count" role="status"></span>
 <input type="search" id="filter" placeholder="name" aria-label="show names that contain this">
 <select id="folder" aria-label="folder"><option value="">all folders</option></select>
@@ -379,23 +279,6 @@ is fetched from a network.</footer>
 <script type="text/plain" id="vectors">{vectors}</script>
 <script type="text/plain" id="pictures">{pictures}</script>
 <script>{script}</script>"""
-
-
-def sealed_page(
-    title: str,
-    body: str,
-    style: str,
-    script: str = "",
-) -> bytes:
-    "A page that may run this script, wear this style and show pictures that are files or within it; nothing else"
-    def only(text):
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-    policy = (
-        f"default-src 'none'; style-src {only(style)}; img-src data: file: 'self'; base-uri 'none'; form-action 'none'"
-        + (f"; script-src {only(script)}" if script else "")
-    )
-    page = PAGE.format(policy=policy, title=html.escape(one_line(title)), style=style, body=body)
-    return page.encode("utf-8", "backslashreplace")
 
 
 def as_json(value: object) -> str:
@@ -495,48 +378,3 @@ def browse(args: argparse.Namespace) -> dict:
     if args.open:
         webbrowser.open(out.resolve().as_uri())
     return dict(page=str(out), pictures=len(paths), of=n, gone=gone, bytes=len(page))
-
-# %% ../nbs/48_browse.ipynb #161c7399
-ANSWERS_STYLE = STYLE + """
-body{max-width:1100px;margin:1.5rem auto;padding:0 1rem}
-h1{font-size:1.3rem}
-h2{font-size:1rem;margin:1.6rem 0 .4rem;overflow-wrap:anywhere}
-.row{display:flex;flex-wrap:wrap;gap:.8rem}
-figure{width:170px;margin:0}
-figure.query{border-right:2px solid var(--line);padding-right:.6rem;width:182px}
-figure img,figure .gone{width:170px;height:170px;display:flex;border-radius:4px}
-figcaption{font-size:13px;overflow-wrap:anywhere}
-label{cursor:zoom-in}
-input{position:absolute;opacity:0}
-input:focus-visible+*{outline:2px solid var(--mark)}
-input:checked+img{position:fixed;inset:0;margin:auto;width:min(92vw,92vh);height:min(92vw,92vh)}
-input:checked+img{cursor:zoom-out;z-index:1}
-input:checked+img{box-shadow:0 0 0 100vmax #000a}
-"""
-
-
-def answers_page(
-    answers: Iterable[dict],  # query, paths, distances
-    title: str,
-    meaning: str,  # of the numbers, in a sentence
-    start: str | Path,  # the folder of the page
-) -> bytes:
-    "Queries, each with its answers: names, links to the originals, and a larger view of what is clicked"
-    def figure(path, number, kind=""):
-        picture = small_picture(path, LARGE)
-        name = html.escape(one_line(os.path.basename(path)))
-        box = '<input type="checkbox" aria-label="larger">'
-        view = (f'<label>{box}<img alt="{name}" src="{data_uri(picture)}"></label>' if picture
-                else '<div class="gone">gone</div>')
-        link = f'<a href="{html.escape(address(path, start))}" rel="noreferrer">{name}</a>' if picture else name
-        return f'<figure{kind}>{view}<figcaption><b>{number}</b> {link}</figcaption></figure>'
-    blocks = [f"<h1>{html.escape(one_line(title))}</h1><p>{html.escape(meaning)} Click a picture to see it larger, its "
-              "name for the original file.</p>"]
-    for answer in answers:
-        pairs = zip(answer["paths"], answer["distances"])
-        blocks.append(
-            f'<h2>{html.escape(one_line(answer["query"]))}</h2><div class="row">'
-            + figure(answer["query"], "query", ' class="query"')
-            + "".join(figure(path, f"{distance:.3f}") for path, distance in pairs) + "</div>"
-        )
-    return sealed_page(title, "\n".join(blocks), ANSWERS_STYLE)

@@ -10,7 +10,6 @@ import argparse
 import html
 import os
 import time
-import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,8 @@ from typing import Any, cast
 
 import torch
 
-from .answers import thumbnail
 from .backbone import backbone_origin, NETWORK_SIZE
-from .baselines import baselines, EncodedData, pretrained, score_coded, simple_scores, weights_at_hand
-from .browse import answers_page
+from .baselines import baselines, EncodedData, pretrained, score_coded, simple_scores, weights_at_hand, who_won
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
 from .codebook import books_for, n_bits, perplexity, usage
@@ -29,10 +26,11 @@ from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
 from .distributed import find_device, process_group, rank_and_world
 from .evaluate import DISTANCES, pr_codes, Score, score_table
-from .files import atomic_write, check_writable, check_writable_folder
+from .files import check_writable, check_writable_folder
 from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
+from .picture_pages import show_answers
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
 from .train import Preset, PRESETS, TrainConfig
@@ -296,25 +294,8 @@ def search(args: argparse.Namespace) -> dict:
     if refine is not None:
         say(f"{refine:,} by codes, sorted by embeddings")
     if page:
-        show_answers(args, answers, page, index)
+        show_answers(answers, args.index, index, refine is not None, page, args.open)
     return dict(answers=answers, refined=refine)
-
-# %% ../nbs/49_commands.ipynb #0b6bbcf6
-def show_answers(args: argparse.Namespace, answers: list[dict], page: str | Path, index: Index) -> Path:
-    "Answers as pictures on one page; a picture that is gone says so"
-    if not answers[0]["paths"]: raise ValueError(
-        f"{one_line(args.index)} knows no paths, only numbers: there are no pictures to show")
-    M, squared = len(index.codebooks), "squared " * (index.distance == "squared")
-    meaning = (f"The number below an answer says how far it is from the query: the {squared}distances of the query's "
-               f"vector from the answer's codewords, added up over {M} parts. Smaller is nearer; only numbers of one "
-               "model can be compared. Equal codes have equal numbers, and the order of the index.")
-    folder = os.path.dirname(os.path.abspath(page))
-    written = atomic_write(page, answers_page(answers, f"Nearest in {Path(args.index).name}", meaning, folder))
-    say(f"pictures: {one_line(written)}")
-    if args.open:
-        webbrowser.open(written.resolve().as_uri())
-    return written
-
 
 # %% ../nbs/49_commands.ipynb #6011a7f2
 @dataclass(frozen=True)
@@ -369,9 +350,6 @@ def all_tried(args: argparse.Namespace, data: RetrievalData) -> Iterator[MethodR
     yield from (MethodResult(*one) for one in others)
 
 # %% ../nbs/49_commands.ipynb #9e20aa03
-LEVEL = .005  # of P@10: less is no difference worth a sentence
-
-
 def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
     "How the rows trained here were trained"
     if not any(one.epochs for one in tried): return ""
@@ -382,25 +360,6 @@ def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
         f"{args.epochs or preset.config.epochs} epochs, seed {args.seed}, on {find_device(args.device)}; labels "
         "only scored."
     )
-
-
-def who_won(
-    scores: list[Score],
-    ours: set[str],  # methods that are models
-    chance: float,  # P@10 of answers drawn at random
-) -> str:
-    "The best by its first ten answers, and the best that is not of its kind, in a sentence"
-    def is_ours(score):
-        return score.method in ours
-    def named(score):
-        length = f"{score.bits} bits" if score.bits else "exact"
-        return f"{one_line(score.method)} ({one_line(score.backbone)}, {length})"
-    best, *rest = sorted(scores, key=lambda s: -(s.precision_at_10 or 0))
-    other = next((s for s in rest if is_ours(s) != is_ours(best)), rest[0])
-    first, second = best.precision_at_10 or 0, other.precision_at_10 or 0
-    said = f"{named(best)} won" if first - second >= LEVEL else f"{named(best)} and {named(other)} are level"
-    return (f"{said}: of its first ten answers {first:.1%} are right, {second:.1%} of those of {named(other)}, "
-            f"{chance:.1%} of any drawn at random.")
 
 
 def evaluate(args: argparse.Namespace) -> dict:

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from sscq.browse import address, answers_page, browse_page, listed, small_picture, small_pictures
+from sscq.browse import browse_page
 from sscq.cli import main
 from sscq.index import Index
+from sscq.picture_pages import address, answers_page, listed, small_picture, small_pictures
 from sscq.search import adc, distance_table
 
 HOSTILE = ["<img src=x onerror=boom()>.png", "javascript:boom().png", "a&quot;b'c\"d.png", "Ünï 猫.png", "new\nline.png", "%2e%2e#hash?query.png",
