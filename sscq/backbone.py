@@ -122,8 +122,8 @@ def check_image_size(
     size: SupportsIndex,  # side of the images, in pixels
 ) -> int:  # the size
     "Raise a ValueError where a backbone cannot see images of this size, or memory cannot hold them"
-    named = "" if isinstance(name, nn.Module) or name == "vectors" or ":" in str(name) else check_choice(
-        "backbone", name, MIN_SIZE)
+    free = isinstance(name, nn.Module) or isinstance(name, str) and (name == "vectors" or ":" in name)
+    named = "" if free else check_choice("backbone", name, MIN_SIZE)
     size = check_count("image_size", size)
     fitting = [other for other in BACKBONES if other != "vit_b_16" and MIN_SIZE[other] <= size]
     instead = f", or take {', '.join(fitting)}" if fitting else ""

@@ -210,7 +210,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
 
     def fit(self,
         images,  # a folder, a Dataset of images, or a tensor (of `from_embeddings`: vectors); labels are never read
-        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are, none where the network is frozen
+        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are; frozen: none
         objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
         config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
         device=None,  # cpu, cuda, cuda:1, …; None: CUDA when there is one
