@@ -151,7 +151,7 @@ def find_duplicates(
         distances = np.maximum(2 - 2 * f[group] @ f[group[0]], 0)
         yield Group("nearly the same", [paths[row] for row in group], [round(x, 4) for x in distances.tolist()])
 
-# %% ../nbs/48_duplicates.ipynb #e9d8b29d
+# %% ../nbs/48_duplicates.ipynb #46995bdb
 SHOWN = 500  # groups on a page
 
 
@@ -222,7 +222,7 @@ def duplicates(args: argparse.Namespace) -> dict:
         say("sscq: note: this index keeps no embeddings, so only equal files were found: make it with --keep half",
             error=True)
     if gone or changed:
-        say(f"sscq: note: of the index's pictures, {gone:,} gone and {changed:,} changed since: sscq update", error=True)
+        say(f"sscq: note: {gone:,} gone and {changed:,} changed since the index was made: sscq update", error=True)
     if args.html:
         say(f"pictures: {one_line(save_groups(args.html, groups, heading))}")
     return dict(
