@@ -224,7 +224,6 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
         minutes = check_length(minutes, changes.get("steps"), changes.get("epochs"))
-        anew = resume == "changed" and (minutes is not None or "steps" in changes)
         configured(TrainConfig() if config is None else config, changes, self.seed)
         if view is not None:
             pick_view(view, 3)
@@ -238,6 +237,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if out is not None:
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
+        anew = resume == "changed" and (minutes is not None or "steps" in changes)
         run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
         trained, kept = self, getattr(self.backbone, "frozen", False)  # kept: what the backbone gives, vectors too
         if kept:
