@@ -110,7 +110,7 @@ def test_train_encode_search_info(indexed, trained, photos, tmp_path, capsys):
     answer, = json.loads((tmp_path / "hits.json").read_text())["answers"]
     assert len(answer["ids"]) == len(answer["distances"]) == len(answer["paths"]) == 5
     assert answer["distances"] == sorted(answer["distances"])
-    assert "figure-0" in (tmp_path / "hits.html").read_text()
+    assert "<figure" in (tmp_path / "hits.html").read_text()
     capsys.readouterr()
     assert run("info", indexed, "--json", "-") == 0
     facts = json.loads(capsys.readouterr().out)
@@ -388,10 +388,11 @@ def test_a_picture_that_is_gone_says_so_on_the_page(trained, tmp_path, capsys):
     assert run("encode", trained, folder, "--out", tmp_path / "i.sscq") == 0
     (folder / "1.png").unlink()
     (folder / "2.png").write_bytes(b"no picture any more")
-    assert run("search", tmp_path / "i.sscq", folder / "0.png", "-k", 4, "--model", trained, "--html", tmp_path / "page.html") == 0
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("<figure") == 5 and page.count('<div class="gone">gone') == 2, capsys.readouterr().err
-    assert ("the squared distances of the query" in page or "2 − 2 cos between the directions" in page) and 'href="./some/3.png"' in page and "Nearest in i.sscq" in page
+    for option, said in (("--refine", "2 − 2 cos between the directions"), ("--no-refine", "the squared distances of the query")):
+        assert run("search", tmp_path / "i.sscq", folder / "0.png", "-k", 4, "--model", trained, "--html", tmp_path / "page.html", option) == 0
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert page.count("<figure") == 5 and page.count('<div class="gone">gone') == 2, capsys.readouterr().err
+        assert said in page and 'href="./some/3.png"' in page and "Nearest in i.sscq" in page
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path, monkeypatch, capsys):
