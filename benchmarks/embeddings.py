@@ -94,7 +94,7 @@ def main():
         directions = centred(raw)
         exact = torch.cdist(directions.query, directions.database)
         print(f"{data.name}: {len(raw.database):,} vectors of {raw.database.shape[1]}, {len(raw.query):,} queries, chance {chance(data):.3f}")
-        def add(method, runs, bits=args.bits, refined=False, seconds=None, seeds=args.seeds):
+        def add(method, runs, bits=args.bits, refined=False, seconds=None, seeds=args.seeds, data=data, exact=exact, origin=origin):
             found = [scores(d, data) | dict(kept=kept(d, exact)) for d in runs]
             mean = {name: statistics.mean(one[name] for one in found) for name in found[0]}
             spread = statistics.stdev(one["p_at_10"] for one in found) if len(found) > 1 else None

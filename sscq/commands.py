@@ -470,6 +470,7 @@ def info(args: argparse.Namespace) -> dict:
             words=K,
             word_dim=d,
             bytes=path.stat().st_size,
+            keep=index.keep or "none",
             different_codes=spread.distinct,
             largest_group=spread.largest,
             entropy=spread.entropy,

@@ -141,7 +141,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         self.settings: TrainConfig | None = None  # of the last `fit`, minutes made into steps
         self.channels: Any = None if channels is None else c
         self.image_size: Any = None if image_size is None else size
-        self._network: str | None = None
+        self._network: Any = None
         self._chosen, self._told = False, ""  # the network, by what the pictures are; of ties
         self.backbone: nn.Module = Unbuilt()
         self.head: nn.Module = self.backbone
@@ -210,7 +210,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
 
     def fit(self,
         images,  # a folder, a Dataset of images, or a tensor (of `from_embeddings`: vectors); labels are never read
-        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are, none where the network is frozen
+        view=None,  # one of sscq.views.VIEWS, or a function on a batch of images; None: by what they are; frozen: none
         objective=None,  # a function of two Encoded and the codebooks; None: SSCQObjective
         config=None,  # a TrainConfig; None: its defaults, or, for minutes, steps or a network that was chosen, chosen
         device=None,  # cpu, cuda, cuda:1, …; None: CUDA when there is one
@@ -224,7 +224,6 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ) -> "SSCQ":  # itself, trained
         "Learn features and codes together, without labels"
         minutes = check_length(minutes, changes.get("steps"), changes.get("epochs"))
-        anew = resume == "changed" and (minutes is not None or "steps" in changes)
         configured(TrainConfig() if config is None else config, changes, self.seed)
         if view is not None:
             pick_view(view, 3)
@@ -238,8 +237,10 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if out is not None:
             out = check_path("out", out)
         check_choice("resume", resume, (False, True, "changed"))
+        anew = resume == "changed" and (minutes is not None or "steps" in changes)
         run, unbuilt = settings_of_run(out, resume), isinstance(self.quantizer, Unbuilt)
-        trained, kept = self, getattr(self.backbone, "frozen", False)  # kept: what the backbone gives, vectors too
+        trained: Any = self
+        kept = getattr(self.backbone, "frozen", False)  # what the backbone gives is kept, vectors too
         if kept:
             seen = ready(self.to_images(images, image_key), progress=progress)
             if isinstance(self.backbone, VectorInput) and view is not None: raise ValueError(
@@ -287,7 +288,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         if len(self.history) >= config.epochs:
             some = torch.arange(len(images))[::math.ceil(len(images) / (10_000 if config.refit else 1000))]
             embedded = [view.embed(some, trained)] if kept else [f for f, _ in self.embed_batches(images, rows=some)]
-            turned = kept and config.refit and refit_turned(self.head, self.codebooks, embedded[0].float().cpu())
+            turned = kept and config.refit and refit_turned(trained.head, self.codebooks, embedded[0].float().cpu())
             embedded = [view.embed(some, trained)] if turned else embedded
             self._finish(torch.cat(embedded), config.refit and not turned)
         return self
@@ -459,11 +460,8 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
     ) -> "SSCQ":  # in eval mode
         "Read what `save_pretrained` wrote"
         name, device = pretrained_model_name_or_path, find_device(map_location)
-        if not isinstance(name, (str, os.PathLike)):
-            raise TypeError(
-                f"{shown(name)} is of type {type(name).__name__}; a model is a folder, or a repository of the Hugging "
-                "Face hub"
-            )
+        if not isinstance(name, (str, os.PathLike)): raise TypeError(
+            f"{shown(name)} is of type {type(name).__name__}; a model is a folder, or a repository of the Hugging Face hub")
         hub = {name: kwargs.pop(name) for name in ("local_files_only", "revision", "token") if name in kwargs}
         if unknown := sorted(kwargs.keys() - inspect.signature(cls.__init__).parameters.keys()): raise TypeError(
             f"{unknown[0]}={shown(kwargs[unknown[0]])} is no argument of from_pretrained, nor of SSCQ")

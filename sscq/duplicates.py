@@ -151,7 +151,7 @@ def find_duplicates(
         distances = np.maximum(2 - 2 * f[group] @ f[group[0]], 0)
         yield Group("nearly the same", [paths[row] for row in group], [round(x, 4) for x in distances.tolist()])
 
-# %% ../nbs/48_duplicates.ipynb #e9d8b29d
+# %% ../nbs/48_duplicates.ipynb #508e07eb
 SHOWN = 500  # groups on a page
 
 
@@ -171,7 +171,8 @@ def save_groups(path: str | Path, groups: list[Group], heading: str) -> Path:
 
     blocks = [f"<h1>Pictures that are there twice</h1><p>{html.escape(heading)}</p>"]
     for group in groups[:SHOWN]:
-        names = "<br>".join(html.escape(one_line(name)) for name in group.paths)
+        said = [""] * len(group.paths) if group.distances is None else [f" ({d:.4f})" for d in group.distances]
+        names = "<br>".join(html.escape(one_line(name)) + far for name, far in zip(group.paths, said))
         pictures = " ".join(map(picture_tag, group.paths))
         blocks.append(f"<h3>{len(group.paths)} of {group.kind}</h3><p>{pictures}</p><p><small>{names}</small></p>")
     if len(groups) > SHOWN:
@@ -222,7 +223,7 @@ def duplicates(args: argparse.Namespace) -> dict:
         say("sscq: note: this index keeps no embeddings, so only equal files were found: make it with --keep half",
             error=True)
     if gone or changed:
-        say(f"sscq: note: of the index's pictures, {gone:,} gone and {changed:,} changed since: sscq update", error=True)
+        say(f"sscq: note: {gone:,} gone and {changed:,} changed since the index was made: sscq update", error=True)
     if args.html:
         say(f"pictures: {one_line(save_groups(args.html, groups, heading))}")
     return dict(

@@ -406,15 +406,8 @@ def score_codes(
     each = _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
     M, K, _ = codebooks.shape
     return score_of(
-        each,
-        topk=topk,
-        distance=distance,
-        bits=M * n_bits(K),
-        n_queries=len(query_f),
-        n_database=len(db_codes),
-        method=method,
-        backbone=backbone,
-        data=data,
+        each, topk=topk, distance=distance, bits=M * n_bits(K), n_queries=len(query_f), n_database=len(db_codes),
+        method=method, backbone=backbone, data=data,
     )
 
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class FeatureHead(nn.Module):
     @torch.no_grad()
     def turn(self, rotation: Float[Tensor, "D D"]) -> None:
         "Rotate f, as OPQ would: no distance between two of them changes"
-        last = self.net[-1]
+        last: Any = self.net[-1]
         last.weight.copy_(rotation.to(last.weight) @ last.weight)
         last.bias.copy_(rotation.to(last.bias) @ last.bias)
 
@@ -157,7 +157,8 @@ class FeatureViews:
     @torch.no_grad()
     def embed(self, rows: Tensor, trained: nn.Module) -> Tensor:  # a HeadAlone
         "f of these rows, without noise"
-        return trained.eval()(self.table[rows, 0].to(trained.head.center)).f
+        head: Any = trained.head
+        return trained.eval()(self.table[rows, 0].to(head.center)).f
 
 
 class Rows(Dataset):
@@ -296,7 +297,8 @@ def head_run(
     seed: int,
 ) -> tuple[HeadAlone, Rows, FeatureViews]:
     "What is trained where features stay: head and codebooks, on which rows, and their views"
-    backbone, head = model.backbone, model.head
+    parts: Any = model
+    backbone, head = parts.backbone, parts.head
     assert isinstance(head, FeatureHead)
     if isinstance(backbone, VectorInput):
         assert isinstance(images, Tensor)
@@ -305,7 +307,7 @@ def head_run(
         n = views_that_fit(len(images), backbone.n_features) if view else 0
         table = feature_table(backbone, images, view if n else None, to_float, seed, device, n, progress)
         table = table_of_directions(table, head)
-    return HeadAlone(head, model.quantizer), Rows(len(table)), FeatureViews(table.to(device))
+    return HeadAlone(head, parts.quantizer), Rows(len(table)), FeatureViews(table.to(device))
 
 # %% ../nbs/38_vectors.ipynb #6b6b6a3d
 OBJECTIVE = SSCQObjective(tau_ic=.2)
@@ -342,7 +344,7 @@ def vector_arguments(
     if n_words is None:
         n_words = 16 if bits % 8 else 256
     if word_dim is None:  # f has another length than the vectors, or one would pass for the other
-        word_dim = 24 if 32 * books_for(bits, n_words) == D else 32
+        word_dim = 24 if 32 * books_for(bits, int(n_words)) == D else 32
     return dict(bits=bits, n_words=n_words, word_dim=word_dim, backbone="vectors", channels=D, image_size=1)
 
 

@@ -245,7 +245,8 @@ def test_what_cannot_be_is_a_line_and_leaves_the_index_alone(case, indexed, phot
     assert run(*argv) == 1
     said = capsys.readouterr().err
     words = {"gone": "is a disk missing", "none": "no pictures in", "no folder": "is not a folder", "other model": "belongs to model",
-             "no model": "--model FOLDER", "no index": "is not a file", "numbers": "knows no paths", "column": "has a column stars", "unreadable": "can be read"}
+             "no model": "--model FOLDER",
+             "no index": "is not a file", "numbers": "knows no paths", "column": "has a column stars", "unreadable": "can be read"}
     assert words[case] in said and len(said.splitlines()) == 1
     assert indexed.read_bytes() == content and sorted(tmp_path.rglob("*")) == listing
 
