@@ -98,7 +98,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sscq.browse.browse': ('browse.html#browse', 'sscq/browse.py'),
                              'sscq.browse.browse_page': ('browse.html#browse_page', 'sscq/browse.py'),
                              'sscq.browse.directions': ('browse.html#directions', 'sscq/browse.py'),
-                             'sscq.browse.meaning': ('browse.html#meaning', 'sscq/browse.py')},
+                             'sscq.browse.meanings': ('browse.html#meanings', 'sscq/browse.py')},
             'sscq.budget': { 'sscq.budget.CodeSpread': ('budget.html#codespread', 'sscq/budget.py'),
                              'sscq.budget.PictureFacts': ('budget.html#picturefacts', 'sscq/budget.py'),
                              'sscq.budget.Setup': ('budget.html#setup', 'sscq/budget.py'),

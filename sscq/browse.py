@@ -61,8 +61,8 @@ li img,li .gone{width:70px;height:70px;display:flex}
 .parts i{background:var(--mark)}
 .parts i:nth-child(even){background:#e08a1e}
 summary{cursor:pointer;font-size:13px;color:#777}
-table{border-collapse:collapse;font-size:13px}
-td,th{padding:.1rem .4rem;text-align:right}
+table{border-collapse:collapse;font-size:12px}
+td,th{padding:.1rem .3rem;text-align:right}
 footer{grid-column:1/3;border-top:1px solid var(--line);padding:.3rem .9rem;font-size:13px;color:#777}
 kbd{border:1px solid var(--line);border-radius:3px;padding:0 .25rem}
 [hidden]{display:none!important}
@@ -115,7 +115,7 @@ const ofVectors = (m, i, j) => {
     sum += (vectors[i * W + n] / lengths[i] - vectors[j * W + n] / lengths[j]) ** 2;
   return sum;
 };
-const part = facts.refined ? ofVectors : ofCodes;
+const refines = () => facts.refined && $("refine").checked;
 const distance = (of, i, j) => {
   let sum = 0;
   for (let m = 0; m < M; m++) sum += of(m, i, j);
@@ -181,7 +181,7 @@ const original = i => {
     textContent: "The original cannot be shown: it is gone, or of a kind that this browser does not know."}));
   return image;
 };
-const answer = (i, [far, j], most) => {
+const answer = (i, [far, j], most, part) => {
   const parts = Array.from({length: M}, (_, m) => part(m, i, j)), bar = el("div", {className: "parts"});
   parts.forEach((x, m) => {
     const piece = el("i", {title: `part ${m}: ${x.toFixed(3)}`});
@@ -190,7 +190,7 @@ const answer = (i, [far, j], most) => {
   });
   const same = parts.filter((_, m) => codes[i * M + m] === codes[j * M + m]).length;
   const row = cells => el("tr", {}, ...cells.map(text => el("td", {textContent: text})));
-  const head = el("tr", {}, ...["part", "distance", "codewords"].map(text => el("th", {textContent: text})));
+  const head = el("tr", {}, ...["part", "distance", "words"].map(text => el("th", {textContent: text})));
   const why = el("details", {}, el("summary", {textContent: `${same} of ${M} words alike`}),
     el("table", {}, head, ...parts.map((x, m) => row([m, x.toFixed(3), codes[i * M + m] + ", " + codes[j * M + m]]))));
   const asks = {type: "button", title: "what is near to this one?", onclick: () => choose(j)};
@@ -204,11 +204,11 @@ const open = () => {
   panel.hidden = i === null;
   if (i === null) { draw(); return; }
   const found = byCodes(i, $("among").checked ? shown : everything);
-  const near = (facts.refined ? refined(i, found) : found).slice(0, NEAREST);
+  const near = (refines() ? refined(i, found) : found).slice(0, NEAREST), part = refines() ? ofVectors : ofCodes;
   const ties = found.filter(([far]) => far === 0).length, most = near.length ? near.at(-1)[0] : 0;
-  const notes = [facts.meaning];
+  const notes = [refines() ? facts.refining : facts.meaning];
   if (ties) notes.push(`${ties.toLocaleString("en")} other picture${ties > 1 ? "s have" : " has"} the very code of `
-    + "this one: " + (facts.refined ? "only the embeddings tell them apart." : "they come in the order of the index."));
+    + "this one: " + (refines() ? "only the embeddings tell them apart." : "they come in the order of the index."));
   const path = el("p", {className: "path"}, el("b", {textContent: facts.names[i]}),
     ` in ${folder(i)[0]}, number ${facts.ids[i]}. `);
   const there = {href: link(i), target: "_blank", rel: "noreferrer", textContent: "The original"};
@@ -218,7 +218,7 @@ const open = () => {
   panel.replaceChildren(el("div", {className: "this"}, el("div", {}, original(i)), el("div", {}, path,
       el("h2", {textContent: near.length ? `The ${near.length} nearest` : "There are no others to compare it with"}),
       ...notes.map(textContent => el("p", {className: "note", textContent}))), close),
-    el("ol", {}, ...near.map(one => answer(i, one, most))));
+    el("ol", {}, ...near.map(one => answer(i, one, most, part))));
   panel.scrollTop = 0;
   go(Math.max(shown.indexOf(i), shown.includes(i) ? 0 : at));
 };
@@ -229,7 +229,8 @@ facts.folders.forEach(([name], n) => {
 });
 $("folder").hidden = facts.folders.length < 2;
 $("filter").oninput = $("folder").onchange = filter;
-$("among").onchange = open;
+$("refine").parentElement.hidden = !facts.refined;
+$("among").onchange = $("refine").onchange = open;
 gallery.onscroll = () => requestAnimationFrame(draw);
 new ResizeObserver(draw).observe(gallery);
 gallery.onclick = event => {
@@ -268,7 +269,8 @@ document.body.dataset.drawn = N;
 BODY = """<header><h1>{title}</h1><span id="count" role="status"></span>
 <input type="search" id="filter" placeholder="name" aria-label="show names that contain this">
 <select id="folder" aria-label="folder"><option value="">all folders</option></select>
-<label><input type="checkbox" id="among"> nearest among these only</label></header>
+<label><input type="checkbox" id="among"> nearest among these only</label>
+<label><input type="checkbox" id="refine" checked> sorted by embeddings</label></header>
 <div id="gallery" role="listbox" aria-label="pictures" tabindex="0"><div id="space"></div></div>
 <aside id="panel" aria-label="the nearest" hidden></aside>
 <footer>Click a picture to see its nearest. <kbd>←↑↓→</kbd> move, <kbd>Enter</kbd> shows the nearest,
@@ -300,13 +302,15 @@ def directions(now: IndexSnapshot) -> np.ndarray:
     return np.round(f * (127 / np.maximum(np.abs(f).max(1, keepdims=True), 1e-30))).astype(np.int8)
 
 
-def meaning(parts: int, squared: bool, refined: bool) -> str:
-    "What a number of the page is"
-    if refined: return (
-        "The codes choose a hundred; the embeddings that are kept beside them sort these, and theirs is the number: "
-        f"2 − 2 cos, which is 0 for one direction and 2 for a right angle. A bar shows its {parts} parts.")
-    return (f"The number is the symmetric distance: between two codes, the {'squared ' if squared else ''}distances of "
-            f"their {parts} pairs of codewords, added up. 0 is the same code. A bar shows the parts.")
+def meanings(parts: int, squared: bool) -> dict[str, str]:
+    "What a number of the page is: of codes, and of the embeddings that sort what codes chose"
+    return dict(
+        meaning=f"The number is the symmetric distance: between two codes, the {'squared ' * squared}distances of their "
+                f"{parts} pairs of codewords, added up. 0 is the same code. A bar shows the parts.",
+        refining="The codes choose a hundred; the embeddings that are kept beside them sort these, and theirs is the "
+                 "number: 2 − 2 cos, which is 0 for one direction and 2 for a right angle. A bar shows its "
+                 f"{parts} parts.",
+    )
 
 
 def browse_page(
@@ -334,7 +338,7 @@ def browse_page(
         kind=data_uri(next(filter(None, pictures), b""))[:len("data:image/xxxx;base64,")],
         count=f"{len(paths):,} pictures" + f", {gone:,} of them gone" * bool(gone),
         refined=len(vectors) > 0,
-        meaning=meaning(M, squared, len(vectors) > 0),
+        **meanings(M, squared),
     )
     body = BODY.format(
         title=html.escape(one_line(title)),

@@ -214,6 +214,7 @@ def test_the_nearest_are_those_of_python(distance, words, opened, tmp_path):
         assert ties == sorted(ties), "equal distances in the order of the index"
     parts = tab.locator("#panel li").first.locator("tr td:nth-child(2)").all_text_contents()
     assert sum(map(float, parts)) == pytest.approx(found[0][1], abs=3e-3) and len(parts) == 4
+    assert not tab.locator("#refine").is_visible()  # no embeddings are kept
 
 
 @pytest.mark.browser
@@ -239,6 +240,9 @@ def test_kept_embeddings_sort_what_the_codes_choose(keep, opened, tmp_path):
     parts = tab.locator("#panel li").first.locator("tr td:nth-child(2)").all_text_contents()
     assert sum(map(float, parts)) == pytest.approx(found[0][1], abs=3e-3)
 
+    tab.locator("#refine").uncheck()
+    assert [x for _, x in answers(tab)] == pytest.approx(by_codes.sort().values[:30].tolist(), abs=1e-3)
+    assert "symmetric distance" in tab.locator("#panel").text_content()
 
 @pytest.mark.browser
 def test_names_are_names_and_what_is_gone_says_so(made, opened):
