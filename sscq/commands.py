@@ -287,12 +287,11 @@ def search(args: argparse.Namespace) -> dict:
         )
         for (name, _), hits in zip(asked, found)
     ]
+    how = "" if refine is None else f"  ({refine:,} by codes, sorted by embeddings)"
     for answer in answers:
-        say(one_line(answer["query"]))
+        say(one_line(answer["query"]) + how)
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):
             say(f"{rank + 1:>4}{d:>10.3f}  {one_line(answer['paths'][rank] if answer['paths'] else i)}")
-    if refine is not None:
-        say(f"{refine:,} by codes, sorted by embeddings")
     if page:
         show_answers(answers, args.index, index, refine is not None, page, args.open)
     return dict(answers=answers, refined=refine)
