@@ -305,8 +305,8 @@ def directions(now: IndexSnapshot) -> np.ndarray:
 def meanings(parts: int, squared: bool) -> dict[str, str]:
     "What a number of the page is: of codes, and of the embeddings that sort what codes chose"
     return dict(
-        meaning=f"The number is the symmetric distance: of two codes, the {'squared ' * squared}distances of their "
-                f"{parts} pairs of codewords, added up. 0 is the same code. A bar shows the parts.",
+        meaning=f"The number is the symmetric distance: between two codes, the {'squared ' * squared}distances of "
+                f"their {parts} pairs of codewords, added up. 0 is the same code. A bar shows the parts.",
         refining="The codes choose a hundred; the embeddings that are kept beside them sort these, and theirs is the "
                  "number: 2 − 2 cos, which is 0 for one direction and 2 for a right angle. A bar shows its "
                  f"{parts} parts.",
