@@ -45,7 +45,7 @@ def quick_precision(device: str | torch.device = "cpu") -> str:
     kind = torch.device(device).type
     if kind == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     # what torch knows of the processor; versions before 2.10 do not tell
-    can = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
+    can: dict = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
     return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "fp32"
 
 # %% ../nbs/26_distributed.ipynb #1259369f
