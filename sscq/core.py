@@ -461,7 +461,7 @@ class SSCQ(nn.Module, PyTorchModelHubMixin, library_name="sscq", license="apache
         "Read what `save_pretrained` wrote"
         name, device = pretrained_model_name_or_path, find_device(map_location)
         if not isinstance(name, (str, os.PathLike)): raise TypeError(
-            f"{shown(name)} is of type {type(name).__name__}; a model is a folder, or a repository of the Hugging Face hub")
+            f"{shown(name)} is of type {type(name).__name__}; a model is a folder, or a name of the Hugging Face hub")
         hub = {name: kwargs.pop(name) for name in ("local_files_only", "revision", "token") if name in kwargs}
         if unknown := sorted(kwargs.keys() - inspect.signature(cls.__init__).parameters.keys()): raise TypeError(
             f"{unknown[0]}={shown(kwargs[unknown[0]])} is no argument of from_pretrained, nor of SSCQ")
