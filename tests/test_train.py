@@ -1091,7 +1091,8 @@ class SameObjective(SSCQObjective):
 @pytest.mark.parametrize("was, now", [
     (digit_view, functools.partial(digit_view)), (digit_view, wrapped(digit_view, "digit_view")), (functools.partial(crop, scale=(.5, 1.)), cropped),
     (functools.partial(crop, scale=(.5, 1.)), functools.partial(functools.partial(crop, scale=(.3, 1.)), scale=(.5, 1.))),
-    (cropped, functools.partial(wrapped(cropped, "cropped"), scale=(.5, 1.)))], ids=str)
+    (cropped, functools.partial(wrapped(cropped, "cropped"), scale=(.5, 1.)))],
+    ids=["partial", "wrapped", "a default", "partial of partial", "wrapped and partial"])
 def test_a_view_that_is_wrapped_or_set_alike_goes_on(was, now, images, tmp_path, recwarn):
     stopped(images, tmp_path, view=was)
     recwarn.clear()
