@@ -287,7 +287,9 @@ def search(args: argparse.Namespace) -> dict:
         )
         for (name, _), hits in zip(asked, found)
     ]
-    how = "" if refine is None else f"  ({refine:,} by codes, sorted by embeddings)"
+    # where all are candidates, codes choose nothing: then embeddings alone decide
+    chosen = refine is not None and refine < len(index)
+    how = f"  ({refine:,} by codes, sorted by embeddings)" if chosen else ""
     for answer in answers:
         say(one_line(answer["query"]) + how)
         for rank, (i, d) in enumerate(zip(answer["ids"], answer["distances"])):

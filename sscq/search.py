@@ -185,7 +185,7 @@ def check_table(
     table: Float[Tensor, "Q M K"],
 ) -> Float[Tensor, "Q M K"]:  # the same
     "An error, if sums of its entries could overflow"
-    largest = float(table.amax()) if table.numel() else 0
+    largest = table.amax() if table.numel() else 0
     if largest < 3e38 / table.shape[1]: return table
     raise ValueError(f"distances of {largest:.2g} a part are too large for float32, or NaN: "
                      "scale codebooks and embeddings down by the same factor")

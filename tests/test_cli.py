@@ -334,7 +334,7 @@ def test_an_answer_is_a_line(odd, capsys):
     query = paths[[Path(p).name for p in paths].index("new\nline.png")]
     assert run("search", odd, query, "-k", 5) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and lines[0].endswith(r"new\nline.png") and any(line.endswith(r"not utf-8 \udcff.png") for line in lines)
+    assert len(lines) == 6 and lines[0].endswith(r"new\nline.png") and any(line.endswith(r"not utf-8 \udcff.png") for line in lines)
     assert run("search", odd, query, "-k", 5, "--json", "-") == 0
     answer, = json.loads(capsys.readouterr().out)["answers"]
     assert answer["query"] == query and sorted(answer["paths"]) == sorted(paths)

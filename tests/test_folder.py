@@ -356,7 +356,7 @@ def test_nothing_is_twice():
 def test_search_says_when_embeddings_sort(indexed, photos, model, tmp_path, capsys):
     query = photos / "00.png"
     assert run("search", indexed, query, "--model", model, "-k", 3, "--json", tmp_path / "a.json") == 0
-    assert capsys.readouterr().out.splitlines()[0].endswith("  (16 by codes, sorted by embeddings)")
+    assert capsys.readouterr().out.splitlines()[0] == str(query)  # all are candidates: codes chose nothing
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["refined"] == 16 and found["answers"][0]["paths"][0] == str(query) and found["answers"][0]["distances"][0] < 1e-3
     assert run("search", indexed, query, "--model", model, "-k", 3, "--no-refine", "--json", tmp_path / "b.json") == 0
