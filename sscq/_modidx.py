@@ -570,7 +570,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sscq.guards.eval_copy': ('guards.html#eval_copy', 'sscq/guards.py'),
                              'sscq.guards.largest_fitting': ('guards.html#largest_fitting', 'sscq/guards.py'),
                              'sscq.guards.n_books_for': ('guards.html#n_books_for', 'sscq/guards.py'),
-                             'sscq.guards.one_thread': ('guards.html#one_thread', 'sscq/guards.py'),
                              'sscq.guards.out_of_memory': ('guards.html#out_of_memory', 'sscq/guards.py'),
                              'sscq.guards.parameter_groups': ('guards.html#parameter_groups', 'sscq/guards.py'),
                              'sscq.guards.stop_message': ('guards.html#stop_message', 'sscq/guards.py'),

@@ -8,7 +8,6 @@ __all__ = []
 # %% ../nbs/29_guards.ipynb #2d18b891
 import copy
 import os
-import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from types import MethodType
@@ -283,15 +282,3 @@ def parameter_groups(
     if [id(p) for p in rest[:len(theirs)]] != [id(p) for p in theirs]: raise ValueError(
         f"backbone_lr={backbone_lr} needs a model that has its backbone first: give all weights one lr")
     return [dict(params=theirs, share=share), dict(params=rest[len(theirs):])]
-
-# %% ../nbs/29_guards.ipynb #98f88488
-def one_thread() -> None:
-    "Compute with one thread: a forked child has no other, and would wait for those of its parent"
-    torch.set_num_threads(1)
-    faiss = sys.modules.get("faiss")
-    if faiss is not None and hasattr(faiss, "omp_set_num_threads"):
-        faiss.omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=one_thread)
