@@ -5,5 +5,120 @@
 # %% auto #0
 __all__ = []
 
+# %% ../nbs/53_exercises_losses.ipynb #776d63c4
+import math
+
+import torch
+import torch.nn.functional as F
+
+from sscq.contrastive import consistency, cosines, info_nce, same_image, symmetric_kl
+from sscq.diversity import codeword_cosines, codeword_diversity
+from sscq.neighbors import part_cosines
+from sscq.verdicts import Exercise, register, within
+
+# %% ../nbs/53_exercises_losses.ipynb #acf89234
+def _row_loss(cosines, n, tau): return torch.logsumexp(cosines / tau, 0) - (cosines / tau).topk(n).values.logsumexp(0)
+
+
+def _row_cases():
+    g = torch.Generator().manual_seed(0)
+    yield "there are two negatives and n = 1", (torch.tensor([.6, 0.]), 1, .5)
+    yield "the nearest come last", (torch.tensor([-.5, .1, .2, .9]), 2, .5)
+    yield "all cosines are equal", (torch.full((10,), .3), 5, .5)
+    yield "all negatives are neighbours", (torch.tensor([.1, .7, -.4]), 3, .2)
+    yield "there are 62 negatives at τ = 0.1", (2 * torch.rand(62, generator=g) - 1, 20, .1)
+
+
+register(Exercise(
+    "row_loss", "07_neighbors", "write", _row_loss, _row_cases,
+    ("Which weight does a negative get? Compute all of them before anything is chosen.",
+     "`topk(n).values` gives the n largest weights; the loss is the negative logarithm of their sum over the sum of all."),
+    wrong={"It looks like the first n negatives, where the nearest n are wanted.":
+           lambda c, n, tau: torch.logsumexp(c / tau, 0) - (c / tau)[:n].logsumexp(0),
+           "The temperature is left out.": lambda c, n, tau: _row_loss(c, n, 1.),
+           "The nearest are divided by the others alone, where all negatives are wanted.":
+           lambda c, n, tau: -((c / tau).exp().topk(n).values.sum() / (c / tau).exp().sort().values[:len(c) - n].sum()).log()},
+    because="With all negatives as neighbours the share is 1 and the loss 0, whatever the cosines."))
+
+# %% ../nbs/53_exercises_losses.ipynb #07e6a729
+def _two_groups(tau): return math.log1p(1.5 * math.exp(-2 / tau))
+
+
+def _two_groups_cases(): return ((f"τ = {tau}", (tau,)) for tau in (2., 1., .5, .2))
+
+
+register(Exercise(
+    "two_groups", "07_neighbors", "write", _two_groups, _two_groups_cases,
+    ("Four negatives weigh e^(1/τ) each and six weigh e^(-1/τ). What share do the four hold?",
+     "Divide the numerator and the denominator of the share by 4e^(1/τ)."),
+    wrong={"The cosines differ by 2, not by 1.": lambda tau: math.log1p(1.5 * math.exp(-1 / tau)),
+           "Six of the ten are far, so their weight is 6 to 4.": lambda tau: math.log1p(math.exp(-2 / tau)),
+           "It is the share; its negative logarithm is wanted.": lambda tau: 1 / (1 + 1.5 * math.exp(-2 / tau))},
+    because="The loss is log(1 + 3/2 · e^(-2/τ)), which falls to 0 as τ does."))
+
+# %% ../nbs/53_exercises_losses.ipynb #b38143d3
+def _row_gradient(cosines, n, tau):
+    p, top = (cosines / tau).softmax(0), (cosines / tau).topk(n)
+    return (p - torch.zeros_like(p).scatter(0, top.indices, top.values.softmax(0))) / tau
+
+
+def _gradient_cases():  # without equal cosines, among which topk may choose either
+    g = torch.Generator().manual_seed(1)
+    yield "there are two negatives and n = 1", (torch.tensor([.6, 0.]), 1, .5)
+    yield "the nearest come last", (torch.tensor([-.5, .1, .2, .9]), 2, .5)
+    yield "all negatives are neighbours", (torch.tensor([.1, .7, -.4]), 3, .5)
+    yield "τ = 1", (torch.tensor([.8, -.1, .3, .5, -.9]), 2, 1.)
+    yield "there are 62 negatives at τ = 0.1", (2 * torch.rand(62, generator=g) - 1, 20, .1)
+
+
+register(Exercise(
+    "row_gradient", "07_neighbors", "write", _row_gradient, _gradient_cases,
+    ("p is a softmax over all negatives. What is q for a negative that is not among the nearest?",
+     "`torch.zeros_like(p).scatter(0, top.indices, …)` puts the softmax of the nearest in their places."),
+    wrong={"The derivative is by the cosine, so it is divided by τ once more.": lambda c, n, tau: tau * _row_gradient(c, n, tau),
+           "It is q - p, the direction in which the cosine moves; the derivative is p - q.": lambda c, n, tau: -_row_gradient(c, n, tau),
+           "The neighbours share q by their weights, not in equal parts.":
+           lambda c, n, tau: ((c / tau).softmax(0) - torch.zeros_like(c).scatter(0, c.topk(n).indices, 1 / n)) / tau}))
+
+# %% ../nbs/53_exercises_losses.ipynb #90c7f915
+def _part_cases():
+    g = torch.Generator().manual_seed(2)
+    z = torch.randn(6, 8, generator=g)
+    yield "all parts are equally long", (F.normalize(z.view(6, 2, 4), dim=-1).flatten(1), 2)
+    yield "there is one part", (z, 1)
+    yield "one part is ten times as long as the other", (z * torch.tensor([10.] * 4 + [1.] * 4), 2)
+    yield "rows differ in length", (z * torch.arange(1., 7.)[:, None], 4)
+
+
+register(Exercise(
+    "part_similarities", "07_neighbors", "find the bug", part_cosines, _part_cases,
+    ("Print the diagonals of the result: what should the cosine of a part with itself be?",
+     "A whole vector of length 1 says nothing about the lengths of its parts. Cut first, then normalise."),
+    wrong={"The whole vectors are normalised still.":
+           lambda z, n: (p := (F.normalize(z, dim=1) * n ** .5).unflatten(1, (n, -1)).transpose(0, 1)) @ p.mT},
+    because="A part that is short in every row would otherwise hardly count, although its codeword costs as many bits as any other."))
+
+# %% ../nbs/53_exercises_losses.ipynb #0d37cca7
+register(
+    Exercise(
+        "useless_n", "07_neighbors", "predict", 510,
+        hints=("Which share is held for certain, whatever the batch?", "How many negatives does an input of 2B = 512 have?"),
+        wrong={"The input itself and its other view are no negatives.": 512, "The other view is no negative either.": 511,
+               "That is the number of images; each has two views.": 256},
+        because="Then every negative is a neighbour, they hold everything, and p = q."),
+    Exercise(
+        "positive_of_one", "07_neighbors", "predict", "away",
+        hints=("Which input has cosine 1 with input i?", "If the only neighbour is the input itself, the other view is one of those that are pushed."),
+        wrong={"The other view would have to be the single nearest, but the input itself is nearer.": "together"},
+        because="The single nearest is the input itself, a constant; all others are pushed, the other view most of all because it is nearest."),
+    Exercise(
+        "copies", "07_neighbors", "predict", (.33, 16),
+        hints=("Does the loss anywhere compare one part with another? How many different words can one part be?",
+               "The loss is a mean over parts. A code that repeats one word four times is known when that word is."),
+        wrong={"That counts four words that are free; here they are always equal.": (.33, 65536),
+               "The loss is a mean over parts and not a sum.": (1.32, 16),
+               "The code has 16 bits, but its four words are always equal.": (.33, 64)},
+        because="The loss cannot see it, and 16 bits tell apart what 4 would. Parts that differ have to come from the contrast between whole vectors."))
+
 # %% ../nbs/53_exercises_losses.ipynb #fbff0106
 LISTED = True  # every exercise above is registered
