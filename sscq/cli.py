@@ -132,10 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
         encode,
         "sscq encode runs/photos-32 photos/",
         "sscq encode runs/photos-32 more/ --out more.sscq",
+        "sscq encode runs/photos-32 photos/ --out parts/ --part-size 1000000 --part 3/64",
     )
     p.add_argument("model", help="folder of a trained model")
     p.add_argument("images", help="folder of pictures")
-    p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq)")
+    p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq), or the folder of parts")
+    p.add_argument("--part-size", type=int, metavar="N", help="write parts of N pictures, each an index file of its "
+                   "own, instead of one index; those that are there are left as they are")
+    p.add_argument("--part", metavar="I/N", help="only the share of worker I among N, as 3/64")
     p.add_argument("--keep", choices=("half", "int8", "none"), default="half",
                    help="keep embeddings in 16 or 8 bits a number, to sort answers by, or none (%(default)s)")
     p = _command(commands, "update", update, "sscq update runs/photos-32/photos.sscq photos/")
@@ -153,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         "\n\nOne line an answer: a newline in a name, or what else no line can show, is printed as an escape;"
         "\n--json has every name as it is."
     )
-    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
     p.add_argument("queries", nargs="+", metavar="query", help="a picture")
     p.add_argument("-k", type=int, default=10, help="answers to each (%(default)s)")
     p.add_argument("--model", help="folder of the model (the index's folder)")
@@ -196,7 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FOLDER", help="keep the models trained here, as FOLDER/sscq-BITS")
     p.add_argument("--html", metavar="FILE", help="table, mAP over bits, and precision over recall on a page")
     p = _command(commands, "info", info, "sscq info runs/photos-32", "sscq info runs/photos-32/photos.sscq --json -")
-    p.add_argument("file", help="an index, or the folder of a model")
+    p.add_argument("file", help="an index, a folder of parts, or the folder of a model")
     for name, p in commands.choices.items():
         p.add_argument(
             "--json", metavar="FILE", help="write the result as JSON; - for standard output, with nothing else there"

@@ -30,9 +30,11 @@ from .files import check_writable, check_writable_folder
 from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
+from .parts import by_parts, encode_parts, parts_info
 from .picture_pages import show_answers
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
+from .shards import is_sharded, open_index
 from .train import Preset, PRESETS, TrainConfig
 from .vectors import as_vectors, head_setup, vector_arguments
 from .validation import check_count, one_line
@@ -210,6 +212,7 @@ def reached(model: SSCQ) -> str:
 # %% ../nbs/49_commands.ipynb #7adb0ba7
 def encode(args: argparse.Namespace) -> dict:
     "sscq encode: a model and a folder in, an index out"
+    if by_parts(args): return encode_parts(args)
     out = Path(args.out or Path(args.model) / f"{Path(args.images).resolve().name}.sscq")
     check_file(out)
     model = SSCQ.from_pretrained(args.model).to(find_device(args.device))
@@ -265,7 +268,7 @@ def queries_in(query: str, model: SSCQ) -> list[tuple[str, Any]]:  # name, and w
 def search(args: argparse.Namespace) -> dict:
     "sscq search: an index and pictures in, the nearest images out"
     check_count("-k", args.k)
-    if not os.path.isfile(args.index): raise FileNotFoundError(
+    if not os.path.isfile(args.index) and not is_sharded(args.index): raise FileNotFoundError(
         f"{one_line(args.index)} is not a file: give the index that sscq encode wrote")
     for query in args.queries:
         if os.path.isdir(query): raise ValueError(
@@ -274,7 +277,7 @@ def search(args: argparse.Namespace) -> dict:
     if page:
         check_writable(page)
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
-    index = Index.load(args.index, embed=model.embed)
+    index = open_index(args.index, model.embed)
     asked = [one for query in args.queries for one in queries_in(query, model)]
     refine = candidates(index, args.k, args.refine)
     found = [index.search(query, k=args.k, refine=refine) for _, query in asked]
@@ -444,7 +447,9 @@ def save_scores(
 def info(args: argparse.Namespace) -> dict:
     "sscq info: what a model or an index is"
     path = Path(args.file)
-    if path.is_dir() or path.name == "model.safetensors":
+    if is_sharded(path):
+        facts = parts_info(path)
+    elif path.is_dir() or path.name == "model.safetensors":
         model = SSCQ.from_pretrained(path if path.is_dir() else path.parent)
         M, K, d = model.codebooks.shape
         facts = dict(
