@@ -118,10 +118,12 @@ def mathjax() -> str:
 
 def slides(notebook) -> str:
     "One page of HTML"
+    notebook = marked(notebook)
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata["slideshow"]["slide_type"] != "skip"]  # nbconvert would only hide them
     exporter = SlidesExporter(raw_template=TEMPLATE, exclude_input_prompt=True, exclude_output_prompt=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Alternative text is missing")  # the figures' words stand beside them
-        text, _ = exporter.from_notebook_node(marked(notebook), resources=dict(deck_head=HEAD + mathjax(), deck_turn=TURN))
+        text, _ = exporter.from_notebook_node(notebook, resources=dict(deck_head=HEAD + mathjax(), deck_turn=TURN))
     return re.sub(r"<link[^>]*reveal[^>]*>", "", text)
 
 
