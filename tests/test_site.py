@@ -518,3 +518,69 @@ def test_keyboard_skips_to_the_content(tab, address):
     assert tab.evaluate("document.activeElement.textContent") == "Skip to content"
     tab.keyboard.press("Enter")
     tab.wait_for_url("**#furo-main-content")
+
+
+# --- slides
+
+def some_notebook():
+    "Figures, formulas, long code, checks, a fold, and cells that are hidden"
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    drawn = [new_output("display_data", {PLOTLY: {"data": []}, "image/png": pixel, "text/plain": "Figure"})]
+    return new_notebook(cells=[
+        new_markdown_cell("# Title\n\n> purpose"), new_code_cell("#| hide\nsecret = 1"), new_code_cell("#| export\ndef secret(): pass"),
+        new_markdown_cell("## One\n\n$$a < b$$"), new_code_cell("x = 1"), new_code_cell("draw(x)", outputs=drawn), new_code_cell("y = 2"),
+        new_code_cell("draw(y)", outputs=drawn), new_markdown_cell("### Two\n\n<details><summary>Answer</summary>\n\n$c$\n</details>"),
+        new_code_cell("with expect_fail(ValueError): secret(3)"), new_code_cell("test_eq(secret, 1)"), new_code_cell("with torch.no_grad(): z = 3")])
+
+
+def test_slides_begin_at_headings_and_where_no_more_fits():
+    from slides import slide_types
+    kinds = ["slide", "skip", "skip", "slide", "-", "-", "subslide", "-", "subslide", "skip", "skip", "-"]
+    assert slide_types(some_notebook().cells) == kinds, "a cell that shows nothing stays with the next; checks and hidden cells are left out"
+
+
+@pytest.mark.parametrize("nb", PARTS["The method"], ids=lambda nb: nb.page)
+def test_slides_of_every_method_notebook_fit(nb):
+    from slides import FULL, height, slide_types
+    kinds, on_slide, alone = slide_types(nb.cells), 0, 0
+    assert kinds.count("slide") >= 3
+    for cell, kind in zip(nb.cells, kinds):
+        if kind == "skip": continue
+        on_slide, alone = (on_slide + height(cell), alone + 1) if kind == "-" else (height(cell), 1)
+        assert on_slide <= FULL or alone <= 2, f"{cell['id']}: a slide of {on_slide} lines"
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory):
+    from slides import slides
+    file = tmp_path_factory.mktemp("slides") / "deck.html"
+    file.write_text(slides(some_notebook()), encoding="utf-8")
+    return file
+
+
+def test_slides_load_nothing_and_show_what_is_meant(deck):
+    text = deck.read_text(encoding="utf-8")
+    page = Page(re.sub("<script>.*?</script>", "", text, flags=re.S))
+    assert not [url for url in page.loads if not url.startswith("data:")] and not re.search(r"<(script|link)[^>]*https?:|import .*https?:", text)
+    assert "secret" not in "".join(page.text) and "expect_fail" not in text
+    assert len(re.findall(r'<img[^>]*src="data:image/png', text)) == 2 and "Answer" in text
+
+
+@pytest.mark.browser
+def test_slides_are_turned_by_keys_without_a_network(browser, deck):
+    page, problems = browser.new_page(), []
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
+    page.on("request", lambda r: r.url.startswith(("file:", "data:")) or problems.append(r.url))
+    page.goto(deck.as_uri())
+    shown = page.locator("section.page.now")
+    shown.wait_for()
+    pages = page.locator("section.page").count()
+    assert pages == 4 and "Title" in shown.text_content() and page.locator("mjx-container").count() == 2
+    for key, words in (("ArrowRight", "One"), (" ", "y = 2"), ("End", "Two"), ("PageUp", "y = 2"), ("Home", "Title")):
+        page.keyboard.press(key)
+        assert shown.count() == 1 and words in shown.text_content()
+    page.get_by_role("button", name="next slide").click()
+    assert page.url.endswith("#2") and not problems
+    page.close()
