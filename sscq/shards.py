@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .answers import found_root, SearchResult, Texts
+from .answers import found_root, joined_answers, SearchResult, Texts
 from .container import array_of, check_digests, check_there, IndexFile, read_file, Verification, write_file
 from .files import checksum, naming
 from .guards import eval_copy
@@ -27,7 +27,8 @@ from sscq.indexfile import (
     check_codes, check_columns, model_fingerprint, read_index, save_state, Saved, SMALL, verification,
 )
 from .reading import Pictures, read, WORKERS
-from .segments import joined_answers, refined, search_segments, State
+from .segment_search import refined, search_segments
+from .segments import State
 from .validation import check_count, check_path, one_line, shown
 
 # %% ../nbs/39_shards.ipynb #20e77a5c
