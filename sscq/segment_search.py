@@ -82,6 +82,8 @@ def _together(segments: Sequence[Segment], which: Sequence[int], table: Tensor, 
         if segment.ids is not None: ids[part == i] = segment.ids[rows[part == i]]
     return (distances, ids, np.array(which)[part], rows), proven
 
+_ROWS = 2 ** 31 - 1  # what a key has room for: of more items, no single count of rows
+
 def _nearest(found: Sequence[Found], k: int) -> Found:
     if len(found) == 1: return found[0]
     distances, ids, which, rows = (np.concatenate(parts, 1) for parts in zip(*found))
@@ -95,7 +97,8 @@ def search_segments(
     "The k nearest of all of them, exactly; equal distances by id"
     live = [number for number, segment in enumerate(segments) if segment.live]
     large = [number for number in live if segments[number].scans(k)]
-    if len(large) < 2 or not in_order([segments[number] for number in large]):
+    own = [segments[number] for number in large]
+    if len(large) < 2 or sum(segment.n for segment in own) > _ROWS or not in_order(own):
         return _nearest(_one_by_one(segments, live, table, k), k)
     some, proven = _together(segments, large, table, k)
     small = [number for number in live if number not in large]

@@ -857,6 +857,20 @@ def test_large_segments_are_searched_together(seed, values, K, monkeypatch):
     assert asked and min(asked) >= 3
 
 
+def test_rows_that_do_not_fit_a_key_are_not_counted_through(monkeypatch):
+    "Beyond 2**31 items a row counted from segment to segment is no int32"
+    monkeypatch.setattr(segments, "LARGEST", 500)
+    f, codebooks, codes = random_search(4, 16, N=1500)
+    index, near, place = Index(codebooks).add(codes), *nearest(f, codebooks, codes, 5)
+    asked = []
+    monkeypatch.setattr("sscq.segment_search.search_together", lambda *a: asked.append(1) or search_together(*a))
+    for most in (1500, 1499):
+        monkeypatch.setattr("sscq.segment_search._ROWS", most)
+        hits = index.search(f, 5)
+        assert torch.equal(hits.ids, place) and torch.equal(hits.distances, near)
+    assert len(asked) == 1
+
+
 def test_what_faiss_does_not_find_is_no_proof():
     "FastScan finds no item whose rough sum is the least there is: all parts at the farthest word"
     books = torch.tensor([0., 1.]).repeat(4, 8)[:, :, None].contiguous()
