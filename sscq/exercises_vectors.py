@@ -305,7 +305,7 @@ register(
     ),
 )
 
-# %% ../nbs/53_exercises_vectors.ipynb #4a13540a
+# %% ../nbs/53_exercises_vectors.ipynb #0c9a6708
 def _nearest(x, words):
     return torch.cdist(x, words).argmin(1)
 
@@ -380,7 +380,7 @@ register(
                 x @ words.T - words.square().sum(1)
             ).argmax(1),
         },
-        because="Only where all codewords are equally long is the largest product the nearest word.",
+        because="The largest product is sure to be the nearest word only where all codewords are equally long.",
     ),
     Exercise(
         "best_cut", "04_codebook", "predict",

@@ -248,7 +248,7 @@ def _run(function: Callable, args: tuple) -> Any:  # same random numbers for all
         torch.manual_seed(0)
         return function(*args)
 
-# %% ../nbs/52_verdicts.ipynb #e947956b
+# %% ../nbs/52_verdicts.ipynb #c6ccb963
 def judge(
     exercise: Exercise,
     answer: object,
@@ -256,7 +256,8 @@ def judge(
     "Compare an answer with the truth, in every case; no error of the answer comes out of it"
     def verdict(state, text): return Verdict(exercise.name, state, text)
     well = ("Right. " + exercise.because).strip()
-    if answer is None or answer is ...: return verdict("not yet", "Not yet: put your answer in the place of the dots.")
+    dots = isinstance(answer, tuple) and any(value is ... for value in answer)
+    if answer is None or answer is ... or dots: return verdict("not yet", "Not yet: put your answer in the place of the dots.")
     said: str | None
     if exercise.cases is None:
         truth = exercise.reference() if callable(exercise.reference) else exercise.reference

@@ -202,7 +202,8 @@ def test_a_wrong_answer_hears_where(answer, text): assert judge(ROWS, answer).te
 def test_a_slip_is_named(): assert judge(ROWS, lambda x: x.sum(0)).text.endswith(" It is the sum.")
 
 
-@pytest.mark.parametrize("answer", [None, ..., lambda x: None, lambda x: exec("raise NotImplementedError")], ids=["None", "dots", "no return", "stub"])
+@pytest.mark.parametrize("answer", [None, ..., (1, ...), lambda x: None, lambda x: exec("raise NotImplementedError")],
+                         ids=["None", "dots", "some dots", "no return", "stub"])
 def test_an_empty_answer_is_not_yet(answer):
     said = judge(ROWS, answer)
     assert said.state == "not yet" and said.text.startswith("Not yet: ") and not said
