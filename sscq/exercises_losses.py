@@ -120,5 +120,79 @@ register(
                "The code has 16 bits, but its four words are always equal.": (.33, 64)},
         because="The loss cannot see it, and 16 bits tell apart what 4 would. Parts that differ have to come from the contrast between whole vectors."))
 
+# %% ../nbs/53_exercises_losses.ipynb #b20f498b
+def _spq_half(f_a, z_b, tau): return info_nce(torch.cat([f_a, z_b]), tau)
+
+
+def _spq_cases():
+    g = torch.Generator().manual_seed(3)
+    f = torch.randn(6, 8, generator=g)
+    yield "all vectors are alike", (torch.ones(4, 3), torch.ones(4, 3), .5)
+    yield "there are two images", (torch.tensor([[1., 0], [0, 1]]), torch.tensor([[.9, .1], [.1, .9]]), .5)
+    yield "z is f with noise", (f, f + .3 * torch.randn(6, 8, generator=g), .5)
+    yield "τ = 0.1", (f, f + .3 * torch.randn(6, 8, generator=g), .1)
+
+
+register(Exercise(
+    "spq_half", "08_objective", "find the bug", _spq_half, _spq_cases,
+    ("Which row does `info_nce` take for the partner of row 0, and which row does it get?",
+     "`info_nce` wants all rows of one view and then all rows of the other: row i and row i + B are one image."),
+    wrong={"The rows alternate still, so `info_nce` pairs different images.":
+           lambda f, z, tau: info_nce(torch.stack([f, z], 1).flatten(0, 1), tau),
+           "The second view is in reverse order, so its rows belong to other images.": lambda f, z, tau: info_nce(torch.cat([f, z.flip(0)]), tau)},
+    because="A loss with wrong partners still falls, since a network can learn any fixed pairing of a batch a little; only the search suffers."))
+
+# %% ../nbs/53_exercises_losses.ipynb #6093595a
+def _paired(a, b):
+    gaps = torch.tensor([b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())], dtype=torch.float64)
+    return gaps.mean().item(), gaps.std().item()
+
+
+def _paired_cases():
+    yield "seeds stand in the same order", ({0: .95, 1: .96, 2: .94}, {0: .94, 1: .93, 2: .92})
+    yield "seeds stand in another order", ({0: .95, 1: .96, 2: .94}, {2: .92, 0: .94, 1: .93})
+    yield "one run lacks a seed", ({0: .95, 1: .96, 2: .94, 3: .9}, {3: .93, 1: .93, 0: .94})
+    yield "all differences are equal", ({0: .9, 1: .7, 2: .5}, {0: .8, 1: .6, 2: .4})
+
+
+register(Exercise(
+    "paired", "08_objective", "write", _paired, _paired_cases,
+    ("Does the first value of one dictionary belong to the same seed as the first value of the other?",
+     "`a.keys() & b.keys()` are the seeds that both have; with `ddof=1` numpy divides by one less than their number."),
+    wrong={"Values are taken in the order in which they stand, not by seed.":
+           lambda a, b: _paired(dict(enumerate(a.values())), dict(enumerate(b.values()))),
+           "It is a - b, the other way round.": lambda a, b: _paired(b, a),
+           "The spread of the differences is wanted, with one less than their number as the divisor.":
+           lambda a, b: (_paired(a, b)[0], _paired(a, b)[1] * (1 - 1 / len(a.keys() & b.keys())) ** .5)},
+    because="Chance that both runs of a seed share cancels in the difference, so that it can be smaller than the spread of either."))
+
+# %% ../nbs/53_exercises_losses.ipynb #8decac47
+register(
+    Exercise(
+        "collapsed_terms", "08_objective", "predict", (math.log(511), math.log(511), 0., math.log(510 / 20), -math.log(16)), same=within(.01),
+        hints=("How many answers are equally likely to the contrast, and which share do 20 of 510 equal weights hold?",
+               "log 511 twice, 0 for views that agree, log(510/20), and -log 16, because a choice without any preference is even on average."),
+        wrong={"An input is compared with 511 others, its own other view among them.":
+               (math.log(510), math.log(510), 0., math.log(510 / 20), -math.log(16)),
+               "A choice without preference is even on average, so `cd` cannot see this collapse.":
+               (math.log(511), math.log(511), 0., math.log(510 / 20), 0.)},
+        because="`cc` and `cd` are as low as they can be: only contrast and `pn` notice this collapse."),
+    Exercise(
+        "zero_weights", "08_objective", "predict", (0., 5, 0.),
+        hints=("Are the weights used before or after the terms are computed?", "All five are computed and returned; then each is multiplied by 0."),
+        wrong={"A weight of 0 does not stop a term from being computed.": (0., 0, 0.)},
+        because="All five are computed, so that curves stay comparable; their gradients are multiplied by 0."),
+    Exercise(
+        "megabytes", "08_objective", "predict", (256., 2048.), same=within(.01),
+        hints=("How many inputs are 256 images, and how many bytes has a float32 number?", "512 · 512 · 256 numbers of 4 bytes; then four comparisons of two tensors."),
+        wrong={"256 images are 512 inputs.": (64., 512.), "Each number takes four bytes.": (64., 512.),
+               "Four comparisons keep two tensors each.": (256., 1024.)},
+        because="The table's peak is higher still, because the gradients need room as well."),
+    Exercise(
+        "lossless_spq", "08_objective", "predict", 9.96, same=within(.002),
+        hints=("What do the stacks [f_a; z_b] and [f_b; z_a] hold if z = f?", "Both hold the same rows, and SPQ adds two halves."),
+        wrong={"SPQ is the sum of two halves.": 4.98},
+        because="It is twice `icf`, the same as `icf + icz`: the two methods differ only where quantization loses something."))
+
 # %% ../nbs/53_exercises_losses.ipynb #fbff0106
 LISTED = True  # every exercise above is registered

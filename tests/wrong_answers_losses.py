@@ -4,6 +4,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from sscq.contrastive import info_nce
+
 
 def _row(c, n, tau): return torch.logsumexp(c / tau, 0) - (c / tau).topk(n).values.logsumexp(0)
 
@@ -11,6 +13,17 @@ def _row(c, n, tau): return torch.logsumexp(c / tau, 0) - (c / tau).topk(n).valu
 def _by_autograd(c, n, tau):
     c = c.clone().requires_grad_()
     return torch.autograd.grad(_row(c, n, tau), c)[0]
+
+
+def _gaps(a, b): return [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
+
+
+def _mean_and_spread(x, less=1):
+    x = torch.tensor(list(x), dtype=torch.float64)
+    return x.mean().item(), x.std(correction=less).item()
+
+
+def _nce(rows, tau): return info_nce(rows, tau)
 
 
 WRONG = {
@@ -30,4 +43,19 @@ WRONG = {
     "useless_n": [512, 511, 256, 254, 1, 509],
     "positive_of_one": ["together", "nowhere", "towards", True, 1],
     "copies": [(.33, 65536), (1.32, 16), (.33, 64), (.0825, 16), .33, (.33, 4), (16, .33)],
+    # 08_objective
+    "spq_half": [lambda f, z, tau: _nce(torch.stack([f, z], 1).flatten(0, 1), tau), lambda f, z, tau: _nce(torch.cat([f, z.flip(0)]), tau),
+                 lambda f, z, tau: _nce(torch.cat([f, f]), tau), lambda f, z, tau: _nce(torch.cat([f, z]), 1.),
+                 lambda f, z, tau: _nce(torch.cat([f, z]), 1 / tau),
+                 lambda f, z, tau: 2 * _nce(torch.cat([f, z]), tau)],
+    "paired": [lambda a, b: _mean_and_spread(y - x for x, y in zip(a.values(), b.values())), lambda a, b: _mean_and_spread(-x for x in _gaps(a, b)),
+               lambda a, b: _mean_and_spread(_gaps(a, b), 0), lambda a, b: (_mean_and_spread(_gaps(a, b))[0], _mean_and_spread(b.values())[1]),
+               lambda a, b: _mean_and_spread(b[seed] - a[seed] for seed in a), lambda a, b: _mean_and_spread(_gaps(a, b))[0]],
+    "collapsed_terms": [(math.log(510), math.log(510), 0., math.log(510 / 20), -math.log(16)), (math.log(511), math.log(511), 0., math.log(510 / 20), 0.),
+                        (0., 0., 0., 0., 0.), (math.log(511), math.log(511), 0., 0., -math.log(16)),
+                        (math.log(511), math.log(511), 0., math.log(510 / 20), math.log(16)),
+                        (math.log(511), math.log(511), math.log(510), math.log(510 / 20), -math.log(16))],
+    "zero_weights": [(0., 0, 0.), (1.1, 5, 0.), (0., 5, 1.), 0., (0., 1, 0.)],
+    "megabytes": [(64., 512.), (256., 1024.), (128., 1024.), (1., 8.), (256., 512.), 256.],
+    "lossless_spq": [4.98, 2.49, 0., 19.92, "twice icf"],
 }
