@@ -16,6 +16,94 @@ from sscq.diversity import codeword_cosines, codeword_diversity
 from sscq.neighbors import part_cosines
 from sscq.verdicts import Exercise, register, within
 
+# %% ../nbs/53_exercises_losses.ipynb #292602a0
+def _diversity(f, codebooks, tau): return codeword_diversity(f, codebooks, tau)
+
+
+def _choices(f, codebooks, tau): return (codeword_cosines(f, codebooks) / tau).softmax(-1)
+
+
+def _diversity_cases():
+    g = torch.Generator().manual_seed(4)
+    east = torch.tensor([[[1., 0.], [0., 1.], [-1., 0.]]])
+    yield "there is one input", (torch.tensor([[2., 1.]]), east, 1.)
+    yield "four vectors choose among three words", (torch.tensor([[2., 0.], [1., 0.], [3., 1.], [0., 1.]]), east, 1.)
+    yield "lengths differ much", (torch.tensor([[20., 0.], [.1, .1], [0., 3.]]), east * torch.tensor([1., 5., .2])[:, None], .5)
+    yield "there are four codebooks", (torch.randn(12, 32, generator=g), torch.randn(4, 16, 8, generator=g), 1.)
+    yield "τ = 0.1", (torch.randn(12, 32, generator=g), torch.randn(4, 16, 8, generator=g), .1)
+
+
+def _mean_of_each(f, codebooks, tau):
+    p = _choices(f, codebooks, tau)
+    return (p * (p + 1e-5).log()).sum(-1).mean()
+
+
+register(
+    Exercise(
+        "diversity", "06_diversity", "write", _diversity, _diversity_cases,
+        ("Cut f into parts first: `f.unflatten(1, (M, d))`. Over which axis is the softmax, and over which the mean?",
+         "The softmax is over the codewords, the mean over the inputs comes next, and p log p is summed over the codewords of each codebook."),
+        wrong={"The entropy is taken of each input's choice, where the average choice is wanted.": _mean_of_each,
+               "It is summed over the codebooks, where their mean is wanted.": lambda f, c, tau: len(c) * _diversity(f, c, tau),
+               "The temperature is left out.": lambda f, c, tau: _diversity(f, c, 1.)}),
+    Exercise(
+        "average_choice", "06_diversity", "find the bug", lambda f, c, tau: _choices(f, c, tau).mean(0), _diversity_cases,
+        ("Two inputs that choose different words with certainty: what is their average choice, and what does the function return?",
+         "The mean over the inputs comes after the softmax."),
+        wrong={"The cosines are averaged still, before anybody has chosen.": lambda f, c, tau: (codeword_cosines(f, c).mean(0) / tau).softmax(-1)},
+        because="The average of cosines does not know whether inputs choose differently or not at all."))
+
+# %% ../nbs/53_exercises_losses.ipynb #e1b06403
+def _information(f, codebooks, tau):
+    p = _choices(f, codebooks, tau)
+    return (torch.special.entr(p.mean(0)).sum(-1) - torch.special.entr(p).sum(-1).mean(0)).mean()
+
+
+def _information_cases():
+    book = torch.eye(16)[None]
+    yield "no input prefers a word", (torch.ones(16, 16), book, .05)
+    yield "each input is certain of another word", (torch.eye(16), book, .05)
+    yield "all inputs are certain of one word", (torch.eye(16)[:1].repeat(8, 1), book, .05)
+    yield "there are four codebooks", list(_diversity_cases())[3][1]
+
+
+register(
+    Exercise(
+        "information", "06_diversity", "write", _information, _information_cases,
+        ("For `undecided` the average choice and each choice are the same. What must the answer be then?",
+         "`torch.special.entr(p.mean(0)).sum(-1)` is the entropy of the average; subtract the mean over the inputs of each one's entropy."),
+        wrong={"That is the entropy of the average alone, which cannot tell undecided from decided.":
+               lambda f, c, tau: torch.special.entr(_choices(f, c, tau).mean(0)).sum(-1).mean(),
+               "It is the other way round: minus the information.": lambda f, c, tau: -_information(f, c, tau)},
+        because="It is the mutual information of input and word, at most log K."),
+    Exercise(
+        "lowest_loss", "06_diversity", "write", lambda n_inputs, K: -math.log(min(n_inputs, K)),
+        lambda: ((f"there are {n} inputs and {K} words", (n, K)) for n, K in ((4, 16), (16, 16), (512, 16), (1, 16), (30, 256))),
+        ("How many words can four certain inputs use?", "Even use of w words has the value -log w, and w is the smaller of two numbers."),
+        wrong={"That many words would need at least as many inputs.": lambda n, K: -math.log(K),
+               "With more inputs than words, some inputs share a word.": lambda n, K: -math.log(n),
+               "The loss is the negative entropy.": lambda n, K: math.log(min(n, K))},
+        because="A small batch cannot reach the floor, so a low temperature wants batches of many times K inputs."))
+
+# %% ../nbs/53_exercises_losses.ipynb #fe2434a8
+register(
+    Exercise(
+        "turn", "06_diversity", "predict", ("east", "west"),
+        hints=("Which word has the largest share of the average, and which the smallest?", "Take from the fullest word and give to the emptiest."),
+        wrong={"That starves north, which has little more than its due.": ("north", "west"),
+               "There is no word in the south: a vector that looks there is undecided between east and west.": ("east", "south"),
+               "North has its share already; west has the smallest.": ("east", "north")}),
+    Exercise(
+        "gap_of_256", "06_diversity", "predict", "smaller",
+        hints=("What share has the word at cosine 1, among K - 1 others at cosine 0?", "The share is e / (e + K - 1). How does it change with K?"),
+        wrong={"More words make the choice of one less certain, not more, at the same temperature.": "larger"},
+        because="The winner's share is e / (e + K - 1): the larger the codebook, the lower the temperature has to be."),
+    Exercise(
+        "louder", "06_diversity", "predict", False,
+        hints=("Could the loss reach its floor without any input being certain of a word?", "Look at `undecided` in the section on what is not guaranteed."),
+        wrong={"The loss can reach its floor without spreading the codes.": True},
+        because="The loss is at its floor all right: every vector has become undecided, and the other loss decides where the codes fall."))
+
 # %% ../nbs/53_exercises_losses.ipynb #acf89234
 def _row_loss(cosines, n, tau): return torch.logsumexp(cosines / tau, 0) - (cosines / tau).topk(n).values.logsumexp(0)
 
@@ -166,14 +254,13 @@ register(Exercise(
            lambda a, b: (_paired(a, b)[0], _paired(a, b)[1] * (1 - 1 / len(a.keys() & b.keys())) ** .5)},
     because="Chance that both runs of a seed share cancels in the difference, so that it can be smaller than the spread of either."))
 
-# %% ../nbs/53_exercises_losses.ipynb #8decac47
+# %% ../nbs/53_exercises_losses.ipynb #3c964f09
 register(
     Exercise(
         "collapsed_terms", "08_objective", "predict", (math.log(511), math.log(511), 0., math.log(510 / 20), -math.log(16)), same=within(.01),
         hints=("How many answers are equally likely to the contrast, and which share do 20 of 510 equal weights hold?",
                "log 511 twice, 0 for views that agree, log(510/20), and -log 16, because a choice without any preference is even on average."),
-        wrong={"An input is compared with 511 others, its own other view among them.":
-               (math.log(510), math.log(510), 0., math.log(510 / 20), -math.log(16)),
+        wrong={"A complete collapse is the worst value of `pn`, not the best.": (math.log(511), math.log(511), 0., 0., -math.log(16)),
                "A choice without preference is even on average, so `cd` cannot see this collapse.":
                (math.log(511), math.log(511), 0., math.log(510 / 20), 0.)},
         because="`cc` and `cd` are as low as they can be: only contrast and `pn` notice this collapse."),
@@ -185,7 +272,7 @@ register(
     Exercise(
         "megabytes", "08_objective", "predict", (256., 2048.), same=within(.01),
         hints=("How many inputs are 256 images, and how many bytes has a float32 number?", "512 · 512 · 256 numbers of 4 bytes; then four comparisons of two tensors."),
-        wrong={"256 images are 512 inputs.": (64., 512.), "Each number takes four bytes.": (64., 512.),
+        wrong={"256 images are 512 inputs, and each number takes four bytes.": (64., 512.),
                "Four comparisons keep two tensors each.": (256., 1024.)},
         because="The table's peak is higher still, because the gradients need room as well."),
     Exercise(

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sscq.contrastive import info_nce
+from sscq.diversity import codeword_cosines
 
 
 def _row(c, n, tau): return torch.logsumexp(c / tau, 0) - (c / tau).topk(n).values.logsumexp(0)
@@ -13,6 +14,11 @@ def _row(c, n, tau): return torch.logsumexp(c / tau, 0) - (c / tau).topk(n).valu
 def _by_autograd(c, n, tau):
     c = c.clone().requires_grad_()
     return torch.autograd.grad(_row(c, n, tau), c)[0]
+
+
+def _choice(f, c, tau): return (codeword_cosines(f, c) / tau).softmax(-1)
+def _plogp(p): return (p * (p + 1e-5).log()).sum(-1)
+def _entropy(p): return torch.special.entr(p).sum(-1)
 
 
 def _gaps(a, b): return [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
@@ -27,6 +33,22 @@ def _nce(rows, tau): return info_nce(rows, tau)
 
 
 WRONG = {
+    # 06_diversity
+    "diversity": [lambda f, c, tau: _plogp(_choice(f, c, tau)).mean(), lambda f, c, tau: _plogp(_choice(f, c, tau).mean(0)).sum(),
+                  lambda f, c, tau: _plogp(_choice(f, c, 1.).mean(0)).mean(), lambda f, c, tau: -_plogp(_choice(f, c, tau).mean(0)).mean(),
+                  lambda f, c, tau: _plogp(_choice(f, c, tau).mean(0)), lambda f, c, tau: _plogp(_choice(f, c, tau).mean((0, 1)))],
+    "average_choice": [lambda f, c, tau: (codeword_cosines(f, c).mean(0) / tau).softmax(-1), lambda f, c, tau: _choice(f, c, tau),
+                       lambda f, c, tau: _choice(f, c, tau).sum(0), lambda f, c, tau: _choice(f, c, 1.).mean(0), lambda f, c, tau: _choice(f, c, tau).mean((0, 1)),
+                       lambda f, c, tau: (codeword_cosines(f, c) / tau).softmax(0).mean(0)],
+    "information": [lambda f, c, tau: _entropy(_choice(f, c, tau).mean(0)).mean(), lambda f, c, tau: _entropy(_choice(f, c, tau)).mean() - _entropy(_choice(f, c, tau).mean(0)).mean(),
+                    lambda f, c, tau: -_entropy(_choice(f, c, tau)).mean(), lambda f, c, tau: _entropy(_choice(f, c, tau).mean(0)) - _entropy(_choice(f, c, tau)).mean(0),
+                    lambda f, c, tau: torch.tensor(math.log(c.shape[1])) - _entropy(_choice(f, c, tau)).mean(),
+                    lambda f, c, tau: (_entropy(_choice(f, c, tau).mean(0)).mean() - _entropy(_choice(f, c, tau)).mean()) / math.log(2)],
+    "lowest_loss": [lambda n, K: -math.log(K), lambda n, K: -math.log(n), lambda n, K: math.log(min(n, K)), lambda n, K: 0., lambda n, K: -math.log2(min(n, K)),
+                    lambda n, K: -math.log(max(n, K))],
+    "turn": [("north", "west"), ("east", "south"), ("east", "north"), ("west", "east"), "west", (0, 1)],
+    "gap_of_256": ["larger", "the same", "equal", 16, True],
+    "louder": [True, "no", 3.9, 1, "True"],
     # 07_neighbors
     "row_loss": [lambda c, n, tau: _row(c, n, 1.), lambda c, n, tau: torch.logsumexp(c / tau, 0) - (c / tau)[:n].logsumexp(0),
                  lambda c, n, tau: (c / tau).exp().topk(n).values.sum() / (c / tau).exp().sum(), lambda c, n, tau: -_row(c, n, tau),
@@ -51,7 +73,7 @@ WRONG = {
     "paired": [lambda a, b: _mean_and_spread(y - x for x, y in zip(a.values(), b.values())), lambda a, b: _mean_and_spread(-x for x in _gaps(a, b)),
                lambda a, b: _mean_and_spread(_gaps(a, b), 0), lambda a, b: (_mean_and_spread(_gaps(a, b))[0], _mean_and_spread(b.values())[1]),
                lambda a, b: _mean_and_spread(b[seed] - a[seed] for seed in a), lambda a, b: _mean_and_spread(_gaps(a, b))[0]],
-    "collapsed_terms": [(math.log(510), math.log(510), 0., math.log(510 / 20), -math.log(16)), (math.log(511), math.log(511), 0., math.log(510 / 20), 0.),
+    "collapsed_terms": [(math.log(2), math.log(2), 0., math.log(510 / 20), -math.log(16)), (math.log(511), math.log(511), 0., math.log(510 / 20), 0.),
                         (0., 0., 0., 0., 0.), (math.log(511), math.log(511), 0., 0., -math.log(16)),
                         (math.log(511), math.log(511), 0., math.log(510 / 20), math.log(16)),
                         (math.log(511), math.log(511), math.log(510), math.log(510 / 20), -math.log(16))],
