@@ -5,16 +5,109 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/53_exercises_losses.ipynb #776d63c4
+# %% ../nbs/53_exercises_losses.ipynb #484ffd28
 import math
 
 import torch
 import torch.nn.functional as F
 
-from sscq.contrastive import consistency, cosines, info_nce, same_image, symmetric_kl
+from sscq.contrastive import cosines, info_nce
 from sscq.diversity import codeword_cosines, codeword_diversity
 from sscq.neighbors import part_cosines
 from sscq.verdicts import Exercise, register, within
+
+# %% ../nbs/53_exercises_losses.ipynb #32360aa7
+def _info_nce_cases():
+    g = torch.Generator().manual_seed(5)
+    yield "there are four vectors of length one", (torch.tensor([[1., 0.], [0., 1.], [.8, .6], [.6, .8]]), .5)
+    yield "lengths differ", (torch.tensor([[5., 0.], [0., .1], [.8, .6], [6., 8.]]), .5)
+    yield "all rows are alike", (torch.ones(6, 3), .5)
+    yield "there are 24 random rows at τ = 0.1", (torch.randn(24, 10, generator=g), .1)
+
+
+def _nce(logits): return F.cross_entropy(logits, torch.arange(len(logits)).roll(len(logits) // 2))
+
+
+def _off_diagonal(cos, tau): return (cos / tau).masked_fill(torch.eye(len(cos), dtype=torch.bool), -torch.inf)
+
+
+register(Exercise(
+    "info_nce", "05_contrastive", "write", info_nce, _info_nce_cases,
+    ("Which column is the right answer of row i? `torch.arange(n).roll(n // 2)` gives all of them.",
+     "Scale the rows, divide their products by τ, set the diagonal to -inf, and call F.cross_entropy."),
+    wrong={"A row can choose itself: its own column has to be taken out.": lambda x, tau: _nce(cosines(x) / tau),
+           "The rows are not scaled to length 1.": lambda x, tau: _nce(_off_diagonal(x @ x.T, tau)),
+           "The cosines are multiplied by τ, where they have to be divided by it.": lambda x, tau: _nce(_off_diagonal(cosines(x), 1 / tau))},
+    because="One matrix product and one cross-entropy: this is the loss that SimCLR trains with."))
+
+# %% ../nbs/53_exercises_losses.ipynb #7a647e41
+def _kl(p, q): return (p * (p.log() - q.log())).sum()
+
+
+def _kl_cases():
+    g = torch.Generator().manual_seed(6)
+    yield "both are equal", (torch.tensor([.2, .3, .5]), torch.tensor([.2, .3, .5]))
+    yield "there are two negatives", (torch.tensor([.05, .95]), torch.tensor([.14, .86]))
+    yield "q is nearly certain", (torch.tensor([.25, .25, .25, .25]), torch.tensor([.97, .01, .01, .01]))
+    yield "there are 62 negatives", (torch.randn(62, generator=g).softmax(0), torch.randn(62, generator=g).softmax(0))
+
+
+register(Exercise(
+    "kl", "05_contrastive", "find the bug", _kl, _kl_cases,
+    ("Compute p · (log p - log q) for two numbers by hand. Which of the two directions does the function return?",
+     "`kl_div(log q, p)` is KL(p‖q): the logarithm of what predicts comes first."),
+    wrong={"It is KL(q‖p) still, the other direction.": lambda p, q: _kl(q, p),
+           "The sign is turned.": lambda p, q: -_kl(p, q),
+           "It is half of both directions, where one is wanted.": lambda p, q: .5 * (_kl(p, q) + _kl(q, p))},
+    because="In the symmetric loss the order makes no difference, which is why this slip can live long unnoticed."))
+
+# %% ../nbs/53_exercises_losses.ipynb #76462a31
+def _hot_limit(delta, tau): return .5 * delta.var(1, unbiased=False).mean() / tau ** 2
+
+
+def _hot_cases():
+    g = torch.Generator().manual_seed(7)
+    yield "all differences of an image are equal", (torch.tensor([[.2, .2, .2], [-.5, -.5, -.5]]), 5.)
+    yield "one image has two negatives", (torch.tensor([[.1, -.3]]), 5.)
+    yield "images have different means", (torch.tensor([[.5, .7, .6], [-.2, -.4, 0.]]), 10.)
+    yield "there are 64 images", (.3 * torch.randn(64, 126, generator=g), 2.)
+
+
+register(Exercise(
+    "hot_limit", "05_contrastive", "write", _hot_limit, _hot_cases,
+    ("log p - log q is about (Δ - mean Δ)/τ, and p - q is about (Δ - mean Δ)/(nτ). What is half their product, summed over the negatives?",
+     "A sum of squared deviations divided by n is a variance: half of it, over τ squared, then the mean over the images."),
+    wrong={"The variance divides by n here, not by n - 1.": lambda d, tau: .5 * d.var(1).mean() / tau ** 2,
+           "The mean difference is not taken off; a constant difference costs nothing.": lambda d, tau: .5 * d.square().mean() / tau ** 2,
+           "The half of the symmetric divergence is missing.": lambda d, tau: 2 * _hot_limit(d, tau),
+           "The variance is of each image's own differences.": lambda d, tau: .5 * d.var(unbiased=False) / tau ** 2}))
+
+# %% ../nbs/53_exercises_losses.ipynb #fcac79b4
+register(
+    Exercise(
+        "attraction_alone", "05_contrastive", "predict", 1., same=within(.02),
+        hints=("What is the easiest way for a network to give both views of every image the same vector?", "If it gives all images one vector, what is each cosine?"),
+        wrong={"That is what unrelated directions would have, but nothing here pushes images apart.": 0.,
+               "Nothing in this loss asks different images to be opposite.": -1.},
+        because="One vector for all images satisfies the loss. This is the collapse that the negatives prevent."),
+    Exercise(
+        "photo_twice", "05_contrastive", "predict", 4 / 6 * math.log(3), same=within(.01),
+        hints=("How many other rows equal a u row, and how many of them count as right?", "Four rows cost log 3 each and two cost nothing. What is the mean over six?"),
+        wrong={"The v rows cost nothing, and the mean is over all six rows.": math.log(3), "A u row sees three equal rows, besides itself.": 4 / 6 * math.log(4),
+               "No training can tell a photo from itself, so the loss cannot get to 0.": 0.},
+        because="A false negative. Real data are full of milder ones, which is a reason for a τ that is not too low."),
+    Exercise(
+        "floor_of_icz", "05_contrastive", "predict", (math.log(31), 0.), same=within(.01),
+        hints=("How many rows fall on each of the 16 vectors, and how many equal ones does a row see besides itself?",
+               "With one book 32 rows share a vector; with two there are 256 vectors, one for each image."),
+        wrong={"Sixteen vectors are shared by 512 rows, so a row cannot tell its positive from 30 others.": (0., 0.),
+               "An image has two views: there are 512 rows.": (math.log(15), 0.)},
+        because="In general it is log(2B/K^M - 1), as long as there are fewer codes than images."),
+    Exercise(
+        "long_f", "05_contrastive", "predict", "embedding",
+        hints=("Which of the two vectors decides the direction of f + z?", "The fusion that ignores z altogether."),
+        wrong={"The longer vector decides a cosine, and that is f.": "quantized", "f and z are compared with themselves here, not with each other.": "cross"},
+        because="A cosine is decided by the longer vector, and z becomes a small correction."))
 
 # %% ../nbs/53_exercises_losses.ipynb #292602a0
 def _diversity(f, codebooks, tau): return codeword_diversity(f, codebooks, tau)
