@@ -18,7 +18,7 @@ from .files import atomic_write, parse_json
 from .validation import one_line, shown
 from .verdicts import EXERCISES, Exercise, Verdict, judge
 
-# %% ../nbs/54_exercises.ipynb #acd02354
+# %% ../nbs/54_exercises.ipynb #ab49e8b2
 def every_exercise() -> dict[str, Exercise]:
     "All exercises by their names"
     from sscq import exercises_losses, exercises_system, exercises_vectors
@@ -35,7 +35,8 @@ def _find(answer: object, name: str | None) -> Exercise:
     name, known = name.removeprefix("your_"), every_exercise()
     if name in known: return known[name]
     near = difflib.get_close_matches(name, known, 3)
-    raise LookupError(f"no exercise is called {shown(name, 40)}" + (f": did you mean {', '.join(near)}?" if near else ""))
+    perhaps = f": did you mean {', '.join(near)}?" if near else ""
+    raise LookupError(f"no exercise is called {shown(name, 40)}{perhaps}")
 
 # %% ../nbs/54_exercises.ipynb #970b3b68
 def progress_file() -> Path:
@@ -52,7 +53,7 @@ def progress_file() -> Path:
 
 def _still() -> bool: return bool(os.environ.get("IN_TEST") or os.environ.get("SSCQ_STILL"))
 
-# %% ../nbs/54_exercises.ipynb #2fb11f02
+# %% ../nbs/54_exercises.ipynb #267a6be6
 _memory: dict[str, dict] = {}  # name -> {"tries": …, "right": …}, as last seen
 _noted: set[str] = set()  # what was said once
 
@@ -69,14 +70,16 @@ def _read() -> tuple[dict[str, dict], str, bool]:  # what is known, a note, whet
     try:
         kept = parse_json(file.read_bytes(), file.name)["exercises"]
         for name, entry in kept.items():
-            if type(entry["tries"]) is not int or type(entry["right"]) is not bool: raise ValueError(f"{name} is no entry")
+            if [type(entry["tries"]), type(entry["right"])] != [int, bool]: raise ValueError(f"{name} is no entry")
         return kept, "", False
     except FileNotFoundError:
         return _memory, "", False
     except OSError as error:
-        return _memory, f"Progress is not kept: {one_line(file.name)} cannot be read ({one_line(error.strerror)}).", False
+        why = one_line(error.strerror)
+        return _memory, f"Progress is not kept: {one_line(file.name)} cannot be read ({why}).", False
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
-        return _memory, f"{one_line(file.name)} was damaged and is now {one_line(file.name)}.broken; counting begins anew.", True
+        name = one_line(file.name)
+        return _memory, f"{name} was damaged and is now {name}.broken; counting begins anew.", True
 
 
 def _count(exercise: Exercise, right: bool) -> tuple[int, str]:  # unsuccessful tries so far; a note
@@ -113,7 +116,7 @@ def check(
     hint = "" if verdict or tries < 2 else found.hints[min(tries, 3) - 2]
     return replace(verdict, hint=hint, note=note)
 
-# %% ../nbs/54_exercises.ipynb #7d69dddc
+# %% ../nbs/54_exercises.ipynb #cf7822ef
 @dataclass(frozen=True)
 class Progress:
     "Exercises by notebook: solved, tried and open"
@@ -136,7 +139,7 @@ class Progress:
         body = "".join(line(row, "td") for row in (*self.rows, ("all", *self.total)))
         return f"<table>{head}{body}</table>" + (f"<p>{html.escape(self.note)}</p>" if self.note else "")
 
-# %% ../nbs/54_exercises.ipynb #5a8e0783
+# %% ../nbs/54_exercises.ipynb #14300193
 def progress() -> Progress:
     "The page of progress: of each notebook, how many exercises are solved, tried and open"
     known, note, _ = _read()
@@ -145,4 +148,5 @@ def progress() -> Progress:
         entry = known.get(e.name, {"tries": 0, "right": False})
         kind = 0 if entry["right"] else 1 if entry["tries"] else 2
         count.setdefault(e.notebook, [0, 0, 0])[kind] += 1
-    return Progress(tuple((name, a, b, c) for name, (a, b, c) in sorted(count.items())), note.replace(" and is now ", "; the next check renames it to "))
+    rows = tuple((name, a, b, c) for name, (a, b, c) in sorted(count.items()))
+    return Progress(rows, note.replace(" was damaged and is now ", " is damaged; the next check renames it to "))

@@ -5,29 +5,473 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/53_exercises_vectors.ipynb #188e9411
+# %% ../nbs/53_exercises_vectors.ipynb #60ffd798
+import math
+
 import torch
+from torch import Tensor
 
-from sscq.verdicts import Exercise, register
-
-# %% ../nbs/53_exercises_vectors.ipynb #bccb57b7
-def _distances(x, words): return ((x - words) ** 2).sum(-1)
+from sscq.verdicts import Exercise, register, within
 
 
-def _distances_cases():
-    g = torch.Generator().manual_seed(0)
-    yield "there are four codewords in the plane", (torch.tensor([.5, .5]), torch.tensor([[1., 0], [0, 1], [-1, 0], [0, -1]]))
-    yield "the vector is a codeword", (torch.tensor([1., 2, 2]), torch.tensor([[1., 2, 2], [0, 0, 0]]))
-    yield "there is one codeword", (torch.tensor([3., 4]), torch.zeros(1, 2))
-    yield "there are 16 codewords of length 8", (torch.randn(8, generator=g), torch.randn(16, 8, generator=g))
+def _seeded(seed: int = 0) -> torch.Generator: return torch.Generator().manual_seed(seed)
+
+# %% ../nbs/53_exercises_vectors.ipynb #4bff3a41
+register(
+    Exercise(
+        "missing_cone", "00_figures", "predict",
+        "green",
+        hints=(
+            "Red light and green light differ most for the two kinds of cone that respond to long waves.",
+            "Two kinds of cone remain that could be missing. The table of gaps has a row for each of them.",
+        ),
+        wrong={"Without blue cones, red and green stay far apart: blue and yellow are what is confused.": "blue"},
+        because="Without green cones the gap of a strong red and a strong green falls from 0.81 to 0.11.",
+    ),
+    Exercise(
+        "per_step", "00_figures", "write",
+        lambda y: float((y[-1] / y[0]) ** (1 / (len(y) - 1))),
+        lambda: [
+            ("there are two values", torch.tensor([8.0, 4.0])),
+            ("values stay the same", torch.full((5,), 3.0)),
+            ("values fall by a third at each step", 9.0 * (2 / 3) ** torch.arange(6.0)),
+            ("values grow tenfold at each step", 10.0 ** torch.arange(4.0)),
+            ("values scatter around the line", torch.tensor([1.0, 0.55, 0.2, 0.14, 0.0625])),
+        ],
+        (
+            "How many steps lie between five values?",
+            "A factor applied n times is a power: take the n-th root of the whole.",
+        ),
+        wrong={
+            "There is one step fewer than there are values.": lambda y: float((y[-1] / y[0]) ** (1 / len(y))),
+            "That is the factor from the first value to the last.": lambda y: float(y[-1] / y[0]),
+            "That is the first step alone.": lambda y: float(y[1] / y[0]),
+        },
+        because="On a logarithmic axis this number is the slope of the line.",
+    ),
+    Exercise(
+        "apart", "00_figures", "write",
+        lambda a, b: abs(a[0] - b[0]) > a[1] + b[1],
+        lambda: [
+            ("whiskers are far apart", ((0.9, 0.01), (0.7, 0.02))),
+            ("whiskers overlap", ((0.74, 0.1), (0.8, 0.02))),
+            ("one bar lies within the whiskers of the other", ((0.5, 0.3), (0.6, 0.01))),
+            ("whiskers touch", ((1.0, 0.5), (2.0, 0.5))),
+            ("there are no whiskers", ((0.25, 0.0), (0.5, 0.0))),
+            ("the first bar is the lower one", ((0.1, 0.05), (0.4, 0.05))),
+        ],
+        (
+            "Each whisker reaches from mean - spread to mean + spread: how far apart must two means be?",
+            "Either bar may be the higher one, and whiskers that touch are not apart.",
+        ),
+        wrong={
+            "A difference also counts when the second bar is the higher one.": lambda a, b: a[0] - b[0] > a[1] + b[1],
+            "Both whiskers count, not only the longer one.": lambda a, b: abs(a[0] - b[0]) > max(a[1], b[1]),
+        },
+        because="Whiskers that overlap do not make two means equal; they only forbid the claim that they differ.",
+    ),
+)
+
+# %% ../nbs/53_exercises_vectors.ipynb #7d01d78c
+def _chance(asked, searched):
+    return (asked[:, None] == searched).float().mean().item()
 
 
-register(Exercise(
-    "distances", "04_codebook", "write", _distances, _distances_cases,
-    ("Subtract the vector from each codeword, then square: which axis is left to sum over?",
-     "Squared distances are wanted: there is no square root."),
-    wrong={"The square root is one step too many.": lambda x, words: _distances(x, words).sqrt(),
-           "It looks like the sum of absolute differences.": lambda x, words: (x - words).abs().sum(-1)}))
+def _without(images, labels, unreadable):
+    keep = [i for i in range(len(images)) if i not in unreadable]
+    return images[keep], labels[keep]
 
-# %% ../nbs/53_exercises_vectors.ipynb #46dfbbc2
+
+def _one_by_one(images, labels, unreadable):  # the bug: rows move up after each removal
+    for i in unreadable:
+        images, labels = torch.cat([images[:i], images[i + 1 :]]), torch.cat([labels[:i], labels[i + 1 :]])
+    return images, labels
+
+
+def _without_cases():
+    images, labels = torch.arange(12.0).view(6, 2), torch.arange(6)
+    yield "all files can be read", (images, labels, [])
+    yield "one file cannot be read", (images, labels, [2])
+    yield "two neighbours cannot be read", (images, labels, [1, 2])
+    yield "the last two cannot be read", (images, labels, [4, 5])
+    yield "they are named last first", (images, labels, [5, 0])
+    yield "no file can be read", (images, labels, [5, 4, 3, 2, 1, 0])
+
+
+register(
+    Exercise(
+        "chance", "01_data", "write",
+        _chance,
+        lambda: [
+            ("both classes are equally frequent", (torch.tensor([0, 1]), torch.tensor([0, 0, 1, 1]))),
+            ("there is one query", (torch.tensor([2]), torch.tensor([0, 1, 2, 2]))),
+            ("a class of the queries is not searched", (torch.tensor([0, 7]), torch.tensor([0, 1, 2, 3, 4]))),
+            ("everything is of one class", (torch.tensor([3, 3]), torch.tensor([3, 3, 3]))),
+            ("classes are uneven", (torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 1, 1, 1, 2]))),
+        ],
+        (
+            "For one query, what share of the database has its class?",
+            "Compare every query with every item, (Q, 1) with (N,), and average.",
+        ),
+        wrong={
+            "One over the number of classes is right only where all are equally frequent.": lambda asked, searched: (
+                1 / len(searched.unique())
+            ),
+            "That counts the right answers of a query; a share of the database is wanted.": lambda asked, searched: (
+                (asked[:, None] == searched).sum(1).float().mean().item()
+            ),
+        },
+        because="This is what an index would score that answers at random.",
+    ),
+    Exercise(
+        "without", "01_data", "find the bug",
+        _without,
+        _without_cases,
+        (
+            "Follow the numbers by hand for [1, 2]: which row is number 2 after row 1 has gone?",
+            "Decide which rows stay before any row is removed.",
+        ),
+        wrong={"After a row has gone, all later rows have another number.": _one_by_one},
+        because="Rows and labels have to be chosen with one list, made before anything moves.",
+    ),
+)
+
+# %% ../nbs/53_exercises_vectors.ipynb #2600c025
+def _brightness(x, amount):
+    return (x * amount.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def _brightness_cases():
+    g = _seeded()
+    yield "there is one image", (torch.rand(1, 3, 2, 2, generator=g), torch.tensor([0.5]))
+    yield "an amount is 0", (torch.rand(2, 1, 4, 4, generator=g), torch.tensor([0.0, 1.0]))
+    yield "bright pixels pass 1", (torch.rand(4, 3, 5, 5, generator=g), torch.tensor([0.4, 1.6, 3.0, 1.0]))
+    yield (
+        "there are as many images as columns",
+        (0.4 * torch.rand(3, 3, 3, 3, generator=g), torch.tensor([0.5, 1.0, 2.0])),
+    )
+
+
+def _box_top(u, H, h):
+    return torch.floor(u * (H - h + 1))
+
+
+register(
+    Exercise(
+        "brightness", "02_views", "write",
+        _brightness,
+        _brightness_cases,
+        (
+            "Broadcasting lines up shapes from the right: which axis does a plain (B,) meet?",
+            "Give the amounts the shape (B, 1, 1, 1), and cut what passes 1.",
+        ),
+        wrong={
+            "Pixels must not pass 1.": lambda x, amount: x * amount.view(-1, 1, 1, 1),
+            "One amount is used for the whole batch.": lambda x, amount: (x * amount[0]).clamp(0, 1),
+        },
+        because="A plain product would have brightened columns where there are as many columns as images.",
+    ),
+    Exercise(
+        "box_top", "02_views", "find the bug",
+        _box_top,
+        lambda: [
+            ("the box is as high as the image", (torch.tensor([0.0, 0.5, 0.999]), 8, 8)),
+            ("the box is one pixel high", (torch.tensor([0.0, 0.3, 0.999]), 8, 1)),
+            ("there are two places", (torch.tensor([0.1, 0.6]), 8, 7)),
+            ("there are four places", (torch.tensor([0.1, 0.2, 0.45, 0.6, 0.9]), 8, 5)),
+            ("u is nearly 1", (torch.tensor([0.9999]), 100, 40)),
+        ],
+        (
+            "A box of 7 rows fits into 8 rows at two places. How many does the function ever give?",
+            "Count the places from 0 to H - h, both included.",
+        ),
+        wrong={
+            "Rounding gives both end places half the chance of the others.": lambda u, H, h: torch.round(u * (H - h))
+        },
+        because="The last place was never drawn, so the bottom row of a picture was seen less often than the top row.",
+    ),
+    Exercise(
+        "first_fits", "02_views", "predict",
+        (0.8616, 0.54),
+        same=within(0.07),
+        hints=(
+            "A wide and large box sticks out: that needs an area near the whole and a ratio far from 1.",
+            "With a ratio of 1 nothing sticks out, so the mean share is that of an even draw from 0.08 to 1.",
+        ),
+        wrong={
+            "Some candidates stick out: there is no room for a wide box of the whole area.": lambda answer: (
+                isinstance(answer, tuple) and answer[0] == 1
+            )
+        },
+        because="About six candidates in seven fit; squares always do, and keep (0.08 + 1) / 2 on average.",
+    ),
+    Exercise(
+        "hue_place", "02_views", "predict",
+        0.25,
+        same=within(0.05),
+        hints=(
+            "How many copies of the one image are there, and how many quarters?",
+            "Each quarter has one copy, and the shuffle treats all alike.",
+        ),
+        wrong={"All four places are equally likely, the first among them.": lambda answer: answer in (0, 1)},
+        because="The image and its three spare copies fill the four places, and it is in each of them equally often.",
+    ),
+    Exercise(
+        "mirrored", "02_views", "predict",
+        (0, 8),
+        hints=(
+            "Which numerals look the same in a mirror?",
+            "One has one loop, the other has two; give the smaller first.",
+        ),
+        wrong={"A 1 has no stroke to one side in print; in handwriting it often leans.": (0, 1)},
+        because="0 and 8 are symmetric however they are written.",
+    ),
+)
+
+# %% ../nbs/53_exercises_vectors.ipynb #d6e8f764
+def _halvings(n):
+    count = 0
+    while n > 1:
+        n, count = (n + 2 - 3) // 2 + 1, count + 1
+    return count
+
+
+def _mean_cosine(f):
+    f = torch.nn.functional.normalize(f, dim=1)
+    return (f @ f.T)[~torch.eye(len(f), dtype=torch.bool)].mean()
+
+
+register(
+    Exercise(
+        "halvings", "03_backbone", "write",
+        _halvings,
+        lambda: [("n = 1", 1), ("n = 2", 2), ("n is a power of two", 32), ("n is odd", 5), ("n = 224", 224)],
+        (
+            "One layer turns n into (n + 2 - 3) // 2 + 1. What becomes of 5?",
+            "A side of 1 needs no layer; an odd side is rounded up.",
+        ),
+        wrong={
+            "An odd side is rounded up, not down.": lambda n: int(math.log2(n)),
+            "A side of 1 needs no layer at all.": lambda n: max(1, math.ceil(math.log2(n))),
+        },
+        because="It is the logarithm of n to base 2, rounded up.",
+    ),
+    Exercise(
+        "sides_96", "03_backbone", "predict",
+        (3, 12, 16),
+        hints=(
+            "The photo stem divides the side by 32 in all, the small one by 8.",
+            "Places are the square of the side.",
+        ),
+        wrong={"Four times the side is 16 times the places.": (3, 12, 4)},
+        because="That is the price of the small stem at any size.",
+    ),
+    Exercise(
+        "mean_cosine", "03_backbone", "find the bug",
+        _mean_cosine,
+        lambda: [
+            ("all vectors are equal", torch.ones(3, 2)),
+            ("two vectors are opposite", torch.tensor([[1.0, 2], [-1, -2]])),
+            ("axes are at right angles", 2 * torch.eye(4)),
+            ("vectors are random", torch.randn(6, 8, generator=_seeded())),
+            ("lengths differ", torch.tensor([[3.0, 0.0], [0.0, 0.1], [2.0, 2.0]])),
+        ],
+        (
+            "Vectors at right angles must give 0. What does the function give for two of them, and why?",
+            "Every vector has cosine 1 with itself, and pairs are wanted.",
+        ),
+        wrong={
+            "The cosine of each vector with itself is still among them.": lambda f: (
+                torch.nn.functional.normalize(f, dim=1) @ torch.nn.functional.normalize(f, dim=1).T
+            ).mean(),
+            "The diagonal is 0 now, but it is still counted.": lambda f: (
+                (torch.nn.functional.normalize(f, dim=1) @ torch.nn.functional.normalize(f, dim=1).T)
+                .fill_diagonal_(0)
+                .mean()
+            ),
+        },
+        because="With the diagonal, four random directions would seem to have a mean cosine of a quarter.",
+    ),
+    Exercise(
+        "wide_features", "03_backbone", "predict",
+        (2, 0.005),
+        same=within(0.05),
+        hints=(
+            "The variance of a hidden unit grows with the squared length of h. How much longer is h?",
+            "Four times as many features of the same size make the squared length fourfold.",
+        ),
+        wrong={"Four times the square is twice the length.": (4, 0.0025)},
+        because="A rule that knows the number of inputs, as Xavier's, undoes part of it; a fixed 0.01 does not.",
+    ),
+)
+
+# %% ../nbs/53_exercises_vectors.ipynb #0c9a6708
+def _nearest(x, words):
+    return torch.cdist(x, words).argmin(1)
+
+
+def _nearest_cases():
+    g = _seeded()
+    yield (
+        "all codewords are equally long",
+        (torch.randn(9, 2, generator=g), torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])),
+    )
+    yield (
+        "one codeword is far from the origin",
+        (torch.rand(20, 2, generator=g), torch.tensor([[0.5, 0.5], [9.0, 9.0]])),
+    )
+    yield "a codeword is the origin", (torch.tensor([[0.1, 0.1], [2.0, 2.0]]), torch.tensor([[0.0, 0], [2.0, 2.0]]))
+    yield "there is one codeword", (torch.randn(3, 4, generator=g), torch.randn(1, 4, generator=g))
+    yield "there are 16 codewords of length 8", (torch.randn(50, 8, generator=g), 2 * torch.randn(16, 8, generator=g))
+
+
+def _code_of_number(number, n_books, n_words):
+    return [number // n_words**m % n_words for m in range(n_books)]
+
+
+def _z_hot(codebooks: Tensor) -> Tensor:
+    return codebooks.mean(1).flatten()
+
+
+register(
+    Exercise(
+        "code_bytes", "04_codebook", "write",
+        lambda n_images, bits: n_images * math.ceil(bits / 8),
+        lambda: [
+            ("bits fill bytes", (1_000_000, 32)),
+            ("a code has 12 bits", (100, 12)),
+            ("a code is shorter than a byte", (7, 3)),
+            ("there are no images", (0, 64)),
+        ],
+        (
+            "A code of 12 bits fills a byte and a half: how many bytes are taken?",
+            "Round up for each image, then multiply.",
+        ),
+        wrong={
+            "Each code begins with a byte of its own, so round up for each image.": lambda n, bits: math.ceil(
+                n * bits / 8
+            ),
+            "What does not fill a byte still takes one.": lambda n, bits: n * (bits // 8),
+            "That is the number of bits.": lambda n, bits: n * bits,
+        },
+        because="Whole bytes for each image let a search find code number i without unpacking those before it.",
+    ),
+    Exercise(
+        "lattice_unused", "04_codebook", "predict",
+        2,
+        hints=(
+            "Look for cells of the lattice without a single dot.",
+            "They lie where the arch leaves the plane empty: one on each side of its middle.",
+        ),
+        because="No vector lies in two of the sixteen cells, although their bits are paid for all the same.",
+    ),
+    Exercise(
+        "nearest", "04_codebook", "find the bug",
+        _nearest,
+        _nearest_cases,
+        (
+            "Write the squared distance out in three terms: which of them did the function drop, and may it?",
+            "The term of the codeword alone differs from word to word: take half of its square from the product.",
+        ),
+        wrong={
+            "The largest product prefers long codewords.": lambda x, words: (x @ words.T).argmax(1),
+            "A squared length is wanted there.": lambda x, words: (2 * x @ words.T - words.norm(dim=1)).argmax(1),
+            "The product counts twice, or the square half.": lambda x, words: (
+                x @ words.T - words.square().sum(1)
+            ).argmax(1),
+        },
+        because="The largest product is sure to be the nearest word only where all codewords are equally long.",
+    ),
+    Exercise(
+        "best_cut", "04_codebook", "predict",
+        (4, 256),
+        hints=(
+            "Which of the three has the fewest borders between parts?",
+            "256 free codewords can follow what ties the pixels of a part together.",
+        ),
+        wrong={
+            "That is the cheapest to store, and it loses most.": (16, 4),
+            "That is the usual middle, not the best.": (8, 16),
+        },
+        because="Larger parts lose less, and cost more numbers, more distances an image and larger tables in search.",
+    ),
+    Exercise(
+        "doubled_tau", "04_codebook", "predict",
+        0.8,
+        same=within(0.01),
+        hints=(
+            "How much does a squared distance grow if all lengths double?",
+            "The quotient of squared distance and temperature must stay what it was.",
+        ),
+        wrong={"Distances double, but it is their squares that are divided by the temperature.": 0.4},
+        because="A temperature is measured in squared units of f, so a value for one scale says nothing about another.",
+    ),
+    Exercise(
+        "hottest", "04_codebook", "write",
+        _z_hot,
+        lambda: [
+            ("there is one codebook", torch.randn(1, 4, 2, generator=_seeded())),
+            ("there is one codeword a book", torch.randn(3, 1, 2, generator=_seeded())),
+            ("M = K = d", torch.randn(3, 3, 3, generator=_seeded())),
+            ("M = 4, K = 16, d = 8", torch.randn(4, 16, 8, generator=_seeded())),
+        ],
+        (
+            "At an infinite temperature, what are the shares of the codewords of a part?",
+            "Take the mean over the codewords, axis 1, and put the parts end to end.",
+        ),
+        wrong={
+            "The mean is taken over the books, not over the codewords of each.": lambda c: c.mean(0).flatten(),
+            "That is the sum of the codewords.": lambda c: c.sum(1).flatten(),
+            "The parts must be put end to end, as one vector of M·d numbers.": lambda c: c.mean(1),
+        },
+        because="At infinite temperature z is the same for every image, whatever f was.",
+    ),
+    Exercise(
+        "favourite", "04_codebook", "predict",
+        (60**0.5, math.log2(60) / 2),
+        same=within(0.01),
+        hints=(
+            "The shares are 1/2 once and 1/30 fifteen times; the entropy adds up - p log p.",
+            "The entropy is (log 2 + log 30) / 2, and the bits are the logarithm of the perplexity to base 2.",
+        ),
+        wrong={"All sixteen codewords are in use, but not evenly.": (16, 4)},
+        because="The root of 60 is less than 8: one favourite costs more than half of the book.",
+    ),
+    Exercise(
+        "code_of_number", "04_codebook", "write",
+        _code_of_number,
+        lambda: [
+            ("K = 16", (163, 2, 16)),
+            ("codes cross bytes, K = 8", (469, 3, 8)),
+            ("the last codes are 0", (5, 4, 4)),
+            ("the number is 0", (0, 3, 2)),
+            ("there is one code", (255, 1, 256)),
+        ],
+        (
+            "What is left of the number when you divide it by K?",
+            "Take the remainder, divide, and do it M times, whatever is left.",
+        ),
+        wrong={
+            "The lowest digit comes first.": lambda number, M, K: _code_of_number(number, M, K)[::-1],
+            "Zeros at the end are codewords, too.": lambda number, M, K: [
+                number // K**m % K for m in range(M) if number // K**m
+            ],
+        },
+        because="It is what unpacking does, without a single shift of bits.",
+    ),
+    Exercise(
+        "twelve_books", "04_codebook", "predict",
+        (72, 9, 48, 3072),
+        hints=(
+            "A codeword's number has log2(64) bits, and there are 12 of them.",
+            "f has M·d numbers, and the codebooks hold M·K·d.",
+        ),
+        wrong={
+            "The logarithm of 64 to base 2 is 6.": lambda answer: isinstance(answer, tuple) and answer[:1] == (96,)
+        },
+        because="And 64 to the power of 12 is 2 to the power of 72 vectors that can be decoded.",
+    ),
+)
+
+# %% ../nbs/53_exercises_vectors.ipynb #8b33dd55
 LISTED = True  # every exercise above is registered

@@ -88,8 +88,10 @@ def _values(mine: np.ndarray, theirs: np.ndarray) -> str | None:
     if mine.size == 1: return f"the only value is {pair}"
     return f"{wrong.sum()} of {wrong.size} values are wrong, the first at {_at(wrong)}: {pair}"
 
-# %% ../nbs/52_verdicts.ipynb #75cdc959
-_ORDER = ("first", "second", "third", "fourth", "fifth", "sixth")
+# %% ../nbs/52_verdicts.ipynb #c82d2bc2
+def _nth(i: int) -> str:
+    names = "first", "second", "third", "fourth", "fifth", "sixth"
+    return names[i] if i < len(names) else f"{i + 1}th"
 
 
 def difference(
@@ -112,14 +114,14 @@ def difference(
     if isinstance(theirs, (tuple, list)) and isinstance(mine, (tuple, list)):
         if len(mine) != len(theirs): return f"{len(mine)} results are returned, where {len(theirs)} are expected"
         pairs = enumerate(map(difference, mine, theirs))
-        return next((f"of the {_ORDER[i] if i < 6 else f'{i + 1}th'} result, {said}" for i, said in pairs if said), None)
+        return next((f"of the {_nth(i)} result, {said}" for i, said in pairs if said), None)
     if isinstance(theirs, str) and isinstance(mine, str):
         same = mine.strip().casefold() == theirs.strip().casefold()
         return None if same else f"the result is {shown(mine, 40)}, where {shown(theirs, 40)} is expected"
     if type(theirs) is type(mine) and theirs == mine: return None
     return f"the result is {shown(mine, 40)}, where {shown(theirs, 40)} is expected"
 
-# %% ../nbs/52_verdicts.ipynb #eacfa5fa
+# %% ../nbs/52_verdicts.ipynb #492c1d61
 def guess(
     mine: object,
     theirs: object,
@@ -130,7 +132,7 @@ def guess(
         if not isinstance(mine, (tuple, list)) or len(mine) != len(theirs):
             return f"{len(theirs)} values are wanted, as a tuple"
         pairs = enumerate(guess(m, t, tolerance) for m, t in zip(mine, theirs))
-        return next((f"the {_ORDER[i] if i < 6 else f'{i + 1}th'} value is not right: {said}" for i, said in pairs if said), None)
+        return next((f"the {_nth(i)} value is not right: {said}" for i, said in pairs if said), None)
     if isinstance(theirs, str):
         if not isinstance(mine, str): return f"a word in quotation marks is wanted, not {shown(mine, 40)}"
         return None if mine.strip().casefold() == theirs.strip().casefold() else f"{shown(mine, 40)} is not right"
@@ -214,7 +216,7 @@ class Verdict:
         lines = "<br>".join(html.escape(line) for line in repr(self).splitlines())
         return f'<div style="border-left:4px solid {colour};padding:.3em .8em">{lines}</div>'
 
-# %% ../nbs/52_verdicts.ipynb #23115d1a
+# %% ../nbs/52_verdicts.ipynb #4e94f80c
 def _listed(parts: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
@@ -232,7 +234,8 @@ def _sentence(right: list[str], wrong: dict[str, list[str]]) -> str:  # what is 
 def _changed(after: tuple, before: tuple) -> int | None:  # number of the first argument that is not what it was
     def same(a, b):
         if isinstance(b, Tensor):
-            return isinstance(a, Tensor) and a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+            alike = isinstance(a, Tensor) and a.shape == b.shape
+            return alike and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
         if isinstance(b, np.ndarray): return np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
         if isinstance(b, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
         if isinstance(b, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in b)
@@ -240,12 +243,12 @@ def _changed(after: tuple, before: tuple) -> int | None:  # number of the first 
     return next((i for i, (a, b) in enumerate(zip(after, before)) if not same(a, b)), None)
 
 
-def _run(function: Callable, args: tuple) -> Any:  # with the same random numbers for everybody, and none taken from the caller
+def _run(function: Callable, args: tuple) -> Any:  # same random numbers for all, none taken from the caller
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return function(*args)
 
-# %% ../nbs/52_verdicts.ipynb #eb193c76
+# %% ../nbs/52_verdicts.ipynb #c6ccb963
 def judge(
     exercise: Exercise,
     answer: object,
@@ -253,7 +256,8 @@ def judge(
     "Compare an answer with the truth, in every case; no error of the answer comes out of it"
     def verdict(state, text): return Verdict(exercise.name, state, text)
     well = ("Right. " + exercise.because).strip()
-    if answer is None or answer is ...: return verdict("not yet", "Not yet: put your answer in the place of the dots.")
+    dots = isinstance(answer, tuple) and any(value is ... for value in answer)
+    if answer is None or answer is ... or dots: return verdict("not yet", "Not yet: put your answer in the place of the dots.")
     said: str | None
     if exercise.cases is None:
         truth = exercise.reference() if callable(exercise.reference) else exercise.reference
@@ -281,7 +285,7 @@ def judge(
             changed = _changed(given, args)
             said = (exercise.same or difference)(mine, truth)
             if changed is not None:
-                said = f"it changes its {_ORDER[changed]} argument, which belongs to the caller: work on a copy"
+                said = f"it changes its {_nth(changed)} argument, which belongs to the caller: work on a copy"
             slips = {s: f for s, f in slips.items()
                      if difference(mine, _run(f, copy.deepcopy(args))) is None}
         if said is None:

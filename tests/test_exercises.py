@@ -202,7 +202,8 @@ def test_a_wrong_answer_hears_where(answer, text): assert judge(ROWS, answer).te
 def test_a_slip_is_named(): assert judge(ROWS, lambda x: x.sum(0)).text.endswith(" It is the sum.")
 
 
-@pytest.mark.parametrize("answer", [None, ..., lambda x: None, lambda x: exec("raise NotImplementedError")], ids=["None", "dots", "no return", "stub"])
+@pytest.mark.parametrize("answer", [None, ..., (1, ...), lambda x: None, lambda x: exec("raise NotImplementedError")],
+                         ids=["None", "dots", "some dots", "no return", "stub"])
 def test_an_empty_answer_is_not_yet(answer):
     said = judge(ROWS, answer)
     assert said.state == "not yet" and said.text.startswith("Not yet: ") and not said
@@ -280,7 +281,7 @@ def test_exercises_are_refused_that_cannot_be_meant():
     with pytest.raises(ValueError, match="choose one of"): Exercise("a", "99", "guess", 1, hints=("a.", "b."))
     with pytest.raises(ValueError, match="two hints"): Exercise("a", "99", "predict", 1)
     with pytest.raises(TypeError, match="must be a function"): Exercise("a", "99", "write", 1, rows, ("a.", "b."))
-    with pytest.raises(ValueError, match="needs another name"): register(Exercise("distances", "99", "predict", 1, hints=("a.", "b.")))
+    with pytest.raises(ValueError, match="needs another name"): register(Exercise("code_bytes", "99", "predict", 1, hints=("a.", "b.")))
 
 
 def test_a_verdict_is_shown_in_two_forms():
@@ -291,37 +292,37 @@ def test_a_verdict_is_shown_in_two_forms():
 
 # --- finding, counting, keeping
 
-def right(x, words): return ((x - words) ** 2).sum(-1)
-def sign(x, words): return -right(x, words)
+def right(n, bits): return n * -(-bits // 8)
+def sign(n, bits): return -right(n, bits)
 
 
 def test_an_exercise_is_found_by_the_name_of_its_function():
-    def your_distances(x, words): return right(x, words)
-    assert check(your_distances) and check(right, "distances") and check(right, "your_distances")
-    with pytest.raises(LookupError, match=r"^no exercise is called 'distancs': did you mean distances.*\?$"): check(right, "distancs")
+    def your_code_bytes(n, bits): return right(n, bits)
+    assert check(your_code_bytes) and check(right, "code_bytes") and check(right, "your_code_bytes")
+    with pytest.raises(LookupError, match=r"^no exercise is called 'code_byte': did you mean code_bytes.*\?$"): check(right, "code_byte")
     with pytest.raises(LookupError, match="no exercise is called '<lambda>'"): check(lambda x: x)
     with pytest.raises(TypeError, match="say which exercise"): check(3)
 
 
 def test_hints_come_with_the_second_and_third_try(own_file):
-    hints = EXERCISES["distances"].hints
-    assert [check(sign, "distances").hint for _ in range(4)] == ["", hints[0], hints[1], hints[1]]
-    assert check(right, "distances").hint == "" and check(..., "distances").hint == ""
-    assert json.loads(own_file.read_text())["exercises"] == {"distances": {"tries": 4, "right": True}}
-    check(sign, "distances")
-    assert json.loads(own_file.read_text())["exercises"]["distances"]["right"], "what was solved stays solved"
+    hints = EXERCISES["code_bytes"].hints
+    assert [check(sign, "code_bytes").hint for _ in range(4)] == ["", hints[0], hints[1], hints[1]]
+    assert check(right, "code_bytes").hint == "" and check(..., "code_bytes").hint == ""
+    assert json.loads(own_file.read_text())["exercises"] == {"code_bytes": {"tries": 4, "right": True}}
+    check(sign, "code_bytes")
+    assert json.loads(own_file.read_text())["exercises"]["code_bytes"]["right"], "what was solved stays solved"
 
 
 def test_another_kernel_goes_on_counting(monkeypatch):
-    check(sign, "distances")
+    check(sign, "code_bytes")
     monkeypatch.setattr(sscq.exercises, "_memory", {})
-    assert check(sign, "distances").hint
+    assert check(sign, "code_bytes").hint
 
 
 def test_an_empty_stub_and_a_solution_are_not_counted(own_file):
-    check(..., "distances")
-    assert check(right, "distances", own=False)
-    with pytest.raises(AssertionError, match="the solution of distances is not right: Wrong in"): check(lambda x, words: 1, "distances", own=False)
+    check(..., "code_bytes")
+    assert check(right, "code_bytes", own=False)
+    with pytest.raises(AssertionError, match="the solution of code_bytes is not right: Wrong in"): check(lambda n, bits: -1, "code_bytes", own=False)
     assert not own_file.exists()
 
 
@@ -329,7 +330,7 @@ def test_an_empty_stub_and_a_solution_are_not_counted(own_file):
 def test_nothing_is_written_while_notebooks_are_made(own_file, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     own_file.write_text("damaged")
-    assert [check(sign, "distances").hint == "" for _ in range(2)] == [True, False] and not check(sign, "distances").note
+    assert [check(sign, "code_bytes").hint == "" for _ in range(2)] == [True, False] and not check(sign, "code_bytes").note
     assert own_file.read_text() == "damaged" and os.listdir(own_file.parent) == [own_file.name]
 
 
@@ -340,7 +341,7 @@ def test_a_damaged_file_costs_one_note(own_file, text):
     own_file.write_bytes(text.encode("latin-1"))
     before = progress()
     assert "next check" in before.note and before.total[0] == 0
-    first, second = check(right, "distances"), check(right, "distances")
+    first, second = check(right, "code_bytes"), check(right, "code_bytes")
     assert first and first.note == "progress.json was damaged and is now progress.json.broken; counting begins anew." and second.note == ""
     assert own_file.with_name("progress.json.broken").read_bytes() == text.encode("latin-1") and progress().total[0] == 1 and not progress().note
 
@@ -350,10 +351,10 @@ def test_a_file_that_cannot_be_kept_costs_one_note(tmp_path, monkeypatch):
     for place in (tmp_path / "file" / "progress.json", tmp_path):  # under a file; a folder
         monkeypatch.setenv("SSCQ_PROGRESS", str(place))
         monkeypatch.setattr(sscq.exercises, "_memory", {})
-        notes = [check(sign, "distances").note for _ in range(3)]
+        notes = [check(sign, "code_bytes").note for _ in range(3)]
         assert notes[0].startswith("Progress is not kept: ") and str(tmp_path) not in notes[0] and notes[1:] == ["", ""]
-        assert check(sign, "distances").hint, "it is remembered as long as the kernel lives"
-        assert check(right, "distances") and progress().total[0] == 1
+        assert check(sign, "code_bytes").hint, "it is remembered as long as the kernel lives"
+        assert check(right, "code_bytes") and progress().total[0] == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is closed to root")
@@ -361,7 +362,7 @@ def test_a_folder_that_is_read_only_costs_one_note(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     monkeypatch.setenv("SSCQ_PROGRESS", str(tmp_path / "closed" / "progress.json"))
     (tmp_path / "closed").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert check(right, "distances").note == "Progress is not kept: progress.json cannot be written (Permission denied)."
+    assert check(right, "code_bytes").note == "Progress is not kept: progress.json cannot be written (Permission denied)."
 
 
 def test_where_progress_lies(monkeypatch, tmp_path):
@@ -383,9 +384,9 @@ def test_the_page_of_progress():
     count = len([e for e in EXERCISES.values() if e.notebook == "04_codebook"])
     def row(): return next(r for r in progress().rows if r[0] == "04_codebook")
     assert row() == ("04_codebook", 0, 0, count) and sum(progress().total) == len(EXERCISES)
-    check(sign, "distances")
+    check(sign, "code_bytes")
     assert row() == ("04_codebook", 0, 1, count - 1)
-    check(right, "distances")
+    check(right, "code_bytes")
     assert row() == ("04_codebook", 1, 0, count - 1)
     page = progress()
     assert re.search(rf"^04_codebook +1 +0 +{count - 1}$", repr(page), re.M) and repr(page).splitlines()[-1].split() == ["all", *map(str, page.total)]
