@@ -73,7 +73,7 @@ def lab_server(folder: Path, **env: str):
     env = {k: v for k, v in os.environ.items() if k not in ("SSCQ_STILL", "IN_TEST")} | {
         "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}", "JUPYTER_CONFIG_DIR": str(own / "config"), "JUPYTER_DATA_DIR": str(own / "data"),
         "JUPYTER_RUNTIME_DIR": str(own / "runtime"), "JUPYTERLAB_SETTINGS_DIR": str(own / "settings"), "IPYTHONDIR": str(own / "ipython"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(own / "workspaces"), "SSCQ_SKIP_PNG": "1", "OMP_NUM_THREADS": "1"} | env
+        "JUPYTERLAB_WORKSPACES_DIR": str(own / "workspaces"), "SSCQ_PROGRESS": str(own / "progress.json"), "SSCQ_SKIP_PNG": "1", "OMP_NUM_THREADS": "1"} | env
     with open(own / "lab.log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                                    "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",

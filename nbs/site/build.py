@@ -23,7 +23,7 @@ WINGS = {"The method": "to be read in order", "The engine": "read when needed: w
 MOVED = {"05_diversity": "06_diversity", "06_neighbors": "07_neighbors", "07_contrastive": "05_contrastive", "13_widgets": "45_explorers",
          "14_cli": "50_cli", "api/widgets": "api/explorers"}  # old addresses, which others may have kept
 PROJECT = {"CONTRIBUTING.md": "project/contributing", "CHANGELOG.md": "project/changelog"}
-DIRECTIVE = re.compile(r"^#\|[ \t]*(\w+):?[ \t]*(.*)$", re.M)
+DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+):?[ \t]*(.*)$", re.M)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -48,6 +48,7 @@ class Notebook(NamedTuple):
 def source(cell: dict) -> str: return "".join(cell["source"])
 def directives(cell: dict) -> dict[str, str]: return {m[1]: m[2] or "" for m in DIRECTIVE.finditer(source(cell))} if cell["cell_type"] == "code" else {}
 def code(cell: dict) -> str: return without_noqa(DIRECTIVE.sub("", source(cell))).strip()
+def solution(cell: dict) -> bool: return "solution" in cell["metadata"].get("tags", [])
 def exported(cell: dict) -> bool: return "export" in directives(cell)  # and offered: `exporti` is for the package itself
 
 
@@ -163,12 +164,17 @@ def library_links(nb: Notebook, names: list[Entry]) -> str:
     return raw(f'<p class="exported">{anchors}In the library: {links}</p>\n') if names else ""
 
 
+def folded(what: str) -> str: return raw(f'<details class="{what.lower()}"><summary>{what}</summary>')
+
+
 def code_cell(site: "Site", nb: Notebook, cell: dict) -> list[str]:
     flags, text, parts = directives(cell), code(cell), []
     if "hide" in flags or not text: return []
     if exported(cell): parts.append(library_links(nb, entries(text, cell["id"])))
     fence = f"```````python\n{text}\n```````"
-    if only_imports(text): parts += [raw('<details class="imports"><summary>Imports</summary>'), fence, raw("</details>")]
+    if only_imports(text): parts += [folded("Imports"), fence, raw("</details>")]
+    elif solution(cell): return [folded("Solution"), fence, *outputs(site, nb, cell), raw("</details>")]
+    elif flags.get("code-fold") == "true": parts += [folded("Code"), fence, raw("</details>")]  # drawing that would stand in the way
     elif flags.get("echo") != "false": parts.append(fence)
     return parts + outputs(site, nb, cell)
 
@@ -209,14 +215,14 @@ def raises(e: Entry) -> str:
 
 
 def told(notebooks: list[Notebook]) -> list[tuple[Notebook, str, dict[str, int]]]:
-    "Every statement that may be an example: of cells that are shown and that the tests run; and what it uses"
+    "Every statement that may be an example: of cells that stand open and that the tests run; and what it uses"
     kinds, found = gives([e for nb in notebooks for e in exports(nb)]), []
     for nb in notebooks:
         known: dict[str, str] = {}
         for cell in nb.cells:
             if cell["cell_type"] != "code" or {"export", "exporti"} & directives(cell).keys(): continue
             those = statements(code(cell), kinds, known)
-            if not {"hide", "slow"} & directives(cell).keys(): found += [(nb, said, used) for said, used in those]
+            if not {"hide", "slow"} & directives(cell).keys() and not solution(cell): found += [(nb, said, used) for said, used in those]
     return found
 
 
