@@ -253,6 +253,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sscq.component.Explorable.save': ('component.html#explorable.save', 'sscq/component.py'),
                                 'sscq.component._packed': ('component.html#_packed', 'sscq/component.py'),
                                 'sscq.component._text': ('component.html#_text', 'sscq/component.py'),
+                                'sscq.component._unlike': ('component.html#_unlike', 'sscq/component.py'),
                                 'sscq.component.digits_data': ('component.html#digits_data', 'sscq/component.py'),
                                 'sscq.component.explorable_data': ('component.html#explorable_data', 'sscq/component.py'),
                                 'sscq.component.narrow_model': ('component.html#narrow_model', 'sscq/component.py'),

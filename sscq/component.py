@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explorable']
 
-# %% ../nbs/44_component.ipynb #386639c8
+# %% ../nbs/44_component.ipynb #caf048fb
 import base64
 import gzip
 import html
@@ -27,7 +27,7 @@ from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
 
-# %% ../nbs/44_component.ipynb #57bef39f
+# %% ../nbs/44_component.ipynb #24a27238
 JS = Path(__file__).parent / "js" if "__file__" in globals() else Path(adc.__code__.co_filename).parent / "js"
 WIDTH, HIDDEN = 12, 64  # channels of the first convolution; of the head
 
@@ -51,7 +51,7 @@ def page_model() -> SSCQ:
         raise ValueError(f"{JS.name}/digits.safetensors does not fit the network of the pages")
     return model.eval()
 
-# %% ../nbs/44_component.ipynb #5966b56d
+# %% ../nbs/44_component.ipynb #41d9d505
 def page_layers(
     model: SSCQ,
 ) -> tuple[list[dict], bytes, bytes]:  # what each layer is and where its numbers begin; weights; scales and biases
@@ -87,7 +87,7 @@ def page_layers(
     rows = torch.cat([t.float() for pair in scales for t in pair])
     return layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
 
-# %% ../nbs/44_component.ipynb #cfbcc8da
+# %% ../nbs/44_component.ipynb #305b63d9
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -96,36 +96,48 @@ def _packed(data: bytes) -> str:
     return _text(gzip.compress(data, 9, mtime=0))
 
 
+def _unlike(data, distances: torch.Tensor) -> list[float]:
+    asked, there = (part.images.flatten(1).float() * (16 / 255) for part in (data.query, data.database))
+    ten = there[distances.argsort(stable=True)[:, :10]]
+    return [round(v, 2) for v in sorted((ten - asked[:, None]).norm(dim=2).min(1).values.tolist())]
+
+
 @torch.no_grad()
 def digits_data(
     model: SSCQ,
-    network: bool = True,  # so that the page can make f of what is drawn in it
+    n_queries: int = 300,  # test digits; where there are fewer than 300, those that fail come first
+    network: bool = True,  # so that the page can make f of what is drawn in it; else exact answers come from here
 ) -> dict:
     "The digits, their codes and the model, for a page"
     data = digits()
     layers, weights, scales = page_layers(model)
-    images = torch.cat([data.database.images, data.query.images]).flatten(1).numpy()
-    counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
-    f, codes, books = model.embed(data.query.images), model.encode(data.database.images), model.codebooks.float().cpu()
+    codes, books = model.encode(data.database.images), model.codebooks.detach().float().cpu()
+    f, labels = model.embed(data.query.images), data.query.known_labels
     distances = adc(distance_table(f, books), codes)
+    first = distances.min(1).indices
+    fails = data.database.known_labels[first] != labels
+    chosen = torch.arange(300) if n_queries == 300 else fails.logical_not().byte().argsort(stable=True)[:n_queries]
+    images = torch.cat([data.database.images, data.query.images[chosen]]).flatten(1).numpy()
+    counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     M, K, d = books.shape
     found = dict(
         n=len(codes), pictures=_packed(counts.tobytes()), codes=_text(codes.numpy().tobytes()),
         labels="".join(map(str, data.database.known_labels.tolist())),
-        query_labels="".join(map(str, data.query.known_labels.tolist())),
-        first=distances.min(1).indices.tolist(),
-        near=[round(v, 4) for v in sorted(distances.min(1).values.tolist())],
-        books=dict(M=M, K=K, d=d, words=_text(books.detach().numpy().tobytes())),
+        query_labels="".join(map(str, labels[chosen].tolist())), first=first[chosen].tolist(),
+        unlike=_unlike(data, distances), books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
     )
-    if network:
-        return found | dict(model=dict(
-            layers=layers, size=8, channels=1, weights=_text(weights), scales=_text(scales)
-        ))
-    return found | dict(vectors=_text(f.half().numpy().tobytes()))
+    if network: return found | dict(model=dict(
+        layers=layers, size=8, channels=1, weights=_text(weights), scales=_text(scales)))
+    apart = torch.cdist(f[chosen], model.embed(data.database.images))
+    short = distances[chosen].argsort(stable=True)[:, :50]
+    refined = short.gather(1, apart.gather(1, short).argsort(stable=True)[:, :10])
+    exact = apart.argsort(stable=True)[:, :10]
+    return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
+                        refined=refined.flatten().tolist())
 
-# %% ../nbs/44_component.ipynb #e44f7da5
+# %% ../nbs/44_component.ipynb #e44c7e77
 CORE = ("model", "component", "digits")
-EXPLORABLES = {"draw": "Draw a digit"}
+EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook"}
 
 
 @lru_cache
@@ -138,37 +150,53 @@ def script(
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
 
-# %% ../nbs/44_component.ipynb #1f2c657a
+# %% ../nbs/44_component.ipynb #c603a10f
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>body{{margin:0}}</style></head>
 <body><main id="explorable"></main><noscript><p>{title}: this picture moves, and needs JavaScript for it.</p></noscript>
 <script type="application/json" id="data">{data}</script>
-<script id="code">{script}</script>
+{program}
 <script>
 const host = document.getElementById("explorable");
-sscqMount(host, "{name}", JSON.parse(document.getElementById("data").textContent), {{heading: "h1"}});
+Promise.resolve(window.sscqReady).then(() => {{
+  sscqMount(host, "{name}", JSON.parse(document.getElementById("data").textContent), {{heading: "h1"}});
+}});
 new ResizeObserver(() => {{
   try {{ if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px"; }} catch {{ /* another origin's */ }}
 }}).observe(host);
 </script></body></html>
 """
+_UNPACK = """<script type="text/plain" id="code">{packed}</script>
+<script>
+window.sscqReady = (async () => {{
+  const bytes = Uint8Array.from(atob(document.getElementById("code").textContent), c => c.charCodeAt(0));
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const program = document.createElement("script");
+  program.textContent = await new Response(unpacked).text();
+  document.head.append(program);
+}})();
+</script>"""
 
-# %% ../nbs/44_component.ipynb #64e180d1
+# %% ../nbs/44_component.ipynb #a669cbbf
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "draw"
+        name: str,  # "search", "draw" or "codebook"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
     ):
         self.name = check_choice("name", name, EXPLORABLES)
         self.title = EXPLORABLES[self.name]
         self.data = explorable_data(self.name, model)
 
-    def page(self) -> str:
+    def page(self,
+        packed: bool = False,  # the program compressed, which a notebook wants, and nobody can read
+    ) -> str:
         "One HTML document with everything inside; it asks nobody for anything"
         data = json.dumps(self.data, separators=(",", ":")).replace("<", "\\u003c")
-        return _DOCUMENT.format(title=self.title, name=self.name, data=data, script=script(self.name))
+        text = script(self.name)
+        program = _UNPACK.format(packed=_packed(text.encode())) if packed else f'<script id="code">{text}</script>'
+        return _DOCUMENT.format(title=self.title, name=self.name, data=data, program=program)
 
     def save(self,
         path: str | Path,
@@ -181,13 +209,15 @@ class Explorable:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         frame = (f'<iframe class="sscq-explorable" data-name="{self.name}" title="{self.title}" '
-                 f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page())}"></iframe>')
+                 f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page(packed=True))}"></iframe>')
         return {"text/plain": repr(self), "text/html": frame}
 
-# %% ../nbs/44_component.ipynb #f79f4f54
+# %% ../nbs/44_component.ipynb #9bd9318e
 def explorable_data(
     name: str,  # in EXPLORABLES
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
-    return digits_data(model or page_model())
+    if name == "codebook": return {}
+    model = model or page_model()
+    return digits_data(model) if name == "draw" else digits_data(model, 60, network=False)

@@ -126,18 +126,19 @@ EXPLORABLES.draw = async (packed) => {
       other.textContent = byVector ? `By the code's ${M} numbers and by all ${M * d} numbers of f, ${WORDS[same]} of the ten answers are the same.`
         : "The vectors of the collection are being computed in this page; in a moment both ways can be compared.";
       explain(why, shown[state.answer], distances, code);
-      return sentence(code, shown.map((id) => digits.labels[id]), sums[byCode[0]], state, sums.filter((v) => v === sums[byCode[0]]).length);
+      const differs = Math.sqrt(Math.min(...byCode.map((id) => squared(digits.pictures(id), counts))));
+      return sentence(code, shown.map((id) => digits.labels[id]), differs, state, sums.filter((v) => v === sums[byCode[0]]).length);
     };
   }
 
-  function sentence(code, labels, distance, state, tied) {
+  function sentence(code, labels, differs, state, tied) {
     const votes = labels.reduce((all, label) => all.set(label, (all.get(label) ?? 0) + 1), new Map());
     const [most, n] = [...votes].sort((a, b) => b[1] - a[1])[0];
-    const nearer = digits.near.filter((v) => v > distance).length / digits.near.length;
     const truth = state.query >= 0 ? `This is a test digit, a ${digits.queries[state.query].label}. ` : "";
-    const sure = nearer === 0 ? "but no test digit is this far from its nearest, so the answers mean little"
-      : nearer < .05 ? `but only ${Math.max(1, Math.round(nearer * 100))} % of test digits are farther from their nearest, so do not trust them much`
-      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${Math.round(nearer * 100)} % of test digits are farther from their nearest, so it is at home here`;
+    const more = digits.unlike.filter((v) => v > differs).length / digits.unlike.length, percent = `${Math.max(1, Math.round(more * 100))} %`;
+    const sure = more === 0 ? "but no test digit differs so much from its answers: this is nothing that the model knows, and it gives a code to anything"
+      : more < .05 ? `but only ${percent} of test digits differ more from their answers, so do not trust it much`
+      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${percent} of test digits differ more from their answers, so it looks like a digit it knows`;
     const ties = tied > 1 ? ` ${tied} pictures share the first answer's code, so their sums are equal.` : "";
     return `${truth}The four parts of f name words ${code.slice(0, -1).join(", ")} and ${code[M - 1]}: that is the code. ${n === 10 ? "All ten answers are" : n === 1 ? "One of the ten answers is" : `${WORDS[n][0].toUpperCase() + WORDS[n].slice(1)} of the ten answers are`} a ${most}, ${sure}.${ties}`;
   }
