@@ -34,6 +34,7 @@ from .folder import update
 from .images import SkippedFiles
 from .moved import moved_from
 from .report import demo, progress_bars, say, write_json
+from .serve import serve
 from .train import PRESETS
 from .validation import check_count, check_path, one_line
 from .views import VIEWS
@@ -171,6 +172,17 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", help="the page (INDEX-browse.html, beside the index)")
     p.add_argument("--most", type=int, default=MOST, metavar="N", help="show N of them (%(default)s)")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
+    p = _command(commands, "serve", serve, "sscq serve runs/photos-32/photos.sscq --port 8000",
+                 "sscq serve parts/ --model runs/photos-32 --paths")
+    p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
+    p.add_argument("--model", help="folder of the model (the index's folder)")
+    p.add_argument("--host", default="127.0.0.1", help="whom to listen to (%(default)s: this machine alone)")
+    p.add_argument("--port", type=int, default=8000, help="(%(default)s); 0: one that is free")
+    p.add_argument("--paths", action="store_true", help="give out where the pictures lie")
+    p.add_argument("--write", action="store_true", help="let callers add and remove; the index file follows")
+    p.add_argument("--queue", type=int, default=256, metavar="N", help="queries that may wait (%(default)s)")
+    p.add_argument("--max-body", type=int, default=16, metavar="MB", help="size of a request (%(default)s)")
+    p.add_argument("--timeout", type=float, default=10, metavar="SECONDS", help="of a request (%(default)s)")
     p = _command(
         commands,
         "evaluate",
@@ -212,7 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "browse", "evaluate", "update"):
+        if name in ("train", "encode", "search", "browse", "evaluate", "update", "serve"):
             p.add_argument(
                 "--max-pixels",
                 type=int,
