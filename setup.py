@@ -25,7 +25,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[lib, lib + ".*"]),
-    package_data={lib: ["py.typed"]},
+    package_data={lib: ["py.typed", "pictures/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"lab": lab, "docs": docs, "timm": timm, "heif": heif, "onnx": onnx, "dev": lab + docs + onnx + dev},
     entry_points={"console_scripts": [f"{lib}={lib}.__main__:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},

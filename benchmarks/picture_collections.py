@@ -159,7 +159,7 @@ def one_run(folder: Path, data: RetrievalData, method: str, seed: int, args) -> 
     seen = data if model.image_size == SIDE else load(folder, model.image_size)
     by_codes, sorted_by_f = model_scores(model.eval(), seen)
     return dict(collection=data.name, method=method, bits=args.bits, seed=seed, pixels=model.image_size, steps=model.settings.steps,
-                cpu_seconds=spent, seconds=sum(record["seconds"] for record in model.history), codes=by_codes, refined=sorted_by_f)
+                cpu_seconds=spent, seconds=model.history[-1]["seconds"], codes=by_codes, refined=sorted_by_f)
 
 
 def kept_runs(file: Path | None) -> list[dict]:

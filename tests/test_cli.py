@@ -154,9 +154,12 @@ def test_evaluate_compares_everything_in_one_command(tmp_path, capsys, monkeypat
     told = json.loads((tmp_path / "s.json").read_text())
     assert [(r["method"], r["bits"], r["distance"]) for r in told["exact"]] == [("histogram of colours", 0, "absolute"), ("raw pixels", 0, "Euclidean")]
     assert all(0 < r[name] < 1 for r in rows + told["exact"] for name in ("precision_at_1", "precision_at_10")) and told["chance"] == pytest.approx(.1, abs=.01)
+    assert [(r["method"], r["bits"]) for r in told["refined"]] == [(f"{m}, refined 100", b) for b in (8, 16) for m in ("sscq", "spq")]
+    assert told["refined"][0]["precision_at_10"] != rows[0]["precision_at_10"] and "| sscq, refined 100 |" in said.out
+    assert " Sorted by embeddings, the answers of sscq are " in told["won"]
     assert told["won"] in said.out and told["won"] in page.read_text() and " won: of its first ten answers " in told["won"]
     html = page.read_text()
-    assert html.count('class="figure"') == 2 and html.count("<tr>") == 15 and "untrained tiny_cnn" in html
+    assert html.count('class="figure"') == 2 and html.count("<tr>") == 19 and "untrained tiny_cnn" in html
     assert sorted(p.name for p in kept.iterdir()) == ["sscq-16", "sscq-8"]
     capsys.readouterr()
     assert run("evaluate", "digits", "--model", kept / "sscq-16", "--json", "-") == 0
