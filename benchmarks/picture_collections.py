@@ -179,7 +179,8 @@ def model_rows(data: RetrievalData, runs: list[dict]) -> list[dict]:
             mean = {name: statistics.mean(run[which][name] for run in same) for name in same[0][which]}
             spread = statistics.stdev(run[which]["p_at_10"] for run in same) if len(same) > 1 else None
             rows.append(dict(collection=data.name, method=method, features="from scratch", bits=bits, refined=which == "refined", **mean, spread=spread,
-                             each=[run[which]["p_at_10"] for run in same], pixels=side, steps=steps, seconds=statistics.mean(run["cpu_seconds"] for run in same),
+                             each=[run[which]["p_at_10"] for run in same], pixels=side, steps=steps,
+                             seconds=statistics.mean(run["cpu_seconds"] for run in same),
                              seeds=[run["seed"] for run in same]))
     return rows
 

@@ -168,6 +168,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'sscq.cli._debug': ('cli.html#_debug', 'sscq/cli.py'),
                           'sscq.cli._demo': ('cli.html#_demo', 'sscq/cli.py'),
                           'sscq.cli._main': ('cli.html#_main', 'sscq/cli.py'),
+                          'sscq.cli._train': ('cli.html#_train', 'sscq/cli.py'),
                           'sscq.cli.build_parser': ('cli.html#build_parser', 'sscq/cli.py'),
                           'sscq.cli.check_arguments': ('cli.html#check_arguments', 'sscq/cli.py'),
                           'sscq.cli.flush': ('cli.html#flush', 'sscq/cli.py'),

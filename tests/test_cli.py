@@ -875,3 +875,11 @@ def test_main_gives_python_its_handler_back(indexed):
     thread = threading.Thread(target=lambda: got.append(run("info", indexed)))
     thread.start(); thread.join()
     assert got == [0]
+
+
+def test_train_browse_goes_from_a_folder_to_a_page(photos, tmp_path, capsys):
+    assert run("train", photos, "--steps", 2, "--out", tmp_path / "m", "--browse", "--json", tmp_path / "told.json") == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert Path(told["index"]) == tmp_path / "m" / f"{photos.name}.sscq" and Path(told["page"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert len(Index.load(told["index"])) == 60 and "60 pictures, " in capsys.readouterr().out
+    assert run("train", "digits", "--steps", 2, "--browse") == 1 and "leave it out" in capsys.readouterr().err
