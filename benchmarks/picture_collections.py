@@ -14,7 +14,7 @@ Euclidean distance is Hellinger's, and pixels and bits as they are. Equal distan
 describing and searching; a model's are of training, in CPU seconds of all threads. `refined` rows sort a model's first hundred answers by
 its embeddings, and are never mixed with the codes' own. `known_item` is another question, which no kind decides: an edited copy (the
 middle 85 % of the area, brightness up or down by at most 20 %) of every query is looked for among queries and database; the share that
-is found first. Numbers are means over the seeds; `spread` is the standard deviation of P@10 over them."""
+is found first. Numbers are means over the seeds; `spread` is the standard deviation of P@10 over them, and `each` lists it."""
 import argparse
 import json
 import time
@@ -159,7 +159,7 @@ def one_run(folder: Path, data: RetrievalData, method: str, seed: int, args) -> 
     seen = data if model.image_size == SIDE else load(folder, model.image_size)
     by_codes, sorted_by_f = model_scores(model.eval(), seen)
     return dict(collection=data.name, method=method, bits=args.bits, seed=seed, pixels=model.image_size, steps=model.settings.steps,
-                cpu_seconds=spent, seconds=sum(record["seconds"] for record in model.history), codes=by_codes, refined=sorted_by_f)
+                cpu_seconds=spent, seconds=model.history[-1]["seconds"], codes=by_codes, refined=sorted_by_f)
 
 
 def kept_runs(file: Path | None) -> list[dict]:
@@ -179,7 +179,8 @@ def model_rows(data: RetrievalData, runs: list[dict]) -> list[dict]:
             mean = {name: statistics.mean(run[which][name] for run in same) for name in same[0][which]}
             spread = statistics.stdev(run[which]["p_at_10"] for run in same) if len(same) > 1 else None
             rows.append(dict(collection=data.name, method=method, features="from scratch", bits=bits, refined=which == "refined", **mean, spread=spread,
-                             pixels=side, steps=steps, seconds=statistics.mean(run["cpu_seconds"] for run in same),
+                             each=[run[which]["p_at_10"] for run in same], pixels=side, steps=steps,
+                             seconds=statistics.mean(run["cpu_seconds"] for run in same),
                              seeds=[run["seed"] for run in same]))
     return rows
 

@@ -27,6 +27,7 @@ from .backbone import BACKBONES
 from .browse import browse, MOST
 from .commands import encode, evaluate, info, LARGEST_REFINED, search, train
 from .data import DATASETS
+from .distributed import rank_and_world
 from .duplicates import duplicates, NEAR
 from .evaluate import DISTANCES
 from .files import check_writable
@@ -44,6 +45,17 @@ def _demo(args: argparse.Namespace) -> dict:
     return dict(
         rows=demo(args.out, args.bits, args.seeds, args.epochs, args.baselines, None if args.json == "-" else args.json)
     )
+
+
+def _train(args: argparse.Namespace) -> dict:
+    "sscq train: a folder or data set in, a model out"
+    if args.browse and not os.path.isdir(args.data): raise ValueError(
+        f"--browse shows the pictures of a folder, and {one_line(args.data)} is none: leave it out")
+    done = train(args)
+    if not args.browse or rank_and_world()[0]: return done
+    encoded = encode(argparse.Namespace(model=done["model"], images=args.data, out=None, keep="half", device=args.device))
+    shown = browse(argparse.Namespace(index=encoded["index"], out=None, most=MOST, open=False))
+    return done | dict(index=encoded["index"], page=shown["page"])
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,8 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = _command(
         commands,
         "train",
-        train,
+        _train,
         "sscq train photos/",
+        "sscq train photos/ --browse",
         "sscq train photos/ --bits 64 --minutes 30 --image-size 32 --out runs/mine",
         "sscq train cifar10 --preset fast --bits 32",
         "sscq train photos/ --out runs/mine --resume",
@@ -127,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, help="of weights, batches and views (0)")
     p.add_argument("--save-every", type=int, metavar="N", help="write every Nth checkpoint (1)")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    p.add_argument("--browse", action="store_true", help="then encode the folder, and make a page to look through")
     p = _command(
         commands,
         "encode",
