@@ -120,12 +120,12 @@ def write(path: Path, found: dict):
 
 def table(rows: list[dict]) -> str:
     "Mean ± standard deviation over the seeds, in Markdown"
-    bits = sorted({r["bits"] for r in rows})
-    lines = ["| objective | vectors | codes | words | " + " | ".join(f"{b} bits" for b in bits) + " |", "|---|---|---|--:|" + "--:|" * len(bits)]
-    for key in dict.fromkeys((r["objective"], r["vectors"], r["made"], r["n_words"]) for r in rows):
+    bits, names = sorted({r["bits"] for r in rows}), ("passes", "objective", "vectors", "made", "n_words")
+    lines = ["| passes | objective | vectors | codes | words | " + " | ".join(f"{b} bits" for b in bits) + " |", "|--:|---|---|---|--:|" + "--:|" * len(bits)]
+    for key in dict.fromkeys(tuple(r[name] for name in names) for r in rows):
         cells = []
         for b in bits:
-            x = [r["map"] for r in rows if (r["objective"], r["vectors"], r["made"], r["n_words"], r["bits"]) == (*key, b)]
+            x = [r["map"] for r in rows if (*(r[name] for name in names), r["bits"]) == (*key, b)]
             cells.append("" if not x else f"{statistics.mean(x):.3f}" + (f" ± {statistics.stdev(x):.3f}" if len(x) > 1 else ""))
         lines.append(f"| {' | '.join(str(k or '') for k in key)} | {' | '.join(cells)} |")
     return "\n".join(lines)
