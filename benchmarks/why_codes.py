@@ -35,7 +35,7 @@ from sscq.train import PRESETS, Preset, TrainConfig
 from sscq.views import to_float
 
 CONTRAST, FULL = "instance contrast", "full objective"
-BITS, PASSES = (8, 16, 32), dict(digits=50, pictures=20)
+BITS, PASSES = (8, 16, 32), dict(digits=50, pictures=12)
 PICTURES = Preset(dict(backbone="strided_cnn", channels=3, image_size=32), "gentle", SSCQObjective(tau_ic=.2),
                   TrainConfig(batch_size=128, lr=2e-3, warmup_epochs=2, lr_end=.01))
 RECIPES = dict(digits=PRESETS["digits"], pictures=PICTURES)
@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--name", help="of a folder's data, in the results")
     parser.add_argument("--bits", type=int, nargs="+", default=list(BITS), help="default 8 16 32")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … N-1 of each (default 3)")
-    parser.add_argument("--passes", type=int, help="over the pictures (default 50 for digits, 20 for a folder)")
+    parser.add_argument("--passes", type=int, help="over the pictures (default 50 for digits, 12 for a folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where rows are kept; those already there are not run again")
     args = parser.parse_args()
     kind, name = ("digits" if args.data == "digits" else "pictures"), args.name or Path(args.data).name
