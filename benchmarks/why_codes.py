@@ -35,7 +35,7 @@ from sscq.train import PRESETS, Preset, TrainConfig
 from sscq.views import to_float
 
 CONTRAST, FULL = "instance contrast", "full objective"
-BITS, PASSES = (8, 16, 32), dict(digits=50, pictures=20)
+BITS, PASSES = (8, 16, 32), dict(digits=50, pictures=12)
 PICTURES = Preset(dict(backbone="strided_cnn", channels=3, image_size=32), "gentle", SSCQObjective(tau_ic=.2),
                   TrainConfig(batch_size=128, lr=2e-3, warmup_epochs=2, lr_end=.01))
 RECIPES = dict(digits=PRESETS["digits"], pictures=PICTURES)
@@ -120,12 +120,12 @@ def write(path: Path, found: dict):
 
 def table(rows: list[dict]) -> str:
     "Mean ± standard deviation over the seeds, in Markdown"
-    bits = sorted({r["bits"] for r in rows})
-    lines = ["| objective | vectors | codes | words | " + " | ".join(f"{b} bits" for b in bits) + " |", "|---|---|---|--:|" + "--:|" * len(bits)]
-    for key in dict.fromkeys((r["objective"], r["vectors"], r["made"], r["n_words"]) for r in rows):
+    bits, names = sorted({r["bits"] for r in rows}), ("passes", "objective", "vectors", "made", "n_words")
+    lines = ["| passes | objective | vectors | codes | words | " + " | ".join(f"{b} bits" for b in bits) + " |", "|--:|---|---|---|--:|" + "--:|" * len(bits)]
+    for key in dict.fromkeys(tuple(r[name] for name in names) for r in rows):
         cells = []
         for b in bits:
-            x = [r["map"] for r in rows if (r["objective"], r["vectors"], r["made"], r["n_words"], r["bits"]) == (*key, b)]
+            x = [r["map"] for r in rows if (*(r[name] for name in names), r["bits"]) == (*key, b)]
             cells.append("" if not x else f"{statistics.mean(x):.3f}" + (f" ± {statistics.stdev(x):.3f}" if len(x) > 1 else ""))
         lines.append(f"| {' | '.join(str(k or '') for k in key)} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--name", help="of a folder's data, in the results")
     parser.add_argument("--bits", type=int, nargs="+", default=list(BITS), help="default 8 16 32")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … N-1 of each (default 3)")
-    parser.add_argument("--passes", type=int, help="over the pictures (default 50 for digits, 20 for a folder)")
+    parser.add_argument("--passes", type=int, help="over the pictures (default 50 for digits, 12 for a folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where rows are kept; those already there are not run again")
     args = parser.parse_args()
     kind, name = ("digits" if args.data == "digits" else "pictures"), args.name or Path(args.data).name
