@@ -25,11 +25,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[lib, lib + ".*"]),
-<<<<<<< HEAD
-    package_data={lib: ["py.typed", "js/*"]},
-=======
-    package_data={lib: ["py.typed", "pictures/*"]},
->>>>>>> h-real
+    package_data={lib: ["py.typed", "js/*", "pictures/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "lab": lab, "docs": docs, "timm": timm, "heif": heif, "onnx": onnx, "serve": serve, "ray": serve + ray, "lance": lance,

@@ -25,19 +25,9 @@ WINGS = {"The method": "to be read in order", "The engine": "read when needed: w
 MOVED = {"05_diversity": "06_diversity", "06_neighbors": "07_neighbors", "07_contrastive": "05_contrastive", "13_widgets": "45_explorers",
          "14_cli": "50_cli", "api/widgets": "api/explorers"}  # old addresses, which others may have kept
 PROJECT = {"CONTRIBUTING.md": "project/contributing", "CHANGELOG.md": "project/changelog"}
-<<<<<<< HEAD
-<<<<<<< HEAD
-DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+):?[ \t]*(.*)$", re.M)
-=======
-DOORS = [("Learn", "how it works, from the first picture on", "tutorials/quick_tour"), ("Use", "it on pictures of your own", "tutorials/your_own_photos"),
-         ("Look under the hood", "at every part, derived and measured", "01_data")]
-DIRECTIVE = re.compile(r"^#\|[ \t]*(\w+):?[ \t]*(.*)$", re.M)
->>>>>>> h-js
-=======
 DOORS = [("Learn", "how it works, from the first picture on", "tutorials/quick_tour"), ("Use", "it on pictures of your own", "tutorials/your_own_photos"),
          ("Look under the hood", "at every part, derived and measured", "01_data")]
 DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+):?[ \t]*(.*)$", re.M)
->>>>>>> h-js2
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
