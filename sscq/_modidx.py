@@ -479,6 +479,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'sscq/exercises_losses.py'),
                                        'sscq.exercises_losses._kl': ('exercises_losses.html#_kl', 'sscq/exercises_losses.py'),
                                        'sscq.exercises_losses._kl_cases': ('exercises_losses.html#_kl_cases', 'sscq/exercises_losses.py'),
+                                       'sscq.exercises_losses._lowest_cases': ( 'exercises_losses.html#_lowest_cases',
+                                                                                'sscq/exercises_losses.py'),
                                        'sscq.exercises_losses._mean_of_each': ( 'exercises_losses.html#_mean_of_each',
                                                                                 'sscq/exercises_losses.py'),
                                        'sscq.exercises_losses._nce': ('exercises_losses.html#_nce', 'sscq/exercises_losses.py'),
