@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explorable']
 
-# %% ../nbs/44_component.ipynb #caf048fb
+# %% ../nbs/44_component.ipynb #b5cecd9f
 import base64
 import gzip
 import html
@@ -27,7 +27,7 @@ from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
 
-# %% ../nbs/44_component.ipynb #24a27238
+# %% ../nbs/44_component.ipynb #02995af8
 JS = Path(__file__).parent / "js" if "__file__" in globals() else Path(adc.__code__.co_filename).parent / "js"
 WIDTH, HIDDEN = 12, 64  # channels of the first convolution; of the head
 
@@ -51,7 +51,7 @@ def page_model() -> SSCQ:
         raise ValueError(f"{JS.name}/digits.safetensors does not fit the network of the pages")
     return model.eval()
 
-# %% ../nbs/44_component.ipynb #41d9d505
+# %% ../nbs/44_component.ipynb #565e1c4d
 def page_layers(
     model: SSCQ,
 ) -> tuple[list[dict], bytes, bytes]:  # what each layer is and where its numbers begin; weights; scales and biases
@@ -87,7 +87,7 @@ def page_layers(
     rows = torch.cat([t.float() for pair in scales for t in pair])
     return layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
 
-# %% ../nbs/44_component.ipynb #305b63d9
+# %% ../nbs/44_component.ipynb #11aeec1e
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -105,8 +105,7 @@ def _unlike(data, distances: torch.Tensor) -> list[float]:
 @torch.no_grad()
 def digits_data(
     model: SSCQ,
-    n_queries: int = 300,  # test digits; where there are fewer than 300, those that fail come first
-    network: bool = True,  # so that the page can make f of what is drawn in it; else exact answers come from here
+    network: bool = True,  # so that the page can make f of what is drawn in it; else some queries are ready-made
 ) -> dict:
     "The digits, their codes and the model, for a page"
     data = digits()
@@ -116,17 +115,18 @@ def digits_data(
     distances = adc(distance_table(f, books), codes)
     first = distances.min(1).indices
     fails = data.database.known_labels[first] != labels
-    chosen = torch.arange(300) if n_queries == 300 else fails.logical_not().byte().argsort(stable=True)[:n_queries]
+    right = [int((~fails & (labels == label)).nonzero()[0]) for label in range(10)]
+    chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
     images = torch.cat([data.database.images, data.query.images[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     M, K, d = books.shape
     found = dict(
-        n=len(codes), pictures=_packed(counts.tobytes()), codes=_text(codes.numpy().tobytes()),
+        n=len(codes), pictures=_packed(counts.tobytes()), codes=_packed(codes.numpy().tobytes()),
         labels="".join(map(str, data.database.known_labels.tolist())),
         query_labels="".join(map(str, labels[chosen].tolist())), first=first[chosen].tolist(),
-        unlike=_unlike(data, distances), books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
+        books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
     )
-    if network: return found | dict(model=dict(
+    if network: return found | dict(unlike=_unlike(data, distances), model=dict(
         layers=layers, size=8, channels=1, weights=_text(weights), scales=_text(scales)))
     apart = torch.cdist(f[chosen], model.embed(data.database.images))
     short = distances[chosen].argsort(stable=True)[:, :50]
@@ -135,7 +135,7 @@ def digits_data(
     return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
                         refined=refined.flatten().tolist())
 
-# %% ../nbs/44_component.ipynb #e44c7e77
+# %% ../nbs/44_component.ipynb #48f19c36
 CORE = ("model", "component", "digits")
 EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook"}
 
@@ -150,7 +150,7 @@ def script(
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
 
-# %% ../nbs/44_component.ipynb #c603a10f
+# %% ../nbs/44_component.ipynb #5bcdcc1b
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>body{{margin:0}}</style></head>
@@ -178,7 +178,7 @@ window.sscqReady = (async () => {{
 }})();
 </script>"""
 
-# %% ../nbs/44_component.ipynb #a669cbbf
+# %% ../nbs/44_component.ipynb #da07f966
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
@@ -212,7 +212,7 @@ class Explorable:
                  f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page(packed=True))}"></iframe>')
         return {"text/plain": repr(self), "text/html": frame}
 
-# %% ../nbs/44_component.ipynb #9bd9318e
+# %% ../nbs/44_component.ipynb #7d01ee63
 def explorable_data(
     name: str,  # in EXPLORABLES
     model: SSCQ | None,
@@ -220,4 +220,4 @@ def explorable_data(
     "What the page of an explorable carries"
     if name == "codebook": return {}
     model = model or page_model()
-    return digits_data(model) if name == "draw" else digits_data(model, 60, network=False)
+    return digits_data(model) if name == "draw" else digits_data(model, network=False)
