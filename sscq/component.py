@@ -23,6 +23,7 @@ from sscq.backbone import projection_head, tiny_cnn
 from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import atomic_write, check_writable
+from sscq.learning_explorables import collapse_data
 from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
@@ -137,7 +138,8 @@ def digits_data(
 
 # %% ../nbs/44_component.ipynb #48f19c36
 CORE = ("model", "component", "digits")
-EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook"}
+EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
+               "contrast": "Contrast and fusion", "neighbours": "Part neighbours", "collapse": "Collapse"}
 
 
 @lru_cache
@@ -182,7 +184,7 @@ window.sscqReady = (async () => {{
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "search", "draw" or "codebook"
+        name: str,  # "search", "draw", "codebook", "contrast", "neighbours" or "collapse"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
     ):
         self.name = check_choice("name", name, EXPLORABLES)
@@ -218,6 +220,7 @@ def explorable_data(
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
-    if name == "codebook": return {}
+    if name in ("codebook", "contrast", "neighbours"): return {}
+    if name == "collapse": return collapse_data()
     model = model or page_model()
     return digits_data(model) if name == "draw" else digits_data(model, network=False)
