@@ -88,6 +88,12 @@ def network(name: str) -> str:
     )
 
 
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", nargs="?", const="", metavar="ADDRESS",
+                        help="let Ray's actors do it, on this machine or on the cluster at ADDRESS")
+    parser.add_argument("--actors", type=int, metavar="N", help="how many of them (one a machine)")
+
+
 def build_parser() -> argparse.ArgumentParser:
     "All commands and their options"
     parser = Parser(
@@ -155,6 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--part-size", type=int, metavar="N", help="write parts of N pictures, each an index file of its "
                    "own, instead of one index; those that are there are left as they are")
     p.add_argument("--part", metavar="I/N", help="only the share of worker I among N, as 3/64")
+    _cluster(p)
     p.add_argument("--keep", choices=("half", "int8", "none"), default="half",
                    help="keep embeddings in 16 or 8 bits a number, to sort answers by, or none (%(default)s)")
     p = _command(commands, "update", update, "sscq update runs/photos-32/photos.sscq photos/")
@@ -192,6 +199,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="folder of the model (the index's folder)")
     p.add_argument("--host", default="127.0.0.1", help="whom to listen to (%(default)s: this machine alone)")
     p.add_argument("--port", type=int, default=8000, help="(%(default)s); 0: one that is free")
+    _cluster(p)
+    p.add_argument("--replicas", type=int, default=2, metavar="N", help="actors that hold a part (%(default)s)")
     p.add_argument("--paths", action="store_true", help="give out where the pictures lie")
     p.add_argument("--write", action="store_true", help="let callers add and remove; the index file follows")
     p.add_argument("--queue", type=int, default=256, metavar="N", help="queries that may wait (%(default)s)")

@@ -31,6 +31,7 @@ from sscq.baselines import (
 )
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
+from .cluster import on_cluster
 from .codebook import books_for, n_bits, perplexity, usage
 from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
@@ -40,7 +41,7 @@ from .files import check_writable, check_writable_folder
 from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
-from .parts import by_parts, encode_parts, parts_info
+from .parts import by_parts, encode_parts, one_by_one, parts_info
 from .picture_pages import show_answers
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
@@ -222,7 +223,7 @@ def reached(model: SSCQ) -> str:
 # %% ../nbs/49_commands.ipynb #7adb0ba7
 def encode(args: argparse.Namespace) -> dict:
     "sscq encode: a model and a folder in, an index out"
-    if by_parts(args): return encode_parts(args)
+    if by_parts(args): return encode_parts(args, one_by_one if args.cluster is None else on_cluster)
     out = Path(args.out or Path(args.model) / f"{Path(args.images).resolve().name}.sscq")
     check_file(out)
     model = SSCQ.from_pretrained(args.model).to(find_device(args.device))

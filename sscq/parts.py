@@ -119,7 +119,7 @@ def encode_parts(
 # %% ../nbs/47_parts.ipynb #297ef3b9
 def by_parts(args: argparse.Namespace) -> bool:
     "Whether `sscq encode` was asked for parts, or goes on with some"
-    if getattr(args, "part_size", None) is not None or getattr(args, "part", None) is not None: return True
+    if any(getattr(args, name, None) is not None for name in ("part_size", "part", "cluster")): return True
     return bool(args.out) and is_sharded(args.out)
 
 # %% ../nbs/47_parts.ipynb #316672c3

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cluster import ClusterIndex
 from .core import SSCQ
 from .files import check_writable
 from .folder import file_columns, FILE_COLUMNS, NOT_KNOWN
@@ -308,10 +309,7 @@ def listening(host: str, port: int) -> socket.socket:
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(
-    args: argparse.Namespace,
-    opened: Callable | None = None,  # index and model's folder -> an index of another kind
-) -> dict:
+def serve(args: argparse.Namespace) -> dict:
     "sscq serve: an index in, answers over HTTP until it is stopped"
     try:
         import uvicorn
@@ -326,7 +324,8 @@ def serve(
                 f"{one_line(args.index)} is not one index file: parts do not change, so --write is not for them")
             check_writable(args.index)
         model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
-        index = (opened or open_index)(args.index, model.embed)
+        index = open_index(args.index, model.embed) if args.cluster is None else ClusterIndex(
+            args.index, model.embed, args.cluster, args.actors, args.replicas)
         service = Service(index, model, limits, Path(args.index) if args.write else None, args.paths)
         app = application(service)
         if args.host in LOCAL: app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])
@@ -336,5 +335,8 @@ def serve(
         kind = "parts" if isinstance(index, ShardedIndex) else "index"
         address = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
         say(f"{len(index):,} images of {kind} {one_line(args.index)} at {address}; Ctrl-C ends it")
-        uvicorn.Server(config).run(sockets=[sock])
+        try:
+            uvicorn.Server(config).run(sockets=[sock])
+        finally:
+            if isinstance(index, ClusterIndex): index.close()
     return dict(requests=sum(service.metrics.requests.values()), batches=service.batcher.batches)

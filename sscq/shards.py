@@ -8,7 +8,7 @@ __all__ = ['ShardedIndex']
 # %% ../nbs/39_shards.ipynb #79868cca
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -95,6 +95,19 @@ def weights_of(
     return checksum({name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}, "")[:16]
 
 
+def listed_files(
+    root: Path,  # the folder of pictures
+    files: Sequence[Path],  # in it, sorted
+    part_size: int,
+) -> Iterator[FilesOfPart]:
+    "Files as they are now, part by part"
+    for first in range(0, len(files), part_size):
+        stats = [os.stat(file) for file in files[first:first + part_size]]
+        names = Texts.of(os.path.relpath(file, root) for file in files[first:first + part_size])
+        sizes, mtimes = (np.array([getattr(one, what) for one in stats], np.int64) for what in ("st_size", "st_mtime_ns"))
+        yield FilesOfPart(names, sizes, mtimes)
+
+
 def write_manifest(
     folder: Path,  # where the parts will be; made if it is not there
     root: Path,  # the folder of pictures
@@ -105,22 +118,34 @@ def write_manifest(
 ) -> "Manifest":
     "Write down which files there are; where somebody else was faster, theirs holds"
     part_size = check_count("part_size", part_size)
+    return _written(folder, root, listed_files(root, files, part_size), part_size, model, keep)
+
+
+def write_successor(
+    old: Manifest,
+    folder: Path,
+    root: Path,  # the folder of pictures
+    model: dict[str, str],  # the successor
+) -> "Manifest":
+    "The same files in the same parts, for another model"
+    return _written(folder, root, map(old.files, old.parts), old.part_size, model, old.keep)
+
+
+def _written(
+    folder: Path, root: Path, listed: Iterable[FilesOfPart], part_size: int, model: dict[str, str], keep: str | None
+) -> Manifest:
     folder.mkdir(parents=True, exist_ok=True)
     where, home = folder / MANIFEST, os.path.realpath(root)
 
     def build(put: Callable[[np.ndarray], dict]) -> dict:
-        parts = []
-        for first in range(0, len(files), part_size):
-            some = files[first:first + part_size]
-            stats = [os.stat(file) for file in some]
-            names = Texts.of(os.path.relpath(file, root) for file in some)
-            values = names.offsets, names.joined, *(
-                np.array([getattr(one, what) for one in stats], np.int64) for what in ("st_size", "st_mtime_ns"))
-            arrays = [put(array) for array in values]
-            parts.append(dict(zip(_ARRAYS, arrays)) | dict(
-                first=first, n=len(some), digest=_digest_of(first, len(some), arrays)))
+        parts, first = [], 0
+        for some in listed:
+            arrays = [put(array) for array in (some.names.offsets, some.names.joined, some.sizes, some.mtimes)]
+            n = len(some.names)
+            parts.append(dict(zip(_ARRAYS, arrays)) | dict(first=first, n=n, digest=_digest_of(first, n, arrays)))
+            first += n
         return dict(
-            format=_FORMAT, version=1, model=model, keep=keep, part_size=part_size, n=len(files), parts=parts,
+            format=_FORMAT, version=1, model=model, keep=keep, part_size=part_size, n=first, parts=parts,
             roots=[os.path.relpath(home, os.path.realpath(folder)), home],
         )
 
