@@ -75,15 +75,15 @@ def settings() -> list[tuple]:  # contrast, tau, weight, seed
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=OUT, metavar="FILE", help="where everything is kept (default: the page's own file)")
-    parser.add_argument("--most", type=int, default=10_000, help="new runs at most")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="which seeds (default 0 1 2)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else dict(runs=[])
     found["about"] = dict(data="scikit-learn digits, 1,497 pictures, split seed 0", bits=16, network="tiny_cnn of 12 channels, head of 64",
                           epochs=CONFIG.epochs, batch_size=CONFIG.batch_size, lr=CONFIG.lr, weights=OTHERS, metric="mAP@1000, squared ADC", torch=torch.__version__)
     done = {tuple(r[name] for name in ("contrast", "tau", "weight", "seed")) for r in found["runs"]}
-    data, todo = digits(), [s for s in settings() if s not in done]
-    for setting in todo[:args.most]:
+    data = digits()
+    for setting in (s for s in settings() if s not in done and s[3] in args.seeds):
         made = run(*setting, data)
         found["runs"].append(made)
         found["runs"].sort(key=lambda r: (r["contrast"], -r["tau"], r["weight"], r["seed"]))

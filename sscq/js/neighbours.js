@@ -75,7 +75,7 @@ EXPLORABLES.neighbours = async () => {
       { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 16 }); run(api, 100); } },
       { label: "Neighbours of the whole", run: (api) => { api.set({ ...spec.initial, by: "whole" }); run(api, 100); } },
     ],
-    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the framed input to its neighbours, thick where it is drawn much; "
+    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
       + "dotted ones come from inputs that count it among theirs. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.",
     picture,
   };
@@ -154,7 +154,8 @@ EXPLORABLES.neighbours = async () => {
       return { point, mark };
     });
     svg.append(...points.map(({ point }) => point));
-    const name = svg.appendChild(s("text", { "font-weight": 700, "aria-hidden": "true" }));
+    const ring = svg.appendChild(s("circle", { r: 11, fill: "none", stroke: "var(--lit)", "stroke-width": 3, "pointer-events": "none", "aria-hidden": "true" }));
+    const name = svg.appendChild(s("text", { "font-weight": 700, "aria-hidden": "true", "pointer-events": "none" }));
     return { svg, show({ z, input }, near, draws, gradient) {
       const at = z.map((row, i) => placeOf(row.slice(2 * m, 2 * m + 2), i)), [x, y] = at[input];
       const down = gradient[input].slice(2 * m, 2 * m + 2).map((v) => -v * RATE * 6 * REACH), far = Math.min(70, Math.hypot(...down)), [ux, uy] = unit(down).map((v, k) => k ? -v : v);
@@ -166,9 +167,10 @@ EXPLORABLES.neighbours = async () => {
       points.forEach(({ point, mark }, i) => {
         put(point, { transform: `translate(${at[i].map((v) => v.toFixed(1)).join(" ")})`, tabindex: i === input ? 0 : -1,
           "aria-label": `Part ${m + 1} of input ${nameOf(i)}, ${COLOURS[colourOf(i)]} and ${FORMS[formOf(i)]}, at ${z[i].slice(2 * m, 2 * m + 2).map((v) => number(v, 2)).join(", ")}; the arrow keys move it` });
-        put(mark, { stroke: i === input ? "var(--lit)" : near[input].includes(i) ? "var(--ink)" : "var(--back)", "stroke-width": i === input ? 3.5 : near[input].includes(i) ? 2 : 1 });
+        put(mark, { stroke: near[input].includes(i) ? "var(--ink)" : "var(--back)", "stroke-width": near[input].includes(i) ? 2 : 1 });
       });
-      put(name, { x: x + 12, y: y - 10 });
+      put(ring, { cx: x, cy: y });
+      put(name, { x: x + 13, y: y - 13 });
       name.textContent = nameOf(input);
     } };
   }
