@@ -11,7 +11,8 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   const wordsOf = (run, epoch, book) => used.subarray(((run * frames + epoch) * N_BOOKS + book) * N_WORDS, ((run * frames + epoch) * N_BOOKS + book + 1) * N_WORDS);
   const living = (words) => words.reduce((n, v) => n + (v >= ALIVE), 0);
   const meanOf = (x) => x.reduce((a, b) => a + b, 0) / x.length;
-  const everyBook = (state, epoch) => seeds.flatMap((seed) => [0, 1, 2, 3].map((book) => living(wordsOf(runOf(state, seed), epoch, book))));
+  const runsOf = (state) => seeds.map((seed) => runOf(state, seed)).filter((run) => run >= 0);  // a recording that was broken off has fewer
+  const everyBook = (state, epoch) => runsOf(state).flatMap((run) => [0, 1, 2, 3].map((book) => living(wordsOf(run, epoch, book))));
   const meanAlive = (state, epoch = about.epochs) => meanOf(everyBook(state, epoch));
   const nought = weights.indexOf(0), paper = weights.indexOf(.2);
   let turn = 0;
@@ -66,6 +67,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     return (state) => {
       if (!state.tried.includes(state.weight)) state.tried = [...state.tried, state.weight];
       const seed = seeds[Math.floor(state.book / N_BOOKS)], book = state.book % N_BOOKS, run = runOf(state, seed);
+      if (run < 0) throw new Error("this training was not recorded");
       const words = wordsOf(run, state.epoch, book), last = wordsOf(run, about.epochs, book), ended = state.epoch === about.epochs;
       const order = Array.from(last, (_, k) => k).sort((a, b) => last[b] - last[a] || a - b);
       order.forEach((k, place) => {
@@ -86,7 +88,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   }
 
   function sentence(state, words) {
-    const mean = meanAlive(state), map = meanOf(seeds.map((seed) => runs[runOf(state, seed)].map)), here = living(words);
+    const mean = meanAlive(state), map = meanOf(runsOf(state).map((run) => runs[run].map)), here = living(words);
     const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
     if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
     const smallest = weights.findIndex((_, i) => meanAlive({ ...state, weight: i }) >= WANTED);

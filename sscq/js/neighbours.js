@@ -108,7 +108,7 @@ EXPLORABLES.neighbours = async () => {
     const plots = [0, 1].map((m) => plotOf(m, api)), facts = h("table", { class: "numbers" });
     box.append(h("div", { class: "row" }, ...plots.map((plot, m) => h("div", {}, h("h3", {}, `Part ${m + 1} of every input; drag one`), plot.svg)), h("div", { class: "scroll" }, facts)));
     return (state) => {
-      const { z, n, tau, by, input, steps } = state, M = by === "parts" ? 2 : 1, near = nearestNegatives(z, M, n);
+      const { z, n, tau, by, steps } = state, M = by === "parts" ? 2 : 1, near = nearestNegatives(z, M, n);
       const { loss, gradient, draws } = neighborGradient(z, M, n, tau);
       plots.forEach((plot, m) => plot.show(state, near[M === 2 ? m : 0], draws[M === 2 ? m : 0], gradient));
       const shares = near.map((rows) => [colourOf, formOf].map((kind) => {
@@ -121,18 +121,18 @@ EXPLORABLES.neighbours = async () => {
         h("thead", {}, h("tr", {}, ...["nearest", "colour", "form", "heaps"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, ...[...body, ["of all the others", percent(6 / 22), percent(10 / 22), ""]].map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((v) => h("td", {}, String(v)))))));
       const begun = steps ? `After ${steps} ${steps === 1 ? "step" : "steps"}` : "Before the first step";
-      return `${begun}: ${sentence(M, n, shares, heaps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others.`;
+      return `${begun}: ${sentence(M, n, shares, heaps, steps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others.`;
     };
   }
 
   function percent(v) { return `${Math.round(v * 100)} %`; }
 
-  function sentence(M, n, shares, heaps) {
+  function sentence(M, n, shares, heaps, steps) {
     const few = `in part 1 everything lies in ${heaps[0]} ${heaps[0] === 1 ? "heap" : "heaps"}, in part 2 in ${heaps[1]}.`;
     if (n === 22) return `${few} With all 22 others as neighbours nobody is nearer than anybody else, so nothing is drawn anywhere.`;
     if (n > 10) return `${few} An image has 6 others of its colour and 10 of its form in the batch: of ${n} neighbours most must be strangers, who are drawn in as well.`;
     if (M === 1) return `${few} Of the neighbours by the whole vector ${percent(shares[0][0])} share the colour and ${percent(shares[0][1])} the form: two questions are asked as one, and ${Math.abs(shares[0][0] - shares[0][1]) > .2 ? `the ${shares[0][0] < shares[0][1] ? "colour" : "form"} drowns` : "neither is answered in full"}.`;
-    const knows = (share, what) => `${share > .97 ? "has found" : share > .7 ? "partly knows" : "does not know"} the ${what} (${percent(share)} of its neighbours share it)`;
+    const knows = (share, what) => `${share > .97 ? steps ? "has found" : "tells" : share > .7 ? "partly knows" : "does not know"} the ${what} (${percent(share)} of its neighbours share it)`;
     return `${few} Part 1 ${knows(shares[0][0], "colour")} and part 2 ${knows(shares[1][1], "form")}. No label is given: each part is its own teacher.`;
   }
 
