@@ -76,14 +76,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=OUT, metavar="FILE", help="where everything is kept (default: the page's own file)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="which seeds (default 0 1 2)")
+    parser.add_argument("--contrasts", type=float, nargs="+", default=CONTRASTS, help="which weights of instance contrast on z (default 1 0)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else dict(runs=[])
     found["about"] = dict(data="scikit-learn digits, 1,497 pictures, split seed 0", bits=16, network="tiny_cnn of 12 channels, head of 64",
-                          epochs=CONFIG.epochs, batch_size=CONFIG.batch_size, lr=CONFIG.lr, weights=OTHERS, metric="mAP@1000, squared ADC", torch=torch.__version__)
+                          epochs=CONFIG.epochs, batch_size=CONFIG.batch_size, lr=CONFIG.lr, weights=OTHERS,
+                          metric="mAP@1000, squared ADC", torch=torch.__version__)
     done = {tuple(r[name] for name in ("contrast", "tau", "weight", "seed")) for r in found["runs"]}
     data = digits()
-    for setting in (s for s in settings() if s not in done and s[3] in args.seeds):
+    for setting in (s for s in settings() if s not in done and s[3] in args.seeds and s[0] in args.contrasts):
         made = run(*setting, data)
         found["runs"].append(made)
         found["runs"].sort(key=lambda r: (r["contrast"], -r["tau"], r["weight"], r["seed"]))
