@@ -11,25 +11,26 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   const wordsOf = (run, epoch, book) => used.subarray(((run * frames + epoch) * N_BOOKS + book) * N_WORDS, ((run * frames + epoch) * N_BOOKS + book + 1) * N_WORDS);
   const living = (words) => words.reduce((n, v) => n + (v >= ALIVE), 0);
   const meanOf = (x) => x.reduce((a, b) => a + b, 0) / x.length;
-  const everyBook = (state, epoch) => seeds.flatMap((seed) => [0, 1, 2, 3].map((book) => living(wordsOf(runOf(state, seed), epoch, book))));
+  const runsOf = (state) => seeds.map((seed) => runOf(state, seed)).filter((run) => run >= 0);  // a recording that was broken off has fewer
+  const everyBook = (state, epoch) => runsOf(state).flatMap((run) => [0, 1, 2, 3].map((book) => living(wordsOf(run, epoch, book))));
   const meanAlive = (state, epoch = about.epochs) => meanOf(everyBook(state, epoch));
   const nought = weights.indexOf(0), paper = weights.indexOf(.2);
   let turn = 0;
   const spec = {
     title: "Collapse",
     question: "A book has sixteen words, and training lets words die. What is the smallest weight of codeword diversity that keeps twelve alive?",
-    initial: { weight: nought, tau: .1, contrast: 0, book: 0, epoch: about.epochs, tried: [nought] },
+    initial: { weight: nought, tau: .1, contrast: 1, book: 0, epoch: about.epochs, tried: [nought] },
     accept(name, value) { return Array.isArray(value) && value.length <= weights.length && value.every((v) => Number.isInteger(v) && v >= 0 && v < weights.length) ? value : undefined; },
     controls: [
-      { kind: "range", name: "weight", label: "Weight of diversity", min: 0, max: weights.length - 1, step: 1, say: (v) => String(weights[v]) },
+      { kind: "range", name: "weight", label: "Diversity weight", min: 0, max: weights.length - 1, step: 1, say: (v) => String(weights[v]) },
       { kind: "choice", name: "tau", label: "its temperature τ_cd", options: taus.map((v) => [v, String(v)]) },
-      { kind: "choice", name: "contrast", label: "Instance contrast on z", options: [[0, "left out"], [1, "as in the method"]] },
+      { kind: "choice", name: "contrast", label: "Instance contrast on z", options: [[1, "as in the method"], [0, "left out"]] },
       { kind: "range", name: "epoch", label: "Epoch", min: 0, max: about.epochs, step: 1, say: (v) => `${v} of ${about.epochs}` },
       { kind: "button", label: "Play the training", press: play },
       { kind: "choice", name: "book", label: "Book shown", options: seeds.flatMap((seed, i) => [0, 1, 2, 3].map((book) => [i * N_BOOKS + book, `run ${i + 1}, book ${book + 1}`])) },
     ],
     tries: [
-      { label: "No diversity at all", set: { weight: nought, tried: [nought] } },
+      { label: "Leave contrast out", set: { contrast: 0 } },
       { label: "The paper's setting", set: { weight: paper, tau: 1, contrast: 1, tried: [paper] } },
       { label: "Show every weight", run: (api) => api.set({ tried: weights.map((_, i) => i) }) },
     ],
@@ -60,12 +61,13 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     box.append(h("style", {}, `.words { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 4px; max-width: 800px; font-size: .75em; text-align: center; font-variant-numeric: tabular-nums; }
       .stand { height: 112px; display: flex; flex-direction: column; justify-content: flex-end; }
       .bar { background: var(--blue); min-height: 1px; }
-      .dead .bar { background: var(--lit); } .dead { color: var(--soft); } .dead canvas { opacity: .35; }
+      .dead .bar { background: var(--lit); } .dead { color: var(--soft); } .dead canvas { opacity: .35; } .unused canvas { visibility: hidden; } .word canvas { border: 1px solid var(--line); }
       @media (max-width: 640px) { .words { grid-template-columns: repeat(8, minmax(0, 1fr)); } .stand { height: 76px; } }`),
       title, grid, h("h3", { style: "margin-top:14px" }, "Words alive in the end, for the weights you have tried"), curve.svg);
     return (state) => {
       if (!state.tried.includes(state.weight)) state.tried = [...state.tried, state.weight];
       const seed = seeds[Math.floor(state.book / N_BOOKS)], book = state.book % N_BOOKS, run = runOf(state, seed);
+      if (run < 0) throw new Error("this training was not recorded");
       const words = wordsOf(run, state.epoch, book), last = wordsOf(run, about.epochs, book), ended = state.epoch === about.epochs;
       const order = Array.from(last, (_, k) => k).sort((a, b) => last[b] - last[a] || a - b);
       order.forEach((k, place) => {
@@ -76,6 +78,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
         paint(canvas, Float32Array.from({ length: 64 }, (_, i) => { const two = shades[at + (i >> 1)]; return (i & 1 ? two & 15 : two >> 4) * 16 / 15; }));
         name.textContent = String(k);
         element.classList.toggle("dead", words[k] < ALIVE);
+        element.classList.toggle("unused", !last[k]);
       });
       title.textContent = `The sixteen words of book ${book + 1}: what share of the digits chooses each, ${ended ? "in the end" : `after ${state.epoch} ${state.epoch === 1 ? "epoch" : "epochs"}`}`;
       put(grid, { "aria-label": `${living(words)} words alive; shares, largest first: ${order.filter((k) => words[k]).map((k) => `word ${k} ${Math.round(words[k] / 2.55)} %`).join(", ")}` });
@@ -85,22 +88,26 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   }
 
   function sentence(state, words) {
-    const weight = weights[state.weight], mean = meanAlive(state), map = meanOf(seeds.map((seed) => runs[runOf(state, seed)].map)), here = living(words);
+    const mean = meanAlive(state), map = meanOf(runsOf(state).map((run) => runs[run].map)), here = living(words);
     const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
     if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
     const smallest = weights.findIndex((_, i) => meanAlive({ ...state, weight: i }) >= WANTED);
-    const verdict = mean < WANTED ? smallest >= 0 && smallest < state.weight ? "Fewer than twelve: so loud a term drowns the losses that tell pictures apart." : `Fewer than twelve: ${N_WORDS - here ? "the pictures of dead words have merged into those of others, so one word stands for several digits" : "look at the other books"}.`
-      : smallest === state.weight ? "At least twelve, and no smaller weight of those recorded keeps as many: this is the answer here." : "At least twelve, but a smaller weight does it too.";
-    return `At weight ${weight} ${book}; over the twelve books of three runs the mean is ${number(mean)}. ${verdict} The search scores mAP ${map.toFixed(2)}.`;
+    return `At weight ${weights[state.weight]}, ${book}; the mean of all twelve books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.`;
+  }
+
+  function verdict({ weight, contrast }, mean, smallest) {
+    if (mean >= WANTED) return smallest === weight ? "At least twelve, and no smaller weight on the slider keeps as many: this is the answer for these settings." : "At least twelve, but a smaller weight does it too.";
+    if (smallest < 0) return `Fewer than twelve, as at every weight here: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z most pictures become alike, and diversity cannot tell them apart again"}.`;
+    return smallest < weight ? "Fewer than twelve again: so loud a term drowns the losses that tell pictures apart." : "Fewer than twelve: the digits of a dead word have merged into other words, so one word stands for several digits.";
   }
 
   function curveOf() {
-    const WIDE_C = 520, svg = s("svg", { viewBox: "0 0 520 200", width: WIDE_C, height: 200, role: "img" });
-    const xOf = (i) => 52 + i * 440 / (weights.length - 1), yOf = (n) => 160 - n * 9;
+    const svg = s("svg", { viewBox: "0 0 352 200", width: 352, height: 200, role: "img" });
+    const xOf = (i) => 46 + i * 276 / (weights.length - 1), yOf = (n) => 160 - n * 9;
     return { svg, show(state) {
-      const parts = [s("path", { class: "axis", d: "M30 12V160H510" }), ...[0, 4, 8, 12, 16].map((n) => s("text", { class: "soft", x: 25, y: yOf(n) + 4, "text-anchor": "end" }, String(n))),
-        s("line", { x1: 30, x2: 510, y1: yOf(WANTED), y2: yOf(WANTED), stroke: "var(--good)", "stroke-width": 2, "stroke-dasharray": "6 4" }), s("text", { x: 508, y: yOf(WANTED) - 5, "text-anchor": "end" }, "twelve"),
-        s("text", { class: "soft", x: 510, y: 196, "text-anchor": "end" }, "weight of diversity")];
+      const parts = [s("path", { class: "axis", d: "M30 12V160H350" }), ...[0, 4, 8, 12, 16].map((n) => s("text", { class: "soft", x: 25, y: yOf(n) + 4, "text-anchor": "end" }, String(n))),
+        s("line", { x1: 30, x2: 350, y1: yOf(WANTED), y2: yOf(WANTED), stroke: "var(--good)", "stroke-width": 2, "stroke-dasharray": "6 4" }), s("text", { x: 350, y: yOf(WANTED) - 5, "text-anchor": "end" }, "twelve"),
+        s("text", { class: "soft", x: 350, y: 196, "text-anchor": "end" }, "weight of diversity")];
       weights.forEach((w, i) => {
         parts.push(s("text", { class: i === state.weight ? "" : "soft", x: xOf(i), y: 177, "text-anchor": "middle", "font-weight": i === state.weight ? 700 : 400 }, String(w)));
         if (!state.tried.includes(i)) { parts.push(s("text", { class: "soft", x: xOf(i), y: 150, "text-anchor": "middle" }, "?")); return; }

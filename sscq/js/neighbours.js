@@ -75,7 +75,7 @@ EXPLORABLES.neighbours = async () => {
       { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 16 }); run(api, 100); } },
       { label: "Neighbours of the whole", run: (api) => { api.set({ ...spec.initial, by: "whole" }); run(api, 100); } },
     ],
-    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the framed input to its neighbours, thick where it is drawn much; "
+    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
       + "dotted ones come from inputs that count it among theirs. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.",
     picture,
   };
@@ -108,7 +108,7 @@ EXPLORABLES.neighbours = async () => {
     const plots = [0, 1].map((m) => plotOf(m, api)), facts = h("table", { class: "numbers" });
     box.append(h("div", { class: "row" }, ...plots.map((plot, m) => h("div", {}, h("h3", {}, `Part ${m + 1} of every input; drag one`), plot.svg)), h("div", { class: "scroll" }, facts)));
     return (state) => {
-      const { z, n, tau, by, input, steps } = state, M = by === "parts" ? 2 : 1, near = nearestNegatives(z, M, n);
+      const { z, n, tau, by, steps } = state, M = by === "parts" ? 2 : 1, near = nearestNegatives(z, M, n);
       const { loss, gradient, draws } = neighborGradient(z, M, n, tau);
       plots.forEach((plot, m) => plot.show(state, near[M === 2 ? m : 0], draws[M === 2 ? m : 0], gradient));
       const shares = near.map((rows) => [colourOf, formOf].map((kind) => {
@@ -121,18 +121,18 @@ EXPLORABLES.neighbours = async () => {
         h("thead", {}, h("tr", {}, ...["nearest", "colour", "form", "heaps"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, ...[...body, ["of all the others", percent(6 / 22), percent(10 / 22), ""]].map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((v) => h("td", {}, String(v)))))));
       const begun = steps ? `After ${steps} ${steps === 1 ? "step" : "steps"}` : "Before the first step";
-      return `${begun}: ${sentence(M, n, shares, heaps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others.`;
+      return `${begun}: ${sentence(M, n, shares, heaps, steps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others.`;
     };
   }
 
   function percent(v) { return `${Math.round(v * 100)} %`; }
 
-  function sentence(M, n, shares, heaps) {
+  function sentence(M, n, shares, heaps, steps) {
     const few = `in part 1 everything lies in ${heaps[0]} ${heaps[0] === 1 ? "heap" : "heaps"}, in part 2 in ${heaps[1]}.`;
     if (n === 22) return `${few} With all 22 others as neighbours nobody is nearer than anybody else, so nothing is drawn anywhere.`;
     if (n > 10) return `${few} An image has 6 others of its colour and 10 of its form in the batch: of ${n} neighbours most must be strangers, who are drawn in as well.`;
     if (M === 1) return `${few} Of the neighbours by the whole vector ${percent(shares[0][0])} share the colour and ${percent(shares[0][1])} the form: two questions are asked as one, and ${Math.abs(shares[0][0] - shares[0][1]) > .2 ? `the ${shares[0][0] < shares[0][1] ? "colour" : "form"} drowns` : "neither is answered in full"}.`;
-    const knows = (share, what) => `${share > .97 ? "has found" : share > .7 ? "partly knows" : "does not know"} the ${what} (${percent(share)} of its neighbours share it)`;
+    const knows = (share, what) => `${share > .97 ? steps ? "has found" : "tells" : share > .7 ? "partly knows" : "does not know"} the ${what} (${percent(share)} of its neighbours share it)`;
     return `${few} Part 1 ${knows(shares[0][0], "colour")} and part 2 ${knows(shares[1][1], "form")}. No label is given: each part is its own teacher.`;
   }
 
@@ -154,7 +154,8 @@ EXPLORABLES.neighbours = async () => {
       return { point, mark };
     });
     svg.append(...points.map(({ point }) => point));
-    const name = svg.appendChild(s("text", { "font-weight": 700, "aria-hidden": "true" }));
+    const ring = svg.appendChild(s("circle", { r: 11, fill: "none", stroke: "var(--lit)", "stroke-width": 3, "pointer-events": "none", "aria-hidden": "true" }));
+    const name = svg.appendChild(s("text", { "font-weight": 700, "aria-hidden": "true", "pointer-events": "none" }));
     return { svg, show({ z, input }, near, draws, gradient) {
       const at = z.map((row, i) => placeOf(row.slice(2 * m, 2 * m + 2), i)), [x, y] = at[input];
       const down = gradient[input].slice(2 * m, 2 * m + 2).map((v) => -v * RATE * 6 * REACH), far = Math.min(70, Math.hypot(...down)), [ux, uy] = unit(down).map((v, k) => k ? -v : v);
@@ -166,9 +167,10 @@ EXPLORABLES.neighbours = async () => {
       points.forEach(({ point, mark }, i) => {
         put(point, { transform: `translate(${at[i].map((v) => v.toFixed(1)).join(" ")})`, tabindex: i === input ? 0 : -1,
           "aria-label": `Part ${m + 1} of input ${nameOf(i)}, ${COLOURS[colourOf(i)]} and ${FORMS[formOf(i)]}, at ${z[i].slice(2 * m, 2 * m + 2).map((v) => number(v, 2)).join(", ")}; the arrow keys move it` });
-        put(mark, { stroke: i === input ? "var(--lit)" : near[input].includes(i) ? "var(--ink)" : "var(--back)", "stroke-width": i === input ? 3.5 : near[input].includes(i) ? 2 : 1 });
+        put(mark, { stroke: near[input].includes(i) ? "var(--ink)" : "var(--back)", "stroke-width": near[input].includes(i) ? 2 : 1 });
       });
-      put(name, { x: x + 12, y: y - 10 });
+      put(ring, { cx: x, cy: y });
+      put(name, { x: x + 13, y: y - 13 });
       name.textContent = nameOf(input);
     } };
   }
