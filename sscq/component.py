@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explorable']
 
-# %% ../nbs/44_component.ipynb #b5cecd9f
+# %% ../nbs/44_component.ipynb #9e93fd3e
 import base64
 import gzip
 import html
@@ -27,7 +27,7 @@ from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
 
-# %% ../nbs/44_component.ipynb #02995af8
+# %% ../nbs/44_component.ipynb #bf39301f
 JS = Path(__file__).parent / "js" if "__file__" in globals() else Path(adc.__code__.co_filename).parent / "js"
 WIDTH, HIDDEN = 12, 64  # channels of the first convolution; of the head
 
@@ -51,7 +51,7 @@ def page_model() -> SSCQ:
         raise ValueError(f"{JS.name}/digits.safetensors does not fit the network of the pages")
     return model.eval()
 
-# %% ../nbs/44_component.ipynb #565e1c4d
+# %% ../nbs/44_component.ipynb #aafb0719
 def page_layers(
     model: SSCQ,
 ) -> tuple[list[dict], bytes, bytes]:  # what each layer is and where its numbers begin; weights; scales and biases
@@ -87,7 +87,7 @@ def page_layers(
     rows = torch.cat([t.float() for pair in scales for t in pair])
     return layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
 
-# %% ../nbs/44_component.ipynb #11aeec1e
+# %% ../nbs/44_component.ipynb #2bce5941
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -135,9 +135,10 @@ def digits_data(
     return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
                         refined=refined.flatten().tolist())
 
-# %% ../nbs/44_component.ipynb #48f19c36
+# %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits")
-EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook"}
+EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
+               "contrast": "Contrast and fusion", "neighbors": "Part neighbours"}
 
 
 @lru_cache
@@ -145,12 +146,13 @@ def script(
     name: str,  # in EXPLORABLES
 ) -> str:
     "The modules that an explorable needs as one classic script, which defines `sscqMount`"
-    text = "\n".join((JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name))
+    texts = [(JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name)]
+    text = "\n".join([*texts[:-1], "{", texts[-1], "}"])  # a block, so that its names are its own
     text = re.sub(r"^import .*\n", "", text, flags=re.M)
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
 
-# %% ../nbs/44_component.ipynb #5bcdcc1b
+# %% ../nbs/44_component.ipynb #a067cab7
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>body{{margin:0}}</style></head>
@@ -178,11 +180,11 @@ window.sscqReady = (async () => {{
 }})();
 </script>"""
 
-# %% ../nbs/44_component.ipynb #da07f966
+# %% ../nbs/44_component.ipynb #de223a5d
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "search", "draw" or "codebook"
+        name: str,  # "search", "draw", "codebook", "contrast" or "neighbors"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
     ):
         self.name = check_choice("name", name, EXPLORABLES)
@@ -212,12 +214,12 @@ class Explorable:
                  f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page(packed=True))}"></iframe>')
         return {"text/plain": repr(self), "text/html": frame}
 
-# %% ../nbs/44_component.ipynb #7d01ee63
+# %% ../nbs/44_component.ipynb #fa3c055a
 def explorable_data(
     name: str,  # in EXPLORABLES
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
-    if name == "codebook": return {}
+    if name not in ("search", "draw"): return {}
     model = model or page_model()
     return digits_data(model) if name == "draw" else digits_data(model, network=False)
