@@ -12,10 +12,15 @@ pytestmark = pytest.mark.browser
 # What is asked of a page: names and roles of everything that can be used, one heading, nothing wider than the window
 AUDIT = """() => {
   const root = document.getElementById('explorable').shadowRoot, wrong = [];
-  const named = (e) => e.getAttribute('aria-label') || [...(e.labels ?? [])].map(l => l.textContent).join('') || (e.matches('input, select') ? '' : e.textContent.trim());
-  for (const e of root.querySelectorAll('button, a, input, select, [tabindex], [role=img], [role=region]')) if (!named(e)) wrong.push(`no name: ${e.outerHTML.slice(0, 90)}`);
-  for (const e of root.querySelectorAll('svg, canvas')) if (!e.getAttribute('role') && !e.closest('[aria-hidden=true]') && e.getAttribute('aria-hidden') !== 'true') wrong.push(`no role: ${e.outerHTML.slice(0, 90)}`);
-  for (const e of root.querySelectorAll('input[type=range]')) if (!e.getAttribute('aria-valuetext') || e.getAttribute('aria-valuetext') !== e.parentElement.querySelector('output').textContent) wrong.push(`says another value: ${e.id}`);
+  const inside = (e) => e.matches('input, select') ? '' : e.textContent.trim();
+  const named = (e) => e.getAttribute('aria-label') || [...(e.labels ?? [])].map(l => l.textContent).join('') || inside(e);
+  const blame = (what, e) => wrong.push(`${what}: ${e.outerHTML.slice(0, 90)}`);
+  for (const e of root.querySelectorAll('button, a, input, select, [tabindex], [role=img], [role=region]')) if (!named(e)) blame('no name', e);
+  for (const e of root.querySelectorAll('svg, canvas')) if (!e.getAttribute('role') && !e.closest('[aria-hidden=true]')) blame('no role', e);
+  for (const e of root.querySelectorAll('input[type=range]')) {
+    const said = e.getAttribute('aria-valuetext');
+    if (!said || said !== e.parentElement.querySelector('output').textContent) blame('says another value', e);
+  }
   const ids = [...root.querySelectorAll('[id]')].map(e => e.id);
   if (new Set(ids).size !== ids.length) wrong.push('one id twice');
   if (root.querySelectorAll('h1').length !== 1) wrong.push('not one h1');
@@ -24,15 +29,20 @@ AUDIT = """() => {
 }"""
 CUT = """() => {
   const root = document.getElementById('explorable').shadowRoot, wide = document.documentElement.clientWidth;
-  return [document.documentElement.scrollWidth <= wide, [...root.querySelectorAll('h1, p, svg, canvas, button, table, input, select')].filter(
-    e => e.getClientRects().length && !e.closest('.scroll, details:not([open]), .hidden') && !e.matches('.hidden') && e.getBoundingClientRect().right > wide + 1).map(e => e.outerHTML.slice(0, 90))];
+  const seen = (e) => e.getClientRects().length && !e.closest('.scroll, details:not([open]), .hidden');
+  const cut = [...root.querySelectorAll('h1, p, svg, canvas, button, table, input, select')].filter(e => seen(e) && e.getBoundingClientRect().right > wide + 1);
+  return [document.documentElement.scrollWidth <= wide, cut.map(e => e.outerHTML.slice(0, 90))];
 }"""
 CONTRAST = """() => {
   const root = document.getElementById('explorable').shadowRoot;
   const linear = (v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
   const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
-  const ground = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
-  return [...root.querySelectorAll('h1, h2, h3, p, button, label, output, td, th, summary, a, span')].filter(e => e.textContent.trim() && e.getClientRects().length).map(e => {
+  const ground = (e) => {
+    for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; }
+    return 'rgb(255, 255, 255)';
+  };
+  const texts = [...root.querySelectorAll('h1, h2, h3, p, button, label, output, td, th, summary, a, span')];
+  return texts.filter(e => e.textContent.trim() && e.getClientRects().length).map(e => {
     const [x, y] = [light(getComputedStyle(e).color), light(ground(e))].sort((a, b) => b - a);
     return [(x + .05) / (y + .05), e.outerHTML.slice(0, 80)];
   }).filter(([ratio]) => ratio < 4.5);
@@ -54,7 +64,8 @@ def show(browser, saved):
         page = context.new_page()
         page.on("pageerror", lambda e: problems.append(str(e)))
         page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
-        page.on("request", lambda r: r.url.split("#")[0] == saved[name].as_uri() or r.url.startswith(("data:", "blob:")) or problems.append(f"request to {r.url}"))
+        def look(url): url.split("#")[0] == saved[name].as_uri() or url.startswith(("data:", "blob:")) or problems.append(f"request to {url}")
+        page.on("request", lambda r: look(r.url))
         page.goto(saved[name].as_uri() + hash)
         opened.append(context)
         if settings.get("java_script_enabled", True): page.wait_for_function("() => document.getElementById('explorable').dataset.drawn > 0")
@@ -70,7 +81,8 @@ def changed(shown, act) -> str:
     "The sentence after an action that has to change it"
     before = shown.said()
     act()
-    shown.page.wait_for_function("(text) => document.getElementById('explorable').shadowRoot.querySelector('.said').textContent !== text", arg=before, timeout=20_000)
+    other = "(text) => document.getElementById('explorable').shadowRoot.querySelector('.said').textContent !== text"
+    shown.page.wait_for_function(other, arg=before, timeout=20_000)
     return shown.said()
 
 
@@ -135,13 +147,16 @@ def test_the_keyboard_reaches_and_moves_everything(show, name):
     "Tab through the whole of it: every control comes, and arrow keys change what has a value or can be dragged"
     shown = show(name)
     page, seen = shown.page, []
-    here = "() => { const e = document.getElementById('explorable').shadowRoot.activeElement; return e && (e.id || e.getAttribute('aria-label') || e.textContent); }"
+    here = """() => { const e = document.getElementById('explorable').shadowRoot.activeElement;
+      return e && (e.id || e.getAttribute('aria-label') || e.textContent); }"""
     for _ in range(120):
         page.keyboard.press("Tab")
         if (now := page.evaluate(here)) is None and seen: break
         if now: seen.append(now)
-    wanted = page.evaluate("""() => [...document.getElementById('explorable').shadowRoot.querySelectorAll('button, a[href], input, select, [tabindex], summary')]
-      .filter(e => e.getClientRects().length && !e.closest('details:not([open]) > :not(summary)')).length""")
+    wanted = page.evaluate("""() => {
+      const all = [...document.getElementById('explorable').shadowRoot.querySelectorAll('button, a[href], input, select, [tabindex], summary')];
+      return all.filter(e => e.getClientRects().length && !e.closest('details:not([open]) > :not(summary)')).length;
+    }""")
     assert len(seen) == wanted
     for field in page.locator("input[type=range]").all():
         before = field.get_attribute("aria-valuetext")
@@ -196,9 +211,14 @@ def test_a_scribble_is_not_trusted(show):
 
 def test_code_and_vector_can_be_compared_once_the_page_has_computed_them(show):
     shown = show("draw")
-    shown.page.wait_for_function("() => document.getElementById('explorable').shadowRoot.textContent.includes('of the ten answers are the same')", timeout=60_000)
+    compared = "() => document.getElementById('explorable').shadowRoot.textContent.includes('of the ten answers are the same')"
+    shown.page.wait_for_function(compared, timeout=60_000)
+    answers = shown.page.locator("ul.answers").first
+    before = answers.text_content()
     shown.page.get_by_label("Answers by").select_option("the vector (64 numbers)")
-    shown.page.wait_for_function("() => !/ 5\\\\.62/.test(document.getElementById('explorable').shadowRoot.querySelector('.answers').textContent)")
+    shown.page.wait_for_function("([e, text]) => e.textContent !== text", arg=[answers.element_handle(), before])
+    distances = [float(b.get_attribute("aria-label").rsplit(" ", 1)[1]) for b in answers.get_by_role("button").all()]
+    assert distances == sorted(distances) and len(set(distances)) > 5, "vectors hardly ever tie"
 
 
 def test_why_adds_up(show):
