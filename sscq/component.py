@@ -147,7 +147,8 @@ def script(
     name: str,  # in EXPLORABLES
 ) -> str:
     "The modules that an explorable needs as one classic script, which defines `sscqMount`"
-    text = "\n".join((JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name))
+    texts = [(JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name)]
+    text = "\n".join([*texts[:-1], "{", texts[-1], "}"])  # a block, so that its names are its own
     text = re.sub(r"^import .*\n", "", text, flags=re.M)
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
