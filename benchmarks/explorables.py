@@ -20,8 +20,8 @@ from lab_driver import CHROMIUM_ARGS, chromium
 
 from sscq.component import EXPLORABLES, Explorable
 
-TARGETS = {"search": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": "[aria-roledescription='view to drag']",
-           "neighbors": "[aria-roledescription='view to drag']"}
+TARGETS = {"search": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": "g[role=slider]",
+           "neighbours": "[aria-roledescription='point to drag']", "collapse": None}
 MOVES = """async ([selector, moves]) => {
   const host = document.getElementById('explorable'), root = host.shadowRoot, times = [], tasks = [];
   const watcher = new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration)));
