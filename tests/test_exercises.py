@@ -106,8 +106,9 @@ def test_the_cell_before_it_is_left_to_the_reader(name):
     head = re.search(r"^### Exercise \d+ · (write|predict|find the bug)$", source(question), re.M)
     assert head and head[1] == EXERCISES[name].kind, "### Exercise N · its kind"
     assert [asked(call) for call in checks(source(stub))] == [name]
-    state = last_value(source(stub), scope(nb, i - 1)).state
-    assert state == "not yet" or (state, head[1]) == ("wrong", "find the bug")
+    said = last_value(source(stub), scope(nb, i - 1))
+    assert said.state == "not yet" or (said.state, head[1]) == ("wrong", "find the bug")
+    assert not [slip for slip in EXERCISES[name].wrong if slip in said.text], "the verdict of the stub names the bug that is asked for"
 
 
 def test_every_exercise_stands_in_its_notebook():
