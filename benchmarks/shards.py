@@ -8,10 +8,12 @@ and the program that started the actors is, and a process again and again while 
 Searches go on while an actor is killed, and every answer is compared; `recovered_s` is the slowest of them. `latency` is what a search of
 two actors takes, and what it is made of: the simulation in the tutorial on a billion pictures is compared with it."""
 import argparse
+import contextlib
 import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 
 from encode import photographs
-from sscq.cluster import ClusterIndex, on_cluster
+from sscq.cluster import ClusterIndex, on_cluster, RAY_SETTINGS
 from sscq.core import SSCQ
 from sscq.index import Index
 from sscq.indexfile import model_fingerprint
@@ -32,9 +34,34 @@ from sscq.parts import encode_parts
 from sscq.shards import part_answers, save_part, ShardedIndex, write_manifest
 
 
+@contextlib.contextmanager
+def cluster(cores: int = 2):
+    """Ray on this machine, started by its own command. With fixed ports it does not wait 15 seconds for its agent's, which a busy machine
+    needs longer for"""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(5)]
+        for sock in socks: sock.bind(("", 0))
+        port, grpc, http, env, metrics = (sock.getsockname()[1] for sock in socks)
+    command = ["ray", "start", "--head", "--block", f"--port={port}", f"--num-cpus={cores}", "--include-dashboard=false",
+               f"--dashboard-agent-grpc-port={grpc}", f"--dashboard-agent-listen-port={http}", f"--runtime-env-agent-port={env}", f"--metrics-export-port={metrics}"]
+    import ray
+    environment, here = os.environ | RAY_SETTINGS, ray.util.get_node_ip_address()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), socket.create_connection((here, port), timeout=1): break
+            if process.poll() is not None: raise RuntimeError("ray start ended")
+            time.sleep(.5)
+        time.sleep(10)
+        yield f"{here}:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
 def asked(args, out: Path, **changes) -> argparse.Namespace:
     return argparse.Namespace(**dict(model=str(args.model), images=str(args.photos), out=str(out), keep="half", device="cpu", part_size=args.part_size,
-                                     part=None, cluster="", actors=2) | changes)
+                                     part=None, cluster=args.address, actors=2) | changes)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -113,36 +140,36 @@ def searched(args, folder: Path) -> dict:
     "Latency of two actors and of its pieces, and what a death costs"
     parts, queries = large(folder, args.items, 8)
     one = ShardedIndex(parts)
-    cluster = ClusterIndex(parts, actors=2, replicas=2)
+    actors = ClusterIndex(parts, cluster=args.address, actors=2, replicas=2)
     wanted = one.search(queries, k=10)
     def right(i: int, n: int = 1) -> bool:
-        found = cluster.search(queries[i:i + n], k=10)
+        found = actors.search(queries[i:i + n], k=10)
         return torch.equal(found.ids, wanted.ids[i:i + n]) and torch.equal(found.distances, wanted.distances[i:i + n])
     identical = all(right(i) for i in range(50)) and right(0, 512)
     half = ShardedIndex(parts, parts=[1, 3, 5, 7])
     latency = dict(
         items=args.items,
         half_here=quantiles(timed(lambda i: part_answers(half, queries[i:i + 1], 10, "squared", False), 200)),
-        one_actor=quantiles(timed(lambda i: cluster.ray.get(cluster.actors[i % 2].answer.remote(i % 2, queries[i:i + 1].numpy(), 10, "squared", False, None, None)),
+        one_actor=quantiles(timed(lambda i: actors.ray.get(actors.actors[i % 2].answer.remote(i % 2, queries[i:i + 1].numpy(), 10, "squared", False, None, None)),
                                   300)),
         two_actors=quantiles(timed(lambda i: right(i % 500), 300)),
-        one_actor_s=[round(t, 6) for t in timed(lambda i: cluster.ray.get(
-            cluster.actors[i % 2].answer.remote(i % 2, queries[i:i + 1].numpy(), 10, "squared", False, None, None)), 300)],
-        two_actors_s=[round(t, 6) for t in timed(lambda i: cluster.search(queries[i:i + 1], k=10), 300)],
-        empty_call=quantiles(timed(lambda i: cluster.ray.get(cluster.actors[i % 2].pid.remote()), 300)),
+        one_actor_s=[round(t, 6) for t in timed(lambda i: actors.ray.get(
+            actors.actors[i % 2].answer.remote(i % 2, queries[i:i + 1].numpy(), 10, "squared", False, None, None)), 300)],
+        two_actors_s=[round(t, 6) for t in timed(lambda i: actors.search(queries[i:i + 1], k=10), 300)],
+        empty_call=quantiles(timed(lambda i: actors.ray.get(actors.actors[i % 2].pid.remote()), 300)),
         merge_here=quantiles(timed(lambda i: one._asked(queries[i:i + 1]), 200)),
-        batch_of_64=quantiles(timed(lambda i: cluster.search(queries[64 * (i % 8):64 * (i % 8) + 64], k=10), 40)),
+        batch_of_64=quantiles(timed(lambda i: actors.search(queries[64 * (i % 8):64 * (i % 8) + 64], k=10), 40)),
     )
     slowest, wrong, n = 0., 0, 0
-    victim = cluster.ray.get(cluster.actors[0].pid.remote())
+    victim = actors.ray.get(actors.actors[0].pid.remote())
     threading.Timer(1., os.kill, (victim, signal.SIGKILL)).start()
     end = time.monotonic() + 20
     while time.monotonic() < end:
         start = time.perf_counter()
         wrong += not right(n % 500)
         slowest, n = max(slowest, time.perf_counter() - start), n + 1
-    again = cluster.ray.get(cluster.actors[0].pid.remote(), timeout=60)
-    cluster.close()
+    again = actors.ray.get(actors.actors[0].pid.remote(), timeout=60)
+    actors.close()
     return dict(search_identical=identical, recovered_s=round(slowest, 3), searches_meanwhile=n, wrong_meanwhile=wrong, actor_is_back=again != victim, latency=latency)
 
 
@@ -158,7 +185,7 @@ def main():
     parser.add_argument("--json")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, cluster() as args.address:
         folder = Path(folder)
         args.photos, args.model = folder / "photos", folder / "model"
         args.photos.mkdir()
@@ -177,7 +204,7 @@ def main():
         print(json.dumps(result), flush=True)
         made_by_ray(args, folder / "killed", kill_after=min(there) / 3)
         result["killed_actor_identical"] = same(reference, folder / "killed")
-        driver = killed_until_done(args, folder / "driver", args.part_size, 1, "--cluster", "--actors", "2")
+        driver = killed_until_done(args, folder / "driver", args.part_size, 1, "--cluster", args.address, "--actors", "2")
         result["killed_driver_identical"], result["killed_driver"] = same(reference, folder / "driver") and not driver["rewritten"], driver
         print(json.dumps(result), flush=True)
         saves = killed_until_done(args, folder / "saves", 16, 3)
