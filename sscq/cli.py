@@ -34,10 +34,12 @@ from .files import check_writable
 from .folder import update
 from .images import SkippedFiles
 from .moved import moved_from
+from .reencode import bits, reencode
 from .report import demo, progress_bars, say, write_json
 from .serve import serve
 from .train import PRESETS
 from .validation import check_count, check_path, one_line
+from .vectordb import export
 from .views import VIEWS
 
 # %% ../nbs/50_cli.ipynb #2a5b32e6
@@ -193,6 +195,24 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", help="the page (INDEX-browse.html, beside the index)")
     p.add_argument("--most", type=int, default=MOST, metavar="N", help="show N of them (%(default)s)")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
+    p = _command(commands, "reencode", reencode,
+                 "sscq reencode parts/ runs/photos-64 photos/ --out better/ --part 3/64")
+    p.add_argument("parts", help="of the old model; they are only read, and may be served meanwhile")
+    p.add_argument("model", help="folder of its successor")
+    p.add_argument("images", help="folder of pictures")
+    p.add_argument("--out", required=True, help="folder of the new parts: the same pictures under the same ids")
+    p.add_argument("--part", metavar="I/N", help="only the share of worker I among N, as 3/64")
+    _cluster(p)
+    p = _command(commands, "bits", bits, "sscq bits runs/photos-32 photos/ --html bits.html")
+    p.add_argument("model", help="folder of a trained model")
+    p.add_argument("images", help="folder of pictures")
+    p.add_argument("--pieces", type=int, default=500, metavar="N", help="pieces that are searched for (%(default)s)")
+    p.add_argument("--html", metavar="FILE", help="the figure on a page")
+    p = _command(commands, "export", export, "sscq export runs/photos-32/photos.sscq --parquet photos.parquet",
+                 "sscq export parts/ --lance photos.lance")
+    p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
+    p.add_argument("--lance", metavar="FOLDER", help="a data set of Lance, with the codebooks; LanceDB opens it")
+    p.add_argument("--parquet", metavar="FILE", help="ids, paths and the embeddings that were kept")
     p = _command(commands, "serve", serve, "sscq serve runs/photos-32/photos.sscq --port 8000",
                  "sscq serve parts/ --model runs/photos-32 --paths")
     p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
@@ -247,14 +267,14 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "browse", "evaluate", "update", "serve"):
+        if name in ("train", "encode", "search", "browse", "evaluate", "update", "serve", "reencode", "bits"):
             p.add_argument(
                 "--max-pixels",
                 type=int,
                 metavar="N",
                 help=f"read pictures of up to N pixels, for those you trust ({Image.MAX_IMAGE_PIXELS or 'any'})",
             )
-        if name in ("train", "encode", "evaluate", "update"):
+        if name in ("train", "encode", "evaluate", "update", "reencode", "bits"):
             p.add_argument("--device", help="cpu, cuda, cuda:1 (CUDA when there is one)")
     return parser
 
@@ -378,7 +398,7 @@ class CtrlC:
                 signal.signal(signal.SIGINT, signal.SIG_IGN if to_the_end else signal.default_int_handler)
 
 # %% ../nbs/50_cli.ipynb #d4656f4c
-PATHS = ("data", "root", "model", "images", "folder", "index", "queries", "file", "out", "html", "json")  # arguments
+PATHS = "data root model images parts folder index queries file lance parquet out html json".split()  # arguments
 
 
 def check_arguments(args: argparse.Namespace) -> None:

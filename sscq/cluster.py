@@ -33,8 +33,7 @@ from .validation import check_count, check_number, one_line
 RAY_SETTINGS = dict(
     RAY_USAGE_STATS_ENABLED="0",  # nothing is sent anywhere
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # as Ray's own warning asks for
-    RAY_raylet_start_wait_time_s="120",  # a busy machine takes longer than Ray's own limit
-    RAY_worker_register_timeout_seconds="120",
+    RAY_worker_register_timeout_seconds="120",  # on a busy machine, loading torch takes longer than Ray waits
 )
 
 

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from .files import check_writable
 from .figures import curves
 from .parts import check_model, described, encode_parts, Over, one_by_one
 from .reading import read
-from .report import say, text_table
+from .report import say
 from .search import adc, distance_table, train_pq
 from .shards import is_sharded, read_manifest, share_of, write_successor
 from .validation import check_count, one_line
@@ -143,11 +142,12 @@ def bits(args: argparse.Namespace) -> dict:
     "sscq bits: a model and a folder in, what each number of bits is good for"
     if args.html: check_writable(args.html)
     model = SSCQ.from_pretrained(args.model).to(find_device(args.device))
-    table = bits_table(model, args.images, args.queries)
+    table = bits_table(model, args.images, args.pieces)
     head = ["bits", "codebooks", "comes first", "in ten", "tied", "different"]
     body = [[f"{row.bits:,}", row.codebooks, f"{row.first:.3f}", f"{row.tenth:.3f}", f"{row.tied:.1f}",
              f"{row.distinct:.3f}"] for row in table]
-    say(text_table(head, body))
+    widths = [max(map(len, column)) for column in zip(head, *body)]
+    say("\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in (head, *body)))
     if args.html:
         from sscq.page import save_page
         save_page(args.html, "sscq bits", ["<h1>How many bits?</h1>", bits_figure(table)])

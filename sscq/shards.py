@@ -104,8 +104,8 @@ def listed_files(
     for first in range(0, len(files), part_size):
         stats = [os.stat(file) for file in files[first:first + part_size]]
         names = Texts.of(os.path.relpath(file, root) for file in files[first:first + part_size])
-        sizes, mtimes = (np.array([getattr(one, what) for one in stats], np.int64) for what in ("st_size", "st_mtime_ns"))
-        yield FilesOfPart(names, sizes, mtimes)
+        sizes, mtimes = [one.st_size for one in stats], [one.st_mtime_ns for one in stats]
+        yield FilesOfPart(names, np.array(sizes, np.int64), np.array(mtimes, np.int64))
 
 
 def write_manifest(

@@ -15,6 +15,7 @@ from sscq.cli import main
 from sscq.core import SSCQ
 from sscq.index import Index
 from sscq.indexfile import model_fingerprint
+from sscq.reencode import chances
 from sscq.shards import MANIFEST, merged_answers, part_answers, save_part, share_of, ShardedIndex, write_manifest
 
 RNG = np.random.default_rng(0)
@@ -290,3 +291,67 @@ def test_parts_and_pictures_may_move_together(photos, parts, model, tmp_path):
 
 @pytest.mark.parametrize("text, n, wanted", [("1/1", 3, [1, 2, 3]), ("3/64", 64, [3]), ("2/3", 8, [2, 5, 8]), ("7/7", 3, [])])
 def test_shares(text, n, wanted): assert share_of(text, n) == wanted
+
+
+# --- from a model to its successor, and how many bits
+
+@pytest.fixture(scope="module")
+def successor(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("successor") / "model"
+    SSCQ(bits=32, backbone="tiny_cnn", image_size=16, seed=1).save_pretrained(out)
+    return out
+
+
+def test_a_successor_encodes_the_same_pictures_under_the_same_ids(made, photos, pictures, successor, tmp_path):
+    new = tmp_path / "new"
+    (photos / "00a.png").write_bytes((photos / "03.png").read_bytes())  # came later
+    for file in pictures.rglob("*.png"): shutil.copystat(file, photos / file.relative_to(pictures))
+    before = {p.name: p.read_bytes() for p in made.iterdir()}
+    assert run("reencode", made, successor, photos, "--out", new, "--part", "1/2") == 0
+    with pytest.raises(FileNotFoundError, match="is missing"): ShardedIndex(new)
+    assert run("reencode", made, successor, photos, "--out", new, "--json", tmp_path / "did.json") == 0
+    assert json.loads((tmp_path / "did.json").read_text())["made"] == [2, 4]
+    a, b = ShardedIndex(made), ShardedIndex(new)
+    assert torch.equal(a.ids, b.ids) and [Path(p).name for p in a.paths] == [Path(p).name for p in b.paths] and b.bits == 32
+    model = SSCQ.from_pretrained(successor)
+    (photos / "00a.png").unlink()
+    assert torch.equal(b.codes, model.index(photos, progress=False).codes)
+    assert {p.name: p.read_bytes() for p in made.iterdir()} == before
+
+
+def test_a_move_that_cannot_be_is_refused(parts, model, successor, pictures, tmp_path, capsys):
+    assert "of this very model" in refused(capsys, "reencode", parts, model, pictures, "--out", tmp_path / "x")
+    assert "is the folder of the old parts" in refused(capsys, "reencode", parts, successor, pictures, "--out", parts)
+    assert "holds no parts" in refused(capsys, "reencode", tmp_path, successor, pictures, "--out", tmp_path / "x")
+    assert "out of range" in refused(capsys, "reencode", parts, successor, pictures, "--out", tmp_path / "x", "--part", "3/2")
+    assert not (tmp_path / "x").exists()
+    assert run("encode", successor, pictures, "--out", tmp_path / "y", "--part-size", 7, "--part", "1/3") == 0
+    assert "was begun from other files" in refused(capsys, "reencode", parts, successor, pictures, "--out", tmp_path / "y")
+
+
+def test_ties_are_in_no_order():
+    "Against every order of the tied items, for distances of few values"
+    from itertools import permutations
+    distances = torch.randint(0, 3, (12, 5), generator=torch.Generator().manual_seed(0)).float()
+    wanted = torch.arange(12) % 5
+    for k in (1, 2, 4):
+        got, tied = chances(distances, wanted, k)
+        for q in range(12):
+            orders = [sorted(range(5), key=lambda i: (float(distances[q, i]), order[i])) for order in permutations(range(5))]
+            assert got[q].item() == pytest.approx(sum(int(wanted[q]) in order[:k] for order in orders) / len(orders))
+            assert tied[q] == (distances[q] == distances[q, wanted[q]]).sum()
+
+
+def test_bits_are_compared_without_labels(photos, model, tmp_path, capsys):
+    for i in range(20, 50): Image.fromarray(RNG.integers(0, 255, (16, 16, 3), np.uint8)).save(photos / f"{i}.png")
+    assert run("bits", model, photos, "--pieces", 30, "--html", tmp_path / "bits.html", "--json", tmp_path / "bits.json") == 0
+    rows = json.loads((tmp_path / "bits.json").read_text())["rows"]
+    assert [row["bits"] for row in rows] == sorted(row["bits"] for row in rows)
+    assert {row["codebooks"] for row in rows} == {"the model's", "k-means", "none: embeddings"}
+    assert all(0 <= row["first"] <= row["tenth"] <= 1 <= row["tied"] for row in rows) and "bits" in capsys.readouterr().out
+    assert (tmp_path / "bits.html").stat().st_size > 1000
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(photos / "00.png", few)
+    shutil.copy(photos / "02.png", few)
+    assert "too few to compare" in refused(capsys, "bits", model, few)
