@@ -55,9 +55,10 @@ def _train(args: argparse.Namespace) -> dict:
         f"--browse shows the pictures of a folder, and {one_line(args.data)} is none: leave it out")
     done = train(args)
     if not args.browse or rank_and_world()[0]: return done
-    encoded = encode(argparse.Namespace(model=done["model"], images=args.data, out=None, keep="half", device=args.device))
-    shown = browse(argparse.Namespace(index=encoded["index"], out=None, most=MOST, open=False))
-    return done | dict(index=encoded["index"], page=shown["page"])
+    wanted = dict(model=done["model"], images=args.data, out=None, keep="half", device=args.device)
+    index = encode(argparse.Namespace(**wanted))["index"]
+    page = browse(argparse.Namespace(index=index, out=None, most=MOST, open=False))["page"]
+    return done | dict(index=index, page=page)
 
 
 class Parser(argparse.ArgumentParser):
