@@ -23,12 +23,8 @@ from graph import graph, listed, svg
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT / "nbs"
-<<<<<<< HEAD
-TUTORIALS = ["syllabus", "quick_tour", "why_learn_codes", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out"]
-=======
-TUTORIALS = ["quick_tour", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out",
+TUTORIALS = ["syllabus", "quick_tour", "why_learn_codes", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out",
              "a_billion_pictures"]
->>>>>>> h-scale
 WINGS = {"The method": "to be read in order", "The engine": "read when needed: what makes it fast, safe and large", "The faces": "what stands on both"}
 MOVED = {"05_diversity": "06_diversity", "06_neighbors": "07_neighbors", "07_contrastive": "05_contrastive", "13_widgets": "45_explorers",
          "14_cli": "50_cli", "api/widgets": "api/explorers"}  # old addresses, which others may have kept
