@@ -448,8 +448,8 @@ def score_table(
     rows = [row(s.method, s.backbone, s.bits or "exact", s.distance, first(s.precision_at_1), first(s.precision_at_10),
                 f"{s.map:.4f}", f"{s.low:.4f} – {s.high:.4f}", f"{s.map_ties:.4f}", f"{s.map_min:.4f}",
                 f"{s.precision_at_k:.4f}") for s in scores]
-    head = row("method", "backbone", "bits", "distances", "P@1", "P@10", f"mAP@{k}", "95% over queries", "ties averaged",
-               "÷ min(R, k)", f"P@{k}")
+    head = row("method", "backbone", "bits", "distances", "P@1", "P@10", f"mAP@{k}", "95% over queries",
+               "ties averaged", "÷ min(R, k)", f"P@{k}")
     return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|", *rows, "",
                             f"{one_line(data) or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
 
