@@ -374,9 +374,7 @@ def score_each(
 def _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk: int, distance: str) -> Tensor:  # (6, Q)
     def score(distances, relevant):
         return torch.stack(_scored(distances, relevant, topk))
-    return torch.cat(
-        list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1
-    )
+    return torch.cat(list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1)
 
 
 def score_of(
@@ -405,10 +403,8 @@ def score_codes(
     method, backbone, data = (check_text(n, t) for n, t in dict(method=method, backbone=backbone, data=data).items())
     each = _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
     M, K, _ = codebooks.shape
-    return score_of(
-        each, topk=topk, distance=distance, bits=M * n_bits(K), n_queries=len(query_f), n_database=len(db_codes),
-        method=method, backbone=backbone, data=data,
-    )
+    return score_of(each, topk=topk, distance=distance, bits=M * n_bits(K), n_queries=len(query_f),
+                    n_database=len(db_codes), method=method, backbone=backbone, data=data)
 
 
 # %% ../nbs/11_evaluate.ipynb #e039b859
@@ -419,9 +415,8 @@ def pr_codes(query_f: Tensor, query_labels, db_codes: Tensor, db_labels, codeboo
         hits = relevant.gather(1, shortlist(distances, distances.shape[1]).ids)
         return torch.stack(pr_curve(hits, relevant.sum(1))) * len(hits)
 
-    return Curve(
-        *sum(over_queries(curve, query_f, query_labels, db_codes, db_labels, codebooks, 1, distance)) / len(query_f)
-    )
+    parts = over_queries(curve, query_f, query_labels, db_codes, db_labels, codebooks, 1, distance)
+    return Curve(*sum(parts) / len(query_f))
 
 # %% ../nbs/11_evaluate.ipynb #593c0d45
 class Table(str):
@@ -448,8 +443,8 @@ def score_table(
     rows = [row(s.method, s.backbone, s.bits or "exact", s.distance, first(s.precision_at_1), first(s.precision_at_10),
                 f"{s.map:.4f}", f"{s.low:.4f} – {s.high:.4f}", f"{s.map_ties:.4f}", f"{s.map_min:.4f}",
                 f"{s.precision_at_k:.4f}") for s in scores]
-    head = row("method", "backbone", "bits", "distances", "P@1", "P@10", f"mAP@{k}", "95% over queries", "ties averaged",
-               "÷ min(R, k)", f"P@{k}")
+    head = row("method", "backbone", "bits", "distances", "P@1", "P@10", f"mAP@{k}", "95% over queries",
+               "ties averaged", "÷ min(R, k)", f"P@{k}")
     return Table("\n".join([head, "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|", *rows, "",
                             f"{one_line(data) or 'data not named'}: {Q:,} queries × {N:,} items; mAP with {ties}."]))
 

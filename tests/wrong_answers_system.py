@@ -101,7 +101,7 @@ WRONG: dict[str, list] = {
         lambda bits, n_words, word_dim: (lambda M: (M, M * word_dim, M * n_words, M * n_words))(bits // int(math.log2(n_words))),
         lambda bits, n_words, word_dim: (lambda M: (M, M * word_dim, n_words ** M, M))(bits // int(math.log2(n_words))),
     ],
-    "still_searchable": [(True, True, False, True), (True, False, True, True), (False, False, False, True), (True, True, True, True), (False, False, False, False), True],
+    "still_searchable": [(True, True, False, True), (True, False, True, True), (False, False, False, True), (True, True, True, True), True],
     "append": [
         lambda codes, codebooks, better, f: torch.cat([codes, hard_assign(f, better)]),
         lambda codes, codebooks, better, f: torch.cat([hard_assign(f, codebooks), codes]),
