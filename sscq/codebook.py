@@ -37,7 +37,7 @@ def same_type(
     dtype = torch.promote_types(torch.promote_types(f.dtype, codebooks.dtype), torch.float32)
     return f.to(dtype), codebooks.to(dtype)
 
-# %% ../nbs/04_codebook.ipynb #118d27a5
+
 def to_parts(
     f: Tensor,  # (B, D)
     codebooks: Tensor,  # (M, K, d)
@@ -119,7 +119,7 @@ def _check_codes(codes, n_words, n_books=None) -> Tensor:
         raise ValueError(f"codes name codeword {top}; n_words={n_words} are numbered 0 to {n_words - 1}")
     return codes
 
-# %% ../nbs/04_codebook.ipynb #4e31c921
+
 def decode(
     codes: Tensor,  # (N, M) uint8
     codebooks: Tensor,  # (M, K, d), K up to 256
@@ -161,7 +161,7 @@ def soft_assign(
         logits = _fine_affinity(f, codebooks) / tau  # too large for float32
     return logits.softmax(-1).to(f.dtype)
 
-# %% ../nbs/04_codebook.ipynb #6e4323bf
+
 def soft_quantize(
     f: Tensor,  # (B, D)
     codebooks: Tensor,  # (M, K, d)
@@ -202,7 +202,7 @@ def pack(
     bits = (codes.cpu().numpy()[:, :, None] >> np.arange(b, dtype=np.uint8)) & 1
     return torch.from_numpy(np.packbits(bits.reshape(len(codes), codes.shape[1] * b), axis=1, bitorder="little"))
 
-# %% ../nbs/04_codebook.ipynb #68fffb5e
+
 def unpack(
     packed: Tensor,  # (N, bytes) uint8
     n_books: int,  # M

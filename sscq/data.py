@@ -85,7 +85,7 @@ def _through_torchvision(name: str, kind: type, root: str | Path, download: bool
     database, query = map(image_set, parts)
     return RetrievalData(name, database.images, database, query, 1000, tuple(parts[0].classes))
 
-# %% ../nbs/01_data.ipynb #6b5fc062
+
 def fashion_mnist(
     root: str | Path = "data",  # where it is, or will be downloaded to
     download: bool = True,
@@ -139,7 +139,7 @@ def _listed(root: Path, images: str | Path | None, names: list[str]) -> Path:
         f"{one_line(names[0])} and the pictures listed after it are not in {' or '.join(map(one_line, starts))}: "
         "give images=FOLDER")
 
-# %% ../nbs/01_data.ipynb #579fcea9
+
 def flickr25k(
     root: str | Path,  # where `img.txt` (a path a line) and `targets.txt` (zeros and ones) are
     images: str | Path | None = None,  # the folder these paths start from; None: `root` or a folder in it
@@ -164,7 +164,7 @@ def flickr25k(
     query, database = part(order[:n_queries]), part(order[n_queries:])
     return RetrievalData("FLICKR25K", database.images, database, query, 5000)
 
-# %% ../nbs/01_data.ipynb #99c8ba6b
+
 def nuswide(
     root: str | Path,  # where `database.txt`, `train.txt` and `test.txt` are; each line: a path, then 21 zeros and ones
     images: str | Path | None = None,  # the folder these paths start from; None: `root` or a folder in it

@@ -72,7 +72,7 @@ register(
     ),
 )
 
-# %% ../nbs/53_exercises_vectors.ipynb #7d01d78c
+# %% ../nbs/53_exercises_vectors.ipynb #6f1801f1
 def _chance(asked, searched):
     return (asked[:, None] == searched).float().mean().item()
 
@@ -131,7 +131,11 @@ register(
             "Follow the numbers by hand for [1, 2]: which row is number 2 after row 1 has gone?",
             "Decide which rows stay before any row is removed.",
         ),
-        wrong={"After a row has gone, all later rows have another number.": _one_by_one},
+        wrong={
+            "Sorting does not help: once a row has gone, the next number means another row.": lambda x, y, rows: (
+                _one_by_one(x, y, sorted(rows))
+            )
+        },
         because="Rows and labels have to be chosen with one list, made before anything moves.",
     ),
 )
@@ -228,7 +232,7 @@ register(
     ),
 )
 
-# %% ../nbs/53_exercises_vectors.ipynb #d6e8f764
+# %% ../nbs/53_exercises_vectors.ipynb #2b9b014c
 def _halvings(n):
     count = 0
     while n > 1:
@@ -281,9 +285,6 @@ register(
             "Every vector has cosine 1 with itself, and pairs are wanted.",
         ),
         wrong={
-            "The cosine of each vector with itself is still among them.": lambda f: (
-                torch.nn.functional.normalize(f, dim=1) @ torch.nn.functional.normalize(f, dim=1).T
-            ).mean(),
             "The diagonal is 0 now, but it is still counted.": lambda f: (
                 (torch.nn.functional.normalize(f, dim=1) @ torch.nn.functional.normalize(f, dim=1).T)
                 .fill_diagonal_(0)
@@ -305,7 +306,7 @@ register(
     ),
 )
 
-# %% ../nbs/53_exercises_vectors.ipynb #4a13540a
+# %% ../nbs/53_exercises_vectors.ipynb #f9e005be
 def _nearest(x, words):
     return torch.cdist(x, words).argmin(1)
 
@@ -374,13 +375,12 @@ register(
             "The term of the codeword alone differs from word to word: take half of its square from the product.",
         ),
         wrong={
-            "The largest product prefers long codewords.": lambda x, words: (x @ words.T).argmax(1),
             "A squared length is wanted there.": lambda x, words: (2 * x @ words.T - words.norm(dim=1)).argmax(1),
             "The product counts twice, or the square half.": lambda x, words: (
                 x @ words.T - words.square().sum(1)
             ).argmax(1),
         },
-        because="Only where all codewords are equally long is the largest product the nearest word.",
+        because="The largest product is sure to be the nearest word only where all codewords are equally long.",
     ),
     Exercise(
         "best_cut", "04_codebook", "predict",

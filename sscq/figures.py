@@ -120,7 +120,7 @@ def _arrow(fig, x0, y0, x1, y1):
         text="",
     )
 
-# %% ../nbs/00_figures.ipynb #66661ed9
+
 def pipeline(
     here: str,  # the stage or term whose box is lit
 ) -> go.Figure:
@@ -268,7 +268,7 @@ def _place(image, row, column, size):
         layer="below",
     )
 
-# %% ../nbs/00_figures.ipynb #dcafd869
+
 def image_grid(
     images,  # (N, C, H, W) uint8, or float in [0, 1]
     columns: int = 10,
@@ -450,7 +450,7 @@ def _layouts(figs):  # theirs, on paper of one size, with room for a slider abov
         margin = dict(t=_SLIDER + top, l=left, r=width - left - w, b=height - _SLIDER - top - h)
         yield absent | layout | dict(width=width, height=height, margin=margin, title=title)
 
-# %% ../nbs/00_figures.ipynb #05539f4e
+
 def slideshow(
     figures: dict,  # the slider's step -> a figure of this notebook
     label: str = "",  # what the steps count, written before the step

@@ -216,7 +216,7 @@ class Verdict:
         lines = "<br>".join(html.escape(line) for line in repr(self).splitlines())
         return f'<div style="border-left:4px solid {colour};padding:.3em .8em">{lines}</div>'
 
-# %% ../nbs/52_verdicts.ipynb #4e94f80c
+# %% ../nbs/52_verdicts.ipynb #9e42c1d9
 def _listed(parts: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
@@ -243,12 +243,13 @@ def _changed(after: tuple, before: tuple) -> int | None:  # number of the first 
     return next((i for i, (a, b) in enumerate(zip(after, before)) if not same(a, b)), None)
 
 
-def _run(function: Callable, args: tuple) -> Any:  # same random numbers for all, none taken from the caller
+def _run(function: Callable, args: tuple) -> Any:
+    "Call it with the same random numbers as everybody, none of them taken from the caller"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return function(*args)
 
-# %% ../nbs/52_verdicts.ipynb #e947956b
+# %% ../nbs/52_verdicts.ipynb #bf87c490
 def judge(
     exercise: Exercise,
     answer: object,
@@ -256,7 +257,9 @@ def judge(
     "Compare an answer with the truth, in every case; no error of the answer comes out of it"
     def verdict(state, text): return Verdict(exercise.name, state, text)
     well = ("Right. " + exercise.because).strip()
-    if answer is None or answer is ...: return verdict("not yet", "Not yet: put your answer in the place of the dots.")
+    dots = isinstance(answer, tuple) and any(value is ... for value in answer)
+    if answer is None or answer is ... or dots:
+        return verdict("not yet", "Not yet: put your answer in the place of the dots.")
     said: str | None
     if exercise.cases is None:
         truth = exercise.reference() if callable(exercise.reference) else exercise.reference

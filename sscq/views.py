@@ -215,7 +215,7 @@ def draw_jitter(
         bernoulli_mask(x, p),
     )
 
-# %% ../nbs/02_views.ipynb #edad6cf0
+
 def apply_jitter(
     x: Float[Tensor, "B 3 H W"],
     drawn: Jitter,

@@ -106,8 +106,9 @@ def test_the_cell_before_it_is_left_to_the_reader(name):
     head = re.search(r"^### Exercise \d+ · (write|predict|find the bug)$", source(question), re.M)
     assert head and head[1] == EXERCISES[name].kind, "### Exercise N · its kind"
     assert [asked(call) for call in checks(source(stub))] == [name]
-    state = last_value(source(stub), scope(nb, i - 1)).state
-    assert state == "not yet" or (state, head[1]) == ("wrong", "find the bug")
+    said = last_value(source(stub), scope(nb, i - 1))
+    assert said.state == "not yet" or (said.state, head[1]) == ("wrong", "find the bug")
+    assert not [slip for slip in EXERCISES[name].wrong if slip in said.text], "the verdict of the stub names the bug that is asked for"
 
 
 def test_every_exercise_stands_in_its_notebook():
@@ -202,7 +203,8 @@ def test_a_wrong_answer_hears_where(answer, text): assert judge(ROWS, answer).te
 def test_a_slip_is_named(): assert judge(ROWS, lambda x: x.sum(0)).text.endswith(" It is the sum.")
 
 
-@pytest.mark.parametrize("answer", [None, ..., lambda x: None, lambda x: exec("raise NotImplementedError")], ids=["None", "dots", "no return", "stub"])
+@pytest.mark.parametrize("answer", [None, ..., (1, ...), lambda x: None, lambda x: exec("raise NotImplementedError")],
+                         ids=["None", "dots", "some dots", "no return", "stub"])
 def test_an_empty_answer_is_not_yet(answer):
     said = judge(ROWS, answer)
     assert said.state == "not yet" and said.text.startswith("Not yet: ") and not said
@@ -398,3 +400,23 @@ def test_numpy_answers_are_looked_at_for_changes():
         x *= 2
         return x.sum() / 2
     assert judge(e, lambda x: x.sum()) and "work on a copy" in judge(e, doubles).text
+
+
+# --- what a notebook of the course promises
+
+COURSE = [nb for nb in sorted(NBS.glob("[01][0-9]_*.ipynb")) if nb.name[:2] in ("00", "01", "02", "03", "04")]
+
+
+@pytest.mark.parametrize("nb", COURSE, ids=lambda nb: nb.stem)
+def test_the_head_says_how_long_reading_takes(nb):
+    "Words at 200 a minute and lines of code at 20, cells that are hidden left out; and how many exercises there are"
+    def hidden(cell): return source(cell).startswith("#| hide")
+    shown = [c for c in cells(nb) if not hidden(c)]
+    words = sum(len(source(c).split()) for c in shown if c["cell_type"] == "markdown")
+    lines = sum(bool(line.strip()) and not line.startswith("#|") for c in shown if c["cell_type"] == "code" for line in source(c).splitlines())
+    minutes, count = words / 200 + lines / 20, sum(there == nb for there, _ in SOLUTIONS.values())
+    head = next(source(c) for c in cells(nb) if c["cell_type"] == "markdown" and source(c).startswith("Needs:"))
+    said = re.search(r"Reading time: (\d+) minutes; computing time on a laptop CPU: \d+ \w+; exercises: (\d+)\.", head)
+    assert said and abs(int(said[1]) - minutes) <= 1 and int(said[2]) == count and minutes <= 45
+    assert len(cells(nb)) - 3 * count <= 160, "cells, exercises not counted"
+    assert any(re.search("^## What was shown, what it cost, what next$", source(c), re.M) for c in cells(nb)[-12:]), "an ending"
