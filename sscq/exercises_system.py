@@ -248,7 +248,8 @@ register(
         recall, _recall_cases,
         ("Ask it for the recall of a list against the same list in reverse.",
             "Compare every answer with all exact ones: `found[:, :, None] == exact[:, None]`."),
-        wrong={"That counts the answers, and not their share.": lambda found, exact: recall(found, exact) * exact.shape[1],
+        wrong={"That counts the answers, and not their share.":
+                lambda found, exact: recall(found, exact) * exact.shape[1],
         },
         because="Recall compares sets, so that reversing the answers does not change it; AP would notice."),
 )
