@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sscq import __version__
@@ -22,6 +23,7 @@ from sscq.data import ImageSet, data_in_memory, labelled_folder
 from sscq.baselines import baseline_scores, pixels, score_pq, vectors
 from sscq.evaluate import score_codes
 from sscq.objective import SPQObjective
+from sscq.search import nearest
 from sscq.train import PRESETS
 from sscq.distributed import find_device
 
@@ -103,9 +105,22 @@ def train(args, data, objective: str, bits: int, seed: int, results: Results):
     model.fit(data.train, preset.view, SPQObjective() if objective == "spq" else preset.objective, config, args.device, args.progress, out,
               args.resume, on_epoch)
     if out: model.save_pretrained(out / "model")
+    if args.answers: answers(args, data, model)
     told = dict(images=len(data.train), epochs=len(model.history), seconds=model.history[-1]["seconds"],
                 cpu_seconds=sum(r["cpu_seconds"] for r in model.history), loss=model.history[-1]["loss"])
     results.add("rows", [row(score, seed, **told) for score in scores(args.database, DISTANCES)])
+
+
+def answers(args, data, model, k: int = 8):
+    "The first query of each kind, and the k pictures that its search returns first, in their full size, into the file --answers"
+    full, n = load(args, args.pixels), args.database[0]
+    asked = [int((data.query.labels == label).nonzero()[0]) for label in data.query.labels.unique()]
+    rows = some(ImageSet(torch.arange(len(data.database.labels)), data.database.labels), n).images
+    codes = model.encode(some(data.database, n).images)
+    _, found = nearest(model.embed(data.query.images[asked]), model.codebooks.detach().cpu(), codes, k, squared=False)
+    found = rows[found.flatten()]
+    np.savez_compressed(args.answers, queries=full.query.images[asked].numpy(), query_labels=full.query.labels[asked].numpy(),
+                        answers=full.database.images[found].numpy(), answer_labels=full.database.labels[found].numpy(), n_database=len(rows))
 
 
 def baselines(args, data, results: Results):
@@ -145,6 +160,7 @@ def main():
     parser.add_argument("--threads", type=int, help="on the CPU (default: all cores)")
     parser.add_argument("--name", default="CIFAR-10", help="of the data, in the results")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for checkpoints, history and models")
+    parser.add_argument("--answers", type=Path, metavar="FILE.npz", help="keep some queries and answers as pictures, of the last model")
     parser.add_argument("--resume", action="store_true", help="keep what is in FILE and go on from the checkpoints in --out")
     parser.add_argument("--baselines", action="store_true", help="score what needs no training, too")
     parser.add_argument("--pixels", type=int, default=32, metavar="SIDE", help="of the pictures for raw-pixel PQ (default 32)")

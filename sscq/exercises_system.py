@@ -5,5 +5,450 @@
 # %% auto #0
 __all__ = []
 
+# %% ../nbs/53_exercises_system.ipynb #aa84a608
+import math
+
+import torch
+
+from sscq.codebook import hard_assign
+from sscq.evaluate import average_precision_min, recall
+from sscq.search import adc
+from sscq.verdicts import Exercise, guess, register, within
+
+
+def _seeded(seed: int = 0) -> torch.Generator: return torch.Generator().manual_seed(seed)
+
+# %% ../nbs/53_exercises_system.ipynb #a14401a9
+def _rate_drop(epochs, warmup):
+    w = min(warmup, epochs // 2)
+    a, b = (.1 + .9 * (1 + math.cos(math.pi * e / epochs)) / 2 for e in (w, w + 1))
+    return 1 - b / a
+
+
+def _batch_sizes(n, size): return [len(part) for part in torch.arange(n).tensor_split(math.ceil(n / size))]
+
+
+register(
+    Exercise("rate_drop", "09_train", "write", _rate_drop,
+        lambda: [("800 epochs are trained, as in the release", (800, 10)),
+            ("20 epochs are trained with the same warm-up", (20, 10)),
+            ("the warm-up would be longer than half of the run", (8, 10)),
+            ("there are 100 epochs", (100, 10)),
+            ("there is one epoch of warm-up", (4, 1))],
+        ("Write the cosine as a function of the epoch first, then compare it at w and at w + 1.",
+            "The warm-up takes at most half of the epochs: look at `learning_rate` above."),
+        wrong={"The share is of the higher of the two rates.":
+                lambda epochs, warmup: _rate_drop(epochs, warmup) / (1 - _rate_drop(epochs, warmup)),
+            "Here the rate ends at a tenth of its peak, not at 0.":
+                lambda epochs, warmup: 1 - (1 + math.cos(math.pi * (min(warmup, epochs // 2) + 1) / epochs))
+                / (1 + math.cos(math.pi * min(warmup, epochs // 2) / epochs))},
+        because="A long run leaves the warm-up at the flat top of its cosine; one of 20 epochs, where it is steepest."),
+    Exercise("negatives", "09_train", "write",
+        lambda batch_size, ranks, gathered: 2 * (batch_size if gathered else batch_size // ranks) - 2,
+        lambda: [("one GPU takes the whole batch", (256, 1, True)),
+            ("two GPUs gather what they embed", (256, 2, True)),
+            ("two GPUs keep to themselves", (256, 2, False)),
+            ("eight GPUs keep to themselves", (256, 8, False)),
+            ("eight GPUs gather", (500, 4, True))],
+        ("`batch_size` counts the images of all ranks together, and every image is there twice.",
+            "An input is no negative of itself, and neither is its other view."),
+        wrong={"Each image is there in two views.":
+                lambda batch_size, ranks, gathered: (batch_size if gathered else batch_size // ranks) - 2,
+            "The other view of an image is no negative.":
+                lambda batch_size, ranks, gathered: 2 * (batch_size if gathered else batch_size // ranks) - 1,
+            "`batch_size` counts the images of all ranks.":
+                lambda batch_size, ranks, gathered: 2 * batch_size * (ranks if gathered else 1) - 2},
+        because="With gathering, a second GPU changes neither the loss nor the number of steps; it halves the "
+                "activations that each has to hold. Without it the task gets easier and the loss lower."),
+    Exercise("batch_sizes", "09_train", "find the bug", _batch_sizes,
+        lambda: [("the batches come out even", (256, 64)),
+            ("four images are left over", (260, 64)),
+            ("there are fewer images than a batch holds", (10, 64)),
+            ("all but one image of a batch are left over", (1497, 64)),
+            ("a batch holds one image", (5, 1))],
+        ("Print the sizes for 260 images and batches of 64. Is one of them larger than was asked for?",
+            "How many batches are needed so that none holds more than `size` images? It is a division that rounds up."),
+        wrong={"None may hold more images than `size`: memory was planned for that many.":
+                lambda n, size: [len(part) for part in torch.arange(n).tensor_split(max(n // size, 1))],
+            "The last batch is much smaller than the others.":
+                lambda n, size: [len(part) for part in torch.arange(n).split(size)]},
+        because="Rounding down makes batches larger than memory was planned for, and none where images are few."),
+)
+
+# %% ../nbs/53_exercises_system.ipynb #5ff9ca70
+def _adc_cases():
+    g = _seeded()
+    table = torch.tensor([[[0., 2, 4], [1, 1, 4]]])
+    yield "the four items of the notebook are asked for", (
+        table, torch.tensor([[0, 0], [1, 2], [2, 1], [0, 1]], dtype=torch.uint8)
+    )
+    yield "there is one part", (torch.rand(2, 1, 4, generator=g), torch.tensor([[3], [0]], dtype=torch.uint8))
+    yield "there are three queries", (
+        torch.rand(3, 4, 16, generator=g), torch.randint(16, (9, 4), generator=g, dtype=torch.uint8)
+    )
+    yield "there are 256 codewords", (
+        torch.rand(2, 3, 256, generator=g), torch.randint(256, (7, 3), generator=g, dtype=torch.uint8)
+    )
+    yield "there are as many items as queries", (
+        torch.rand(3, 2, 4, generator=g), torch.randint(4, (3, 2), generator=g, dtype=torch.uint8)
+    )
+
+
+def _first_cases():
+    g = _seeded()
+    yield "all distances are equal", (torch.zeros(1, 1000), 5)
+    yield "all distances differ", (torch.rand(3, 50, generator=g), 10)
+    yield "the cut goes through a tie", (torch.tensor([[2., 1, 2, 0, 2, 2]]), 3)
+    yield "distances take four values", (torch.randint(4, (20, 300), generator=g).float(), 30)
+    yield "all are wanted", (torch.randint(3, (2, 40), generator=g).float(), 40)
+
+
+def _is_equal(mine):
+    try:
+        a, b = (torch.as_tensor(x, dtype=torch.float64) for x in mine)
+        return a.shape == b.shape and bool(a.sum() == b.sum())
+    except (TypeError, ValueError):
+        return False
+
+
+def _swapped(mine, _):  # two items whose order depends on squaring
+    try:
+        a, b = (torch.as_tensor(x, dtype=torch.float64) for x in mine)
+    except (TypeError, ValueError):
+        return "two lists are wanted, the distances of item A and those of item B"
+    if a.ndim != 1 or a.shape != b.shape or not len(a): return "both items need one distance for each part"
+    if (a < 0).any() or (b < 0).any(): return "a distance is never negative"
+    if {tuple(a.tolist()), tuple(b.tolist())} == {(0., 3.), (2., 2.)}: return "these two stand in the notebook"
+    if not a.sum() < b.sum(): return "by unsquared distances item A is not the nearer one"
+    if not a.square().sum() > b.square().sum(): return "by squared distances item B is not the nearer one"
+    return None
+
+
+register(
+    Exercise("adc", "10_search", "write", lambda table, codes: adc(table, codes), _adc_cases,
+        ("For part m, take from the table's row m the entries that column m of the codes names. Then add up.",
+            "`table[:, m][:, codes[:, m].long()]` has a row for each query and a column for each item."),
+        wrong={
+            "Entries of the parts are added up, not averaged.": lambda table, codes: adc(table, codes) / codes.shape[1],
+            "One part is missing.": lambda table, codes: adc(table, codes) - adc(table[:, :1], codes[:, :1])},
+        because="`adc` of this notebook does the same with one call of embedding_bag."),
+    Exercise("one_part", "10_search", "predict", False,
+        hints=("With one part there is one distance, and nothing is added up.",
+            "Is the square of the larger of two distances always the larger square?"),
+        wrong={"With a single term, squaring keeps every order, because it grows with the distance.": True},
+        because="Squaring keeps the order of single distances; it is the sum over parts that changes it."),
+    Exercise("swapped", "10_search", "write", None, same=_swapped,
+        hints=("One large difference weighs more when it is squared than several middling ones.",
+            "Let item A have one large distance and zeros, and let item B have the same distance everywhere."),
+        wrong={"Two items that are equally far are not in another order.": _is_equal},
+        because="Item A has one bad part; squaring punishes that more than several middling ones."),
+    Exercise("shuffled", "10_search", "predict", "PQ",
+        hints=("A shuffle changes no distance. Which of the two has learned where to cut?",
+            "PQ cuts the dimensions as they lie, and neighbouring pixels are alike."),
+        wrong={"OPQ may turn the space before it cuts, and undoing a shuffle is one way of turning it.": "both",
+            "PQ cuts where the dimensions lie, and has no means to undo a shuffle.": "OPQ",
+            "The eight pixels of a row resemble each other, and eight from anywhere do not.": "neither"},
+        because="PQ loses a quarter more, OPQ about a twentieth."),
+    Exercise(
+        "first", "10_search", "find the bug", lambda distances, k: distances.sort(dim=1, stable=True).indices[:, :k],
+        _first_cases,
+        ("Run it on a thousand zeros. Which rows should come first by the rule of this notebook?",
+            "A stable sort keeps the order of equals; `topk` promises none."),
+        wrong={"The largest come first.":
+                lambda distances, k: distances.sort(dim=1, stable=True, descending=True).indices[:, :k],
+            "Equals come with the last row first.":
+                lambda distances, k: distances.shape[1] - 1 - distances.flip(1).sort(dim=1, stable=True).indices[:, :k],
+        },
+        because="The keys of 64 bits that the library selects by give the same order without a full sort."),
+)
+
+# %% ../nbs/53_exercises_system.ipynb #8303bd25
+def _hits(rows: int, k: int, share: float, seed: int = 0) -> torch.Tensor:
+    return torch.rand(rows, k, generator=_seeded(seed)) < share
+
+
+def _ap_min_cases():
+    yield "the list of the notebook is scored", (
+        torch.tensor([[True, False, True, True, False, False]]), torch.tensor([4])
+    )
+    yield "more items are right than the list is long", (_hits(3, 10, .4), torch.tensor([1000, 50, 11]))
+    yield "fewer items are right than the list is long", (_hits(1, 10, .25), torch.tensor([3]))
+    yield "a query finds nothing", (torch.zeros(2, 5, dtype=torch.bool), torch.tensor([4, 9]))
+    yield "nothing is right in the whole database", (torch.zeros(1, 5, dtype=torch.bool), torch.tensor([0]))
+    yield "there are many queries", (_hits(40, 20, .3, 1), torch.full((40,), 15))
+
+
+def _agree(hits, n_relevant):
+    found = hits.sum(1)
+    return (found == n_relevant.clamp(max=hits.shape[1])) | (found == 0)
+
+
+def _agree_cases():
+    yield "every answer is right", (torch.ones(1, 4, dtype=torch.bool), torch.tensor([9]))
+    yield "all right items are in the list", (torch.tensor([[True, False, True, False]]), torch.tensor([2]))
+    yield "one right item is missing", (torch.tensor([[True, False, True, False]]), torch.tensor([3]))
+    yield "there is no hit", (torch.zeros(1, 4, dtype=torch.bool), torch.tensor([3]))
+    yield "there are many queries", (_hits(30, 6, .5), torch.randint(3, 9, (30,), generator=_seeded()) + 3)
+
+
+def _recall_cases():
+    found = torch.tensor([[7, 3, 9], [4, 5, 6]])
+    yield "the answers come in another order", (found.flip(1), found)
+    yield "the lists are equal", (found, found)
+    yield "one answer of three is there", (torch.tensor([[1, 2, 3]]), torch.tensor([[9, 8, 1]]))
+    yield "no answer is there", (torch.tensor([[1, 2]]), torch.tensor([[3, 4]]))
+    yield "rows are long", (torch.stack([torch.randperm(50, generator=_seeded(s))[:20] for s in range(4)]),
+                            torch.stack([torch.randperm(50, generator=_seeded(s))[:20] for s in range(4, 8)]))
+
+
+register(
+    Exercise("ap_of_orders", "11_evaluate", "predict", "above",
+        hints=("AP is read at the hits only. Does the hit itself count in the precision that is read there?",
+            "Work out the smallest case: one of two answers is right, and both orders are equally likely."),
+        wrong={"With one of two right, the two orders have AP 1 and 1/2: their mean is not 1/2.": "at",
+            "AP is read where a hit has just been made, which counts in its own favour.": "below"},
+        because="The twenty orders have AP between 0.38 and 1, with a mean of 0.645."),
+    Exercise("ap_min", "11_evaluate", "write", average_precision_min, _ap_min_cases,
+        ("Start from the precision at every rank, keep it at the hits only, and add up.",
+            "The divisor is the smaller of R and k, and it may not be 0."),
+        wrong={"That divides by the hits that were found.":
+                lambda hits, n: (hits.double().cumsum(1) / torch.arange(1, hits.shape[1] + 1) * hits).sum(1)
+                / hits.sum(1).clamp(min=1),
+            "The list has only k places: R counts up to there.":
+                lambda hits, n: (hits.double().cumsum(1) / torch.arange(1, hits.shape[1] + 1) * hits).sum(1)
+                / n.clamp(min=1)},
+        because="A list can only reach 1 if all its places, or all right items, are hits."),
+    Exercise("definitions_agree", "11_evaluate", "write", _agree, _agree_cases,
+        ("Both have the same numerator, so compare the two divisors.",
+            "There is one more case: what are both if the numerator is 0?"),
+        wrong={"Without a hit both are 0, and agree.": lambda hits, n: hits.sum(1) == n.clamp(max=hits.shape[1]),
+            "A list of k hits cannot find more, however many are right.":
+                lambda hits, n: (hits.sum(1) == n) | (hits.sum(1) == 0)},
+        because="In a complete ranking all right items are found, so that it has one AP only."),
+    Exercise("all_tied", "11_evaluate", "predict", "above",
+        hints=("The expected AP@1 is exactly the share. What changes when the list gets longer?",
+            "Remember the mean over all orders of three right answers among six."),
+        wrong={"That is true of AP@1 only.": "equal",
+            "Precision is read at hits, and a hit counts in its own favour.": "below"},
+        because="AP is read where a hit has just been made, so even a random order scores a little above the share."),
+    Exercise(
+        "queries_needed", "11_evaluate", "write", lambda n, width, wanted: math.ceil(n * (width / wanted) ** 2 - 1e-9),
+        lambda: [("the interval is to be halved", (300, .05, .025)),
+            ("it is narrow enough", (300, .05, .05)),
+            ("it is to be a tenth", (1000, .02, .002)),
+            ("it may be wider", (800, .01, .02)),
+            ("the number does not come out even", (10, .3, .21))],
+        ("The width of the interval falls with the square root of the number of queries.",
+            "Four times as many queries halve it. Round up, since queries are whole."),
+        wrong={"The width falls with the square root, not with the number itself.":
+                lambda n, width, wanted: math.ceil(n * width / wanted - 1e-9),
+            "Queries are whole: round up.": lambda n, width, wanted: n * (width / wanted) ** 2},
+        because="More queries narrow this interval only; other seeds and other splits need runs of their own."),
+    Exercise("overlap", "11_evaluate", "find the bug",
+        recall, _recall_cases,
+        ("Ask it for the recall of a list against the same list in reverse.",
+            "Compare every answer with all exact ones: `found[:, :, None] == exact[:, None]`."),
+        wrong={"It compares place by place, but recall is about sets.":
+                lambda found, exact: (found == exact).double().mean(1),
+            "That counts the answers, and not their share.": lambda found, exact: recall(found, exact) * exact.shape[1],
+        },
+        because="Recall compares sets, so that reversing the answers does not change it; AP would notice."),
+)
+
+# %% ../nbs/53_exercises_system.ipynb #211adc20
+def _append_cases():
+    def case(seed, n_old, n_new, M=3, K=8, d=4):
+        g = _seeded(seed)
+        old, better = torch.randn(M, K, d, generator=g), torch.randn(M, K, d, generator=g)
+        f_old, f_new = (torch.randn(n, M * d, generator=g) for n in (n_old, n_new))
+        return hard_assign(f_old, old), old, better, f_new
+    yield "one picture is added", case(0, 5, 1)
+    yield "many pictures are added", case(1, 20, 30)
+    yield "the index is empty", case(2, 0, 4)
+    yield "there is one codebook", case(3, 6, 3, M=1)
+    yield "both sets of codebooks are equal", (*case(4, 3, 3)[:2], case(4, 3, 3)[1], case(4, 3, 3)[3])
+
+
+def _sizes(bits, n_words, word_dim):
+    M = bits // int(math.log2(n_words))
+    return M, M * word_dim, M * n_words, M
+
+
+register(
+    Exercise("sizes", "12_core", "write", _sizes,
+        lambda: [("32 bits are made of 16 words", (32, 16, 16)),
+            ("32 bits are made of 256 words", (32, 256, 16)),
+            ("a word has 32 numbers", (32, 256, 32)),
+            ("there are two words", (16, 2, 4)),
+            ("there are 64 bits", (64, 16, 16))],
+        ("One codebook of K words gives log2(K) bits.",
+            "f has the numbers of all parts; an image costs one look-up for each part."),
+        wrong={"A codebook of K words gives log2(K) bits, not K.":
+                lambda b, k, d: (b // k or 1, (b // k or 1) * d, b, b // k or 1),
+            "An image is looked up once for each codebook.": lambda b, k, d: (*_sizes(b, k, d)[:3], _sizes(b, k, d)[2]),
+        },
+        because="With 256 words the same bits need half the look-ups, in tables sixteen times as long, "
+                "which no longer fit into a processor's registers."),
+    Exercise("still_searchable", "12_core", "predict", (True, False, False, True),
+        hints=("A query meets the codebooks of the index. What does it bring along itself?",
+            "Codes are numbers of codewords. With which codebooks are those of the second index read?"),
+        wrong={"Two trainings with different seeds end with different axes.": (True, True, False, True),
+            "Number 13 of one codebook is another word than number 13 of the other.": (True, False, True, True)},
+        because="A code belongs to the codebooks that made it, and these to the network."),
+    Exercise("append", "12_core", "find the bug",
+        lambda codes, codebooks, better, f: torch.cat([codes, hard_assign(f, codebooks)]), _append_cases,
+        ("By which codebooks will a search read the new codes?",
+            "Better codebooks may be used for all codes or for none; here the old codes stay."),
+        wrong={"The index is read with its own codebooks, so new pictures have to be encoded by those, too.":
+                lambda codes, codebooks, better, f: torch.cat([codes, hard_assign(f, better)]),
+            "The codes that are there come first.":
+                lambda codes, codebooks, better, f: torch.cat([hard_assign(f, codebooks), codes])},
+        because="No error can be raised here: the codes fit in length and type, and are read as other words."),
+)
+
+# %% ../nbs/53_exercises_system.ipynb #66994965
+def _in_use(n_images, bits): return 2 ** bits * -math.expm1(n_images * math.log1p(-2. ** -bits))
+
+
+def _diagnose(seen): return "collapsed" if seen["other f"] > .9 else "views apart" if seen["same z"] < .6 else "healthy"
+
+
+def _two_of_five(mine, _):
+    try:
+        names = set(mine.replace(",", " ").split()) if isinstance(mine, str) else {str(name) for name in mine}
+    except TypeError:
+        return "two names are wanted, as in ('cc', 'pn')"
+    if len(names) != 2 or names - {"icf", "icz", "cc", "pn", "cd"}: return "two of icf, icz, cc, pn and cd are wanted"
+    return None if names == {"icf", "icz"} else "these two do not keep what matters most"
+
+
+register(
+    Exercise("distortion_factor", "tutorials/codebook_size", "write", lambda d: 4 ** (1 / d),
+        lambda: [(f"a part has {d} numbers", (d,)) for d in (1, 2, 3, 16, 64)],
+        ("To halve the width of a cell in d dimensions, how many times as many cells are needed?",
+            "2^d times as many cells take d more bits, and divide the squared distance by 4. What does one of them do?",
+        ),
+        wrong={"Distortion is a squared distance: half the width is a quarter of it.": lambda d: 2 ** (1 / d),
+            "That is what d bits do together.": lambda d: 4.,
+            "A bit gains less in more dimensions, and not more.": lambda d: 4. ** d},
+        because="With 64 numbers one bit removes two per cent, if vectors fill all dimensions evenly."),
+    Exercise("kept_half", "tutorials/codebook_size", "predict", ("lower", "higher"),
+        hints=(
+            "Each part is a code of its own, so that some can be dropped. What do the parts that are left still know?",
+            "A short code learns slowly. Which of the two had the help of eight parts while it learned?"),
+        wrong={"Dropping parts cannot help here: each was trained to tell something.": ("higher", "higher"),
+            "The parts that are left come from a model that was far better than the short one.": ("lower", "lower")},
+        because="You may train long codes and keep short ones: parts can be dropped without any training."),
+    Exercise("books_for", "tutorials/codebook_size", "write",
+        lambda n_images, n_bytes, n_words: math.floor(8 * n_bytes / n_images / math.log2(n_words) + 1e-9),
+        lambda: [("a billion photos have 5 GB", (10 ** 9, 5 * 10 ** 9, 16)),
+            ("words are 256", (10 ** 9, 5 * 10 ** 9, 256)),
+            ("a part of a byte is left over", (1000, 2500, 16)),
+            ("words are two", (100, 200, 2)),
+            ("memory is short", (10 ** 6, 600_000, 16))],
+        ("How many bits are there for one image?",
+            "A codebook of K words takes log2(K) bits of them; round down, since half a codebook is none."),
+        wrong={"A byte has 8 bits.": lambda n, b, k: math.floor(b / n / math.log2(k) + 1e-9),
+            "A codebook is whole.": lambda n, b, k: 8 * b / n / math.log2(k),
+            "K words take log2(K) bits.": lambda n, b, k: math.floor(8 * b / n / k + 1e-9)},
+        because="The codebooks themselves are some kilobytes, whatever the size of the collection."),
+    Exercise("in_use", "tutorials/codebook_size", "write", _in_use,
+        lambda: [("1,497 images are dealt 16 bits", (1497, 16)),
+            ("there is one image", (1, 8)),
+            ("there are far more images than codes", (10 ** 5, 8)),
+            ("there are two codes", (3, 1)),
+            ("there are as many images as codes", (256, 8))],
+        ("With which probability does one given code stay unused?",
+            "Each of the images misses it with probability 1 - 2^-bits, independently of the others."),
+        wrong={"Some images get the same code by chance.": lambda n, bits: min(n, 2 ** bits),
+            "That is how many stay unused.": lambda n, bits: 2 ** bits - _in_use(n, bits)},
+        because="1,480 different codes are expected here. SSCQ's are far fewer: training gathers images."),
+    Exercise("cc_alone", "tutorials/what_each_loss_does", "predict", 1, same=within(.1),
+        hints=(
+            "`cc` is satisfied when both views of an image see all other images alike. What if all images are alike?",
+            "If all embeddings are one point, which codewords are nearest to it?"),
+        wrong={"Nothing pushes images apart, so that nothing asks for many words.": 16},
+        because="All images become one point, both views agree about everything, and a single word is left."),
+    Exercise("shrinking", "tutorials/what_each_loss_does", "predict", "shrink",
+        hints=("Without a gradient from the loss, what else does the optimizer do to a weight?",
+            "Weight decay adds a small gradient towards 0. Adam divides a gradient by its own size."),
+        wrong={"The loss leaves them alone, but weight decay does not.": "stay",
+            "Nothing pulls them away from 0.": "grow"},
+        because="Weight decay alone acts on the codewords, and Adam makes full steps of however small a gradient."),
+    Exercise("two_terms", "tutorials/what_each_loss_does", "predict", None, same=_two_of_five,
+        hints=("Which terms push different images apart? Only these prevent that all become one point.",
+            "The codewords need a gradient, and the embedding should be pushed directly."),
+        wrong={"One of them gives the codewords no gradient, and the other one cannot keep images apart.":
+                lambda mine: isinstance(mine, (tuple, list)) and "icf" in mine and "icz" not in mine},
+        because="They are the only two that push images apart while they keep views together."),
+    Exercise("diagnose", "tutorials/what_each_loss_does", "write", _diagnose,
+        lambda: [("the model is healthy", ({"same f": .76, "other f": .07, "same z": .72, "other z": .06},)),
+            ("everything is one point", ({"same f": 1., "other f": 1., "same z": 1., "other z": 1.},)),
+            ("z differs where f does not", ({"same f": .99, "other f": .98, "same z": .48, "other z": .2},)),
+            ("views have drifted apart", ({"same f": .47, "other f": .27, "same z": .19, "other z": .04},)),
+            ("f is narrow, but not one point", ({"same f": .83, "other f": .36, "same z": .7, "other z": .07},)),
+            ("the model is fresh", ({"same f": .74, "other f": .69, "same z": .93, "other z": .92},))],
+        ("Ask about f first: if different images have a cosine above .9, nothing else matters.",
+            "Then ask whether the two views of an image are alike in z: below .6 they are not."),
+        wrong={"z may differ although f has collapsed: ask about f first.":
+                lambda s: "views apart" if s["same z"] < .6 else "collapsed" if s["other f"] > .9 else "healthy",
+            "A high `same` is no collapse: it is what training wants.":
+                lambda s: "collapsed" if s["same f"] > .7 else "views apart" if s["same z"] < .6 else "healthy"},
+        because="A fresh model passes as healthy: two cosines cannot say whether anything was learned."),
+    Exercise("ap_twice", "tutorials/reproducing_the_paper", "predict", (5 / 9, 1 / 3), same=within(.01),
+        hints=("The hits stand at ranks 2, 3 and 6. What is the precision at each?",
+            "1/2 + 2/3 + 3/6 is divided by the hits found, and by min(R, N)."),
+        wrong={"The first of the two divides by the hits, the second by what could be found.":
+                lambda mine: guess(mine, (1 / 3, 5 / 9), .01) is None,
+            "The first of the two divides by the number of hits, not of answers.": (5 / 18, 1 / 3)},
+        because="At the hits the precision is 1/2, 2/3 and 3/6, together 5/3: divided by 3 hits, or by 5 right items."),
+    Exercise("comparable", "tutorials/reproducing_the_paper", "predict", "a",
+        hints=("Two numbers can be compared if everything but the method is equal: data, questions, network, metric.",
+            "What has the network of MeCoQ seen before? On which pictures were the digits' scores measured?"),
+        wrong={"They were measured on different pictures.": "b",
+            "One network has seen a million labelled photos, the other none.": "c"},
+        because="The same pictures, questions and network; only the objective differs, with its own head."),
+    Exercise("optimizer_steps", "tutorials/reproducing_the_paper", "write",
+        lambda epochs, images, batch, drop: epochs * (images // batch if drop else math.ceil(images / batch)),
+        lambda: [("the release trains", (800, 50_000, 256, True)),
+            ("this library trains as long", (800, 50_000, 256, False)),
+            ("batches come out even", (300, 50_000, 500, False)),
+            ("there are fewer images than a batch holds", (10, 100, 256, False)),
+            ("a rest of one image is dropped", (2, 257, 256, True))],
+        ("How many batches has one epoch?",
+            "With the rest it is a division that rounds up, without it one that rounds down."),
+        wrong={"A batch that is not full is a step as well, unless it is dropped.":
+                lambda epochs, images, batch, drop: epochs * (images // batch),
+            "Batches are cut in every epoch anew.":
+                lambda epochs, images, batch, drop:
+                    epochs * images // batch if drop else math.ceil(epochs * images / batch)},
+        because="156,000 steps against 156,800, half a per cent; the 80 images left over are others in each epoch."),
+    Exercise("chunk_negatives", "tutorials/scaling_out", "write",
+        lambda batch, chunks: (2 * batch - 2, 2 * (batch // chunks) - 2),
+        lambda: [("64 images come in four chunks", (64, 4)),
+            ("there is one chunk", (64, 1)),
+            ("chunks have two images", (64, 32)),
+            ("the batch is the release's", (256, 2))],
+        ("`micro_batch` computes the loss from all embeddings at once; accumulation has a loss for each chunk.",
+            "Each image is there twice, and an input is contrasted with all but itself and its other view."),
+        wrong={"Each image is there in two views.": lambda batch, chunks: (batch - 2, batch // chunks - 2),
+            "The loss of this library sees the whole batch.":
+                lambda batch, chunks: (2 * (batch // chunks) - 2, 2 * (batch // chunks) - 2),
+            "An input's other view is no negative of it.":
+                lambda batch, chunks: (2 * batch - 1, 2 * (batch // chunks) - 1)},
+        because="Accumulation minimises another objective, with fewer negatives: that is no rounding error."),
+    Exercise("batch_mean", "tutorials/scaling_out", "find the bug",
+        lambda losses, sizes: (losses * sizes).sum() / sizes.sum(),
+        lambda: [("chunks are equally large", (torch.tensor([2., 4.]), torch.tensor([8, 8]))),
+            ("the last chunk is small", (torch.tensor([1., 1., 9.]), torch.tensor([8, 8, 1]))),
+            ("there is one chunk", (torch.tensor([3.]), torch.tensor([5]))),
+            ("all losses are equal", (torch.tensor([2., 2., 2.]), torch.tensor([3, 1, 7])))],
+        ("Let the last chunk have one image and a loss of 9, and the others eight images and a loss of 1.",
+            "Each image should count the same, so that each chunk counts by its size."),
+        wrong={"A chunk of one image counts as much as a chunk of eight.": lambda losses, sizes: losses.mean(),
+            "That is a sum over all images, not their mean.": lambda losses, sizes: (losses * sizes).sum()},
+        because="Chunks of nearly equal size keep the error small, but only weights by size remove it."),
+)
+
 # %% ../nbs/53_exercises_system.ipynb #4ff3b439
 LISTED = True  # every exercise above is registered
