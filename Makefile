@@ -5,7 +5,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-
 NB ?= $(filter-out %-checkpoint.ipynb, $(wildcard nbs/*.ipynb nbs/*/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab docs notebooks readme clean
+.PHONY: help demo test lab docs slides notebooks readme clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,10 @@ lab: .venv/ready-dev  ## open the notebooks in JupyterLab
 docs: .venv/ready-dev  ## build the documentation site in _docs/ (open _docs/index.html)
 	$(BIN)/python nbs/site/build.py
 
+slides: .venv/ready-dev  ## make slides in _slides/ of every notebook, or of those in NB="nbs/06_diversity.ipynb"
+	@mkdir -p _slides
+	@for nb in $(NB); do $(BIN)/python nbs/site/slides.py $$nb _slides/$$(basename $$nb .ipynb).html || exit 1; done
+
 notebooks: .venv/ready-dev  ## export, execute and clean every notebook, or those in NB="nbs/06_diversity.ipynb"
 	$(BIN)/nbdev-export
 	SSCQ_STILL=1 $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --ExecutePreprocessor.timeout=1800 --ExecutePreprocessor.store_widget_state=False --inplace $(NB)
@@ -32,7 +36,7 @@ readme: .venv/ready-dev  ## write README.md from nbs/index.ipynb
 	$(BIN)/python nbs/readme.py
 
 clean:  ## remove the environment and what runs left behind
-	rm -rf .venv runs build dist _docs _proc *.egg-info
+	rm -rf .venv runs build dist _docs _slides _proc *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "sscq needs Python 3.10 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }

@@ -9,18 +9,17 @@ What people have without learning stands beside every model, each exact and cut 
     dHash       grey, 9×8: is a pixel brighter than its left neighbour? 64 bits, compared by Hamming's distance
     pHash       grey, 32×32: are the 64 lowest frequencies of its cosine transform above their median? 64 bits, likewise
 
-All see what the model's reader makes of a file: the centre square, 32 pixels a side. PQ takes the square roots of shares, whose
+All see what the model's reader makes of a file: the centre square, 32 pixels a side (a model: of its own size). PQ takes the square roots of shares, whose
 Euclidean distance is Hellinger's, and pixels and bits as they are. Equal distances are ordered by row number. Seconds are of
 describing and searching; a model's are of training, in CPU seconds of all threads. `refined` rows sort a model's first hundred answers by
 its embeddings, and are never mixed with the codes' own. `known_item` is another question, which no kind decides: an edited copy (the
 middle 85 % of the area, brightness up or down by at most 20 %) of every query is looked for among queries and database; the share that
-is found first. Numbers are means over the seeds; `spread` is the standard deviation of P@10 over them."""
+is found first. Numbers are means over the seeds; `spread` is the standard deviation of P@10 over them, and `each` lists it."""
 import argparse
 import json
 import time
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,11 +31,9 @@ from sscq.baselines import code_pq, Vectors
 from sscq.codebook import hard_assign
 from sscq.core import SSCQ
 from sscq.data import data_in_memory, labelled_folder, RetrievalData
-from sscq.distributed import quick_precision
 from sscq.evaluate import relevance, score_queries
 from sscq.objective import SPQObjective
-from sscq.search import adc, distance_table, refit_codebooks
-from sscq.train import PRESETS
+from sscq.search import adc, distance_table
 from sscq.views import crop_resize, to_float
 
 SIDE, TOP = 32, 1000  # pixels of the baselines' pictures; answers that count for mAP
@@ -150,24 +147,41 @@ def model_scores(model: SSCQ, data: RetrievalData) -> tuple[dict, dict]:
     return found[0], found[1]
 
 
-def model_rows(data: RetrievalData, args) -> list[dict]:
-    "SSCQ and SPQ's objective under one recipe, trained from scratch with each seed"
-    preset, rows = PRESETS["pictures"], []
-    config = replace(preset.config, epochs=args.epochs or preset.config.epochs, precision=quick_precision("cpu"))
-    for method, objective in (("SSCQ", preset.objective), ("SPQ's objective", SPQObjective())):
-        if method != "SSCQ" and not args.spq: continue
-        each, seconds = [], []
-        for seed in args.seeds:
-            model, start = SSCQ(bits=args.bits, seed=seed, **preset.model), time.process_time()
-            model.fit(data.train, preset.view, objective, replace(config, seed=seed), "cpu", False)
-            refit_codebooks(model.eval(), data.train)
-            seconds.append(time.process_time() - start)
-            each.append(model_scores(model, data))
-        for sorted_by_f, of_seeds in zip((False, True), zip(*each)):
-            mean = {name: statistics.mean(one[name] for one in of_seeds) for name in of_seeds[0]}
-            spread = statistics.stdev(one["p_at_10"] for one in of_seeds) if len(of_seeds) > 1 else None
-            rows.append(dict(collection=data.name, method=method, features="from scratch", bits=args.bits, refined=sorted_by_f, **mean,
-                             spread=spread, seconds=statistics.mean(seconds), seeds=args.seeds))
+def one_run(folder: Path, data: RetrievalData, method: str, seed: int, args) -> dict:
+    "Train with the defaults, on the objective of the method, and score"
+    model, start = SSCQ(bits=args.bits, seed=seed), time.process_time()
+    how = dict(steps=args.steps, save_every=10) if args.steps else dict(minutes=args.minutes, save_every=10)
+    if method != "SSCQ": how["objective"] = SPQObjective()
+    out = args.out and args.out / f"{data.name}-{method.split()[0]}-{args.bits}-{seed}"
+    model.fit(data.train if args.most else folder / "train", device="cpu", progress=False, out=out, resume=out is not None, **how)
+    spent = time.process_time() - start
+    if out: model.save_pretrained(out / "model")
+    seen = data if model.image_size == SIDE else load(folder, model.image_size)
+    by_codes, sorted_by_f = model_scores(model.eval(), seen)
+    return dict(collection=data.name, method=method, bits=args.bits, seed=seed, pixels=model.image_size, steps=model.settings.steps,
+                cpu_seconds=spent, seconds=model.history[-1]["seconds"], codes=by_codes, refined=sorted_by_f)
+
+
+def kept_runs(file: Path | None) -> list[dict]:
+    "One line of JSON each"
+    if not file or not file.exists(): return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def model_rows(data: RetrievalData, runs: list[dict]) -> list[dict]:
+    "Runs of one collection that differ by their seeds alone, put together; codes and refined apart"
+    rows, alike = [], {}
+    for run in runs:
+        if run["collection"] == data.name:
+            alike.setdefault(tuple(run[name] for name in ("method", "bits", "pixels", "steps")), []).append(run)
+    for (method, bits, side, steps), same in alike.items():
+        for which in ("codes", "refined"):
+            mean = {name: statistics.mean(run[which][name] for run in same) for name in same[0][which]}
+            spread = statistics.stdev(run[which]["p_at_10"] for run in same) if len(same) > 1 else None
+            rows.append(dict(collection=data.name, method=method, features="from scratch", bits=bits, refined=which == "refined", **mean, spread=spread,
+                             each=[run[which]["p_at_10"] for run in same], pixels=side, steps=steps,
+                             seconds=statistics.mean(run["cpu_seconds"] for run in same),
+                             seeds=[run["seed"] for run in same]))
     return rows
 
 
@@ -200,18 +214,30 @@ def main():
     parser.add_argument("--bits", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--most", type=int, metavar="N", help="random pictures of FOLDER/train to take (default all)")
-    parser.add_argument("--epochs", type=int, help="of training, instead of the preset's")
+    parser.add_argument("--minutes", type=float, default=10, help="of training, on this machine as it is now (default 10)")
+    parser.add_argument("--steps", type=int, help="of training, instead: the same whatever else the machine does")
+    parser.add_argument("--runs", type=Path, metavar="FILE", help="a line of JSON for every finished training; those that are there are not done again")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for checkpoints, from which a training that was stopped goes on, and models")
     parser.add_argument("--spq", action="store_true", help="train with SPQ's objective, too")
     parser.add_argument("--simple-only", action="store_true", help="train nothing")
     parser.add_argument("--models-only", action="store_true", help="leave out what is not trained")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here as well, after every collection")
     args, rows = parser.parse_args(), []
+    runs = kept_runs(args.runs)
     for folder in args.folders:
-        data = load(folder, SIDE, args.most)  # the baselines' side is the preset's
+        data = load(folder, SIDE, args.most)
         print(f"{data.name}: {len(data.database.images):,} pictures, {len(data.query.images):,} queries, {len(data.classes)} kinds, "
               f"chance {chance(data):.3f}", flush=True)
         if not args.models_only: rows += simple_rows(data, args.bits, args.seeds)
-        if not args.simple_only: rows += model_rows(data, args)
+        for seed in [] if args.simple_only else args.seeds:
+            for method in ("SSCQ", "SPQ's objective") if args.spq else ("SSCQ",):
+                if any((r["collection"], r["method"], r["seed"]) == (data.name, method, seed) and r["steps"] == (args.steps or r["steps"]) for r in runs):
+                    continue
+                runs.append(one_run(folder, data, method, seed, args))
+                print(json.dumps(runs[-1]), flush=True)
+                if args.runs:
+                    with args.runs.open("a", encoding="utf-8") as f: f.write(json.dumps(runs[-1]) + "\n")
+        rows += model_rows(data, runs)
         if args.json: args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n" + table(rows))
 

@@ -273,6 +273,16 @@ class Asked:
         own = dict(zip(self.rows.tolist(), x))
         return [own.get(q, empty) for q in range(self.n)]
 
+Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # (Q, k): distances, ids, which segment, row
+
+def sorted_by(order: np.ndarray, found: Found) -> Found:
+    distances, ids, which, rows = (np.take_along_axis(x, order, 1) for x in found)
+    return distances, ids, which, rows
+
+def joined_answers(found: Sequence[Found]) -> Found:
+    distances, ids, which, rows = (np.concatenate(own) for own in zip(*found))
+    return distances, ids, which, rows
+
 # %% ../nbs/31_answers.ipynb #4306b12b
 def embed_readable(
     embed: Callable,

@@ -19,7 +19,7 @@ from torch import Tensor
 from .backbone import BACKBONES, make_backbone, pretrained_backbone
 from .codebook import books_for, hard_assign, n_bits
 from .data import RetrievalData
-from .evaluate import _scored, relevance, Score, score_codes, score_of
+from .evaluate import _scored, relevance, Score, score_codes, score_of, score_refined
 from .reading import batches, WORKERS
 from .search import train_opq, train_pq
 from .validation import check_count, check_flag, check_seed, check_tensor, one_line
@@ -194,6 +194,33 @@ def simple_scores(
 
 # %% ../nbs/42_baselines.ipynb #800c7531
 LEVEL = .005  # of P@10: less is no difference worth a sentence
+
+
+def score_sorted(
+    coded: EncodedData,
+    embeddings: Tensor,  # (N, D) of the database
+    data: RetrievalData,
+    method: str,
+    backbone: str,
+    distance: str,
+    refine: int,  # candidates
+) -> Score:
+    "The score of what `sscq search` answers where embeddings are kept"
+    labels, db_labels, n = data.query.known_labels, data.database.known_labels, min(refine, len(coded.codes))
+    return score_refined(coded.query, labels, coded.codes, db_labels, coded.codebooks, embeddings.float(), n, data.topk,
+                         distance, method, backbone, data.name)
+
+
+def what_refining_did(
+    pairs: list[tuple[Score, Score]],  # of a model's codes, and of the same refined
+) -> str:  # empty where there are none
+    "A sentence on the best of them by its codes"
+    if not pairs: return ""
+    codes, refined = max(pairs, key=lambda pair: pair[0].precision_at_10 or 0)
+    before, after = codes.precision_at_10 or 0, refined.precision_at_10 or 0
+    word = "no better" if abs(after - before) < LEVEL else "better" if after > before else "worse"
+    advice = "; search with --no-refine" if word == "worse" else ""
+    return f" Sorted by embeddings, the answers of {one_line(codes.method)} are {word}: {after:.1%}{advice}."
 
 
 def who_won(

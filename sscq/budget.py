@@ -226,6 +226,9 @@ MANY = 1000  # pictures
 BATCH = 128  # images a step
 PICTURES_A_MINUTE = 10_000  # are trained on; of more, a sample is, which 4,000 steps of 128 see five times
 DRAWING_SIDE = 32  # pixels; grey pictures up to it are taken for handwriting and the like, which nobody mirrors
+LARGE_SIDE = 48  # pixels, where every picture is seen often: it learns more of a pass, and costs twice as much
+OFTEN = 150  # passes at that size; on two cores, ten minutes make as many over 3,000 pictures
+OFTEN_A_MINUTE = 300  # pictures, seen as often
 SMALL_SIDE = 10  # pixels; up to it, tiny_cnn at 8 pixels: as on the 8×8 digits
 BRANCH_SIDE = 64  # pixels; up to it, and for grey pictures, branch_cnn; beyond, if somebody asks for it, resnet18
 OBJECTIVES = SSCQObjective(tau_ic=.2), BranchObjective(tau_ic=.2)  # .2 finds more edited copies again than .5
@@ -251,8 +254,12 @@ def words_for(
     return dict(n_words=256, word_dim=32) if many else dict(n_words=16, word_dim=16)
 
 
-def image_side(side: int) -> int:
+def image_side(
+    side: int,  # of the pictures
+    often: bool = False,
+) -> int:
     "At how many pixels pictures of such a side are seen: branch_cnn takes 32 at the cost of tiny_cnn at 16"
+    if often and side >= LARGE_SIDE: return LARGE_SIDE
     return 8 if side <= SMALL_SIDE else 16 if side < 24 else 32
 
 # %% ../nbs/37_budget.ipynb #7915e641
@@ -271,13 +278,17 @@ def choose_setup(
 ) -> Setup:
     "Network, size, views and settings for some pictures"
     channels = facts.channels if channels is None else channels
-    size = image_size if image_size is not None else facts.side if facts.fixed else image_side(facts.side)
+    batch = min(BATCH, max(facts.n, 2)) if batch_size is None else batch_size
+    if steps is None:
+        often = facts.n <= OFTEN_A_MINUTE * (MINUTES if minutes is None else minutes)
+    else:
+        often = steps * batch >= OFTEN * facts.n
+    size = image_size if image_size is not None else facts.side if facts.fixed else image_side(facts.side, often)
     if backbone is None:
         backbone = "tiny_cnn" if size <= SMALL_SIDE else "branch_cnn"
         backbone = "resnet18" if size > BRANCH_SIDE and channels == 3 else backbone
     if view is None:
         view = "gentle" if channels == 3 else "digit" if facts.side <= DRAWING_SIDE else "gray"
-    batch = min(BATCH, max(facts.n, 2)) if batch_size is None else batch_size
     per_pass = n_batches(facts.n, batch)
     smallest = facts.n // max(per_pass, 1)
     objective = OBJECTIVES[backbone == "branch_cnn"]

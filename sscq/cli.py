@@ -27,15 +27,19 @@ from .backbone import BACKBONES
 from .browse import browse, MOST
 from .commands import encode, evaluate, info, LARGEST_REFINED, search, train
 from .data import DATASETS
+from .distributed import rank_and_world
 from .duplicates import duplicates, NEAR
 from .evaluate import DISTANCES
 from .files import check_writable
 from .folder import update
 from .images import SkippedFiles
 from .moved import moved_from
+from .reencode import bits, reencode
 from .report import demo, progress_bars, say, write_json
+from .serve import serve
 from .train import PRESETS
 from .validation import check_count, check_path, one_line
+from .vectordb import export
 from .views import VIEWS
 
 # %% ../nbs/50_cli.ipynb #2a5b32e6
@@ -43,6 +47,18 @@ def _demo(args: argparse.Namespace) -> dict:
     return dict(
         rows=demo(args.out, args.bits, args.seeds, args.epochs, args.baselines, None if args.json == "-" else args.json)
     )
+
+
+def _train(args: argparse.Namespace) -> dict:
+    "sscq train: a folder or data set in, a model out"
+    if args.browse and not os.path.isdir(args.data): raise ValueError(
+        f"--browse shows the pictures of a folder, and {one_line(args.data)} is none: leave it out")
+    done = train(args)
+    if not args.browse or rank_and_world()[0]: return done
+    wanted = dict(model=done["model"], images=args.data, out=None, keep="half", device=args.device)
+    index = encode(argparse.Namespace(**wanted))["index"]
+    page = browse(argparse.Namespace(index=index, out=None, most=MOST, open=False))["page"]
+    return done | dict(index=index, page=page)
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,6 +91,12 @@ def network(name: str) -> str:
     )
 
 
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", nargs="?", const="", metavar="ADDRESS",
+                        help="let Ray's actors do it, on this machine or on the cluster at ADDRESS")
+    parser.add_argument("--actors", type=int, metavar="N", help="how many of them (one a machine)")
+
+
 def build_parser() -> argparse.ArgumentParser:
     "All commands and their options"
     parser = Parser(
@@ -96,8 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = _command(
         commands,
         "train",
-        train,
+        _train,
         "sscq train photos/",
+        "sscq train photos/ --browse",
         "sscq train photos/ --bits 64 --minutes 30 --image-size 32 --out runs/mine",
         "sscq train cifar10 --preset fast --bits 32",
         "sscq train photos/ --out runs/mine --resume",
@@ -126,16 +149,22 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, help="of weights, batches and views (0)")
     p.add_argument("--save-every", type=int, metavar="N", help="write every Nth checkpoint (1)")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    p.add_argument("--browse", action="store_true", help="then encode the folder, and make a page to look through")
     p = _command(
         commands,
         "encode",
         encode,
         "sscq encode runs/photos-32 photos/",
         "sscq encode runs/photos-32 more/ --out more.sscq",
+        "sscq encode runs/photos-32 photos/ --out parts/ --part-size 1000000 --part 3/64",
     )
     p.add_argument("model", help="folder of a trained model")
     p.add_argument("images", help="folder of pictures")
-    p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq)")
+    p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq), or the folder of parts")
+    p.add_argument("--part-size", type=int, metavar="N", help="write parts of N pictures, each an index file of its "
+                   "own, instead of one index; those that are there are left as they are")
+    p.add_argument("--part", metavar="I/N", help="only the share of worker I among N, as 3/64")
+    _cluster(p)
     p.add_argument("--keep", choices=("half", "int8", "none"), default="half",
                    help="keep embeddings in 16 or 8 bits a number, to sort answers by, or none (%(default)s)")
     p = _command(commands, "update", update, "sscq update runs/photos-32/photos.sscq photos/")
@@ -153,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
         "\n\nOne line an answer: a newline in a name, or what else no line can show, is printed as an escape;"
         "\n--json has every name as it is."
     )
-    p.add_argument("index", help="what sscq encode wrote")
+    p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
     p.add_argument("queries", nargs="+", metavar="query", help="a picture")
     p.add_argument("-k", type=int, default=10, help="answers to each (%(default)s)")
     p.add_argument("--model", help="folder of the model (the index's folder)")
@@ -167,6 +196,37 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", help="the page (INDEX-browse.html, beside the index)")
     p.add_argument("--most", type=int, default=MOST, metavar="N", help="show N of them (%(default)s)")
     p.add_argument("--open", action="store_true", help="and open it in a browser")
+    p = _command(commands, "reencode", reencode,
+                 "sscq reencode parts/ runs/photos-64 photos/ --out better/ --part 3/64")
+    p.add_argument("parts", help="of the old model; they are only read, and may be served meanwhile")
+    p.add_argument("model", help="folder of its successor")
+    p.add_argument("images", help="folder of pictures")
+    p.add_argument("--out", required=True, help="folder of the new parts: the same pictures under the same ids")
+    p.add_argument("--part", metavar="I/N", help="only the share of worker I among N, as 3/64")
+    _cluster(p)
+    p = _command(commands, "bits", bits, "sscq bits runs/photos-32 photos/ --html bits.html")
+    p.add_argument("model", help="folder of a trained model")
+    p.add_argument("images", help="folder of pictures")
+    p.add_argument("--pieces", type=int, default=500, metavar="N", help="pieces that are searched for (%(default)s)")
+    p.add_argument("--html", metavar="FILE", help="the figure on a page")
+    p = _command(commands, "export", export, "sscq export runs/photos-32/photos.sscq --parquet photos.parquet",
+                 "sscq export parts/ --lance photos.lance")
+    p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
+    p.add_argument("--lance", metavar="FOLDER", help="a data set of Lance, with the codebooks; LanceDB opens it")
+    p.add_argument("--parquet", metavar="FILE", help="ids, paths and the embeddings that were kept")
+    p = _command(commands, "serve", serve, "sscq serve runs/photos-32/photos.sscq --port 8000",
+                 "sscq serve parts/ --model runs/photos-32 --paths")
+    p.add_argument("index", help="what sscq encode wrote, an index or a folder of parts")
+    p.add_argument("--model", help="folder of the model (the index's folder)")
+    p.add_argument("--host", default="127.0.0.1", help="whom to listen to (%(default)s: this machine alone)")
+    p.add_argument("--port", type=int, default=8000, help="(%(default)s); 0: one that is free")
+    _cluster(p)
+    p.add_argument("--replicas", type=int, default=2, metavar="N", help="actors that hold a part (%(default)s)")
+    p.add_argument("--paths", action="store_true", help="give out where the pictures lie")
+    p.add_argument("--write", action="store_true", help="let callers add and remove; the index file follows")
+    p.add_argument("--queue", type=int, default=256, metavar="N", help="queries that may wait (%(default)s)")
+    p.add_argument("--max-body", type=int, default=16, metavar="MB", help="size of a request (%(default)s)")
+    p.add_argument("--timeout", type=float, default=10, metavar="SECONDS", help="of a request (%(default)s)")
     p = _command(
         commands,
         "evaluate",
@@ -196,7 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FOLDER", help="keep the models trained here, as FOLDER/sscq-BITS")
     p.add_argument("--html", metavar="FILE", help="table, mAP over bits, and precision over recall on a page")
     p = _command(commands, "info", info, "sscq info runs/photos-32", "sscq info runs/photos-32/photos.sscq --json -")
-    p.add_argument("file", help="an index, or the folder of a model")
+    p.add_argument("file", help="an index, a folder of parts, or the folder of a model")
     for name, p in commands.choices.items():
         p.add_argument(
             "--json", metavar="FILE", help="write the result as JSON; - for standard output, with nothing else there"
@@ -208,14 +268,14 @@ def build_parser() -> argparse.ArgumentParser:
             )
             p.add_argument("--epochs", type=int, help="instead of the preset's")
             p.add_argument("--root", default="data", help="where named data sets lie (%(default)s)")
-        if name in ("train", "encode", "search", "browse", "evaluate", "update"):
+        if name in ("train", "encode", "search", "browse", "evaluate", "update", "serve", "reencode", "bits"):
             p.add_argument(
                 "--max-pixels",
                 type=int,
                 metavar="N",
                 help=f"read pictures of up to N pixels, for those you trust ({Image.MAX_IMAGE_PIXELS or 'any'})",
             )
-        if name in ("train", "encode", "evaluate", "update"):
+        if name in ("train", "encode", "evaluate", "update", "reencode", "bits"):
             p.add_argument("--device", help="cpu, cuda, cuda:1 (CUDA when there is one)")
     return parser
 
@@ -339,7 +399,7 @@ class CtrlC:
                 signal.signal(signal.SIGINT, signal.SIG_IGN if to_the_end else signal.default_int_handler)
 
 # %% ../nbs/50_cli.ipynb #d4656f4c
-PATHS = ("data", "root", "model", "images", "folder", "index", "queries", "file", "out", "html", "json")  # arguments
+PATHS = "data root model images parts folder index queries file lance parquet out html json".split()  # arguments
 
 
 def check_arguments(args: argparse.Namespace) -> None:

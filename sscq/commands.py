@@ -18,9 +18,20 @@ from typing import Any, cast
 import torch
 
 from .backbone import backbone_origin, NETWORK_SIZE
-from .baselines import baselines, EncodedData, pretrained, score_coded, simple_scores, weights_at_hand, who_won
+from sscq.baselines import (
+    baselines,
+    EncodedData,
+    pretrained,
+    score_coded,
+    score_sorted,
+    simple_scores,
+    weights_at_hand,
+    what_refining_did,
+    who_won,
+)
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
+from .cluster import on_cluster
 from .codebook import books_for, n_bits, perplexity, usage
 from .core import SSCQ
 from .data import data_ready, data_resized, dataset, DATASETS, RetrievalData
@@ -30,9 +41,11 @@ from .files import check_writable, check_writable_folder
 from .folder import remember_files
 from .index import Index
 from .indexfile import check_file
+from .parts import by_parts, encode_parts, one_by_one, parts_info
 from .picture_pages import show_answers
 from .reading import as_images
 from .report import config_for, for_images, html_rows, learn, pr_figure, progress_bars, say, score_figure
+from .shards import is_sharded, open_index
 from .train import Preset, PRESETS, TrainConfig
 from .vectors import as_vectors, head_setup, vector_arguments
 from .validation import check_count, one_line
@@ -210,6 +223,7 @@ def reached(model: SSCQ) -> str:
 # %% ../nbs/49_commands.ipynb #7adb0ba7
 def encode(args: argparse.Namespace) -> dict:
     "sscq encode: a model and a folder in, an index out"
+    if by_parts(args): return encode_parts(args, one_by_one if args.cluster is None else on_cluster)
     out = Path(args.out or Path(args.model) / f"{Path(args.images).resolve().name}.sscq")
     check_file(out)
     model = SSCQ.from_pretrained(args.model).to(find_device(args.device))
@@ -265,7 +279,7 @@ def queries_in(query: str, model: SSCQ) -> list[tuple[str, Any]]:  # name, and w
 def search(args: argparse.Namespace) -> dict:
     "sscq search: an index and pictures in, the nearest images out"
     check_count("-k", args.k)
-    if not os.path.isfile(args.index): raise FileNotFoundError(
+    if not os.path.isfile(args.index) and not is_sharded(args.index): raise FileNotFoundError(
         f"{one_line(args.index)} is not a file: give the index that sscq encode wrote")
     for query in args.queries:
         if os.path.isdir(query): raise ValueError(
@@ -274,7 +288,7 @@ def search(args: argparse.Namespace) -> dict:
     if page:
         check_writable(page)
     model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
-    index = Index.load(args.index, embed=model.embed)
+    index = open_index(args.index, model.embed)
     asked = [one for query in args.queries for one in queries_in(query, model)]
     refine = candidates(index, args.k, args.refine)
     found = [index.search(query, k=args.k, refine=refine) for _, query in asked]
@@ -305,16 +319,22 @@ class MethodResult:
     method: str
     backbone: str  # its origin
     coded: EncodedData
+    embeddings: torch.Tensor | None = None  # (N, D) of the database, where a network of ours makes some, in 16 bits
     epochs: int | None = None  # of training by us
     seconds: float | None = None
 
 
-def encode_data(model: SSCQ, data: RetrievalData) -> EncodedData:
-    "What a model makes of a data set"
+def encode_data(model: SSCQ, data: RetrievalData) -> tuple[EncodedData, torch.Tensor | None]:
+    "What a model makes of a data set: codes, and the embeddings that a search would sort by"
     data = data_resized(data, model.channels, model.image_size)
-    return EncodedData(
-        model.embed(data.query.images), model.encode(data.database.images), model.codebooks.detach().float().cpu()
-    )
+    books, images = model.codebooks.detach().float().cpu(), data.database.images
+    if len(images) > LARGEST_REFINED:
+        return EncodedData(model.embed(data.query.images), model.encode(images), books), None
+    f, codes = [], []
+    for x, _ in model.embed_batches(images):
+        codes.append(model._codes(x))
+        f.append(x.half().cpu())
+    return EncodedData(model.embed(data.query.images), torch.cat(codes), books), torch.cat(f)
 
 
 def trained(method: str, args: argparse.Namespace, data: RetrievalData, bits: int) -> MethodResult:
@@ -324,14 +344,14 @@ def trained(method: str, args: argparse.Namespace, data: RetrievalData, bits: in
         model.save_pretrained(Path(args.out) / f"sscq-{bits}")
     epochs, seconds = len(model.history), model.history[-1]["seconds"]
     say(f"sscq: {method}, {bits} bits: {epochs} epochs in {seconds:,.0f} s", error=True)
-    return MethodResult(method, backbone_origin(model.backbone), encode_data(model, data), epochs, seconds)
+    return MethodResult(method, backbone_origin(model.backbone), *encode_data(model, data), epochs, seconds)
 
 # %% ../nbs/49_commands.ipynb #9e20aa02
 def all_tried(args: argparse.Namespace, data: RetrievalData) -> Iterator[MethodResult]:
     "The methods that `sscq evaluate` was asked for"
     for folder in args.model or ():
         model = SSCQ.from_pretrained(folder).to(find_device(args.device))
-        yield MethodResult(Path(folder).resolve().name, backbone_origin(model.backbone), encode_data(model, data))
+        yield MethodResult(Path(folder).resolve().name, backbone_origin(model.backbone), *encode_data(model, data))
     if not args.model:
         yield from (trained("sscq", args, data, bits) for bits in args.bits)
     if not args.baselines: return
@@ -363,6 +383,11 @@ def budget(args: argparse.Namespace, tried: list[MethodResult]) -> str:
     )
 
 
+def refined_score(one: MethodResult, data: RetrievalData, distance: str) -> Score | None:
+    if one.embeddings is None: return None
+    return score_sorted(one.coded, one.embeddings, data, one.method, one.backbone, distance, REFINED)
+
+
 def evaluate(args: argparse.Namespace) -> dict:
     "sscq evaluate: a data set in, a table of scores out"
     if args.baselines or not args.model:
@@ -382,10 +407,13 @@ def evaluate(args: argparse.Namespace) -> dict:
         for i, one in enumerate(tried)
         for d in distances
     }
+    refined = {at: score for at in scores if (score := refined_score(tried[at[0]], data, at[1]))}
     simple, chance = simple_scores(data)
-    everything = [*scores.values(), *simple]
-    ours = {Path(folder).resolve().name for folder in args.model or ()} or {"sscq"}
-    table, won, how = score_table(everything), who_won(everything, ours, chance), budget(args, tried)
+    rows_shown = [s for at in scores for s in (scores[at], refined.get(at)) if s]
+    everything, ours = rows_shown + simple, {Path(folder).resolve().name for folder in args.model or ()} or {"sscq"}
+    table, how = score_table(everything), budget(args, tried)
+    won = who_won([*scores.values(), *simple], ours, chance)
+    won += what_refining_did([(scores[at], refined[at]) for at in refined if scores[at].method in ours])
     say("\n".join(filter(None, (table, won, how))))
     if args.html:
         save_scores(args.html, data, tried, everything, f"{won} {table.splitlines()[-1]} {how}", distances[0])
@@ -393,7 +421,8 @@ def evaluate(args: argparse.Namespace) -> dict:
         asdict(score) | dict(epochs=tried[i].epochs, seconds=tried[i].seconds) for (i, _), score in scores.items()
     ]
     exact = [asdict(score) for score in simple]
-    return dict(data=data.name, rows=rows, exact=exact, chance=chance, won=won, training=how,
+    sorted_rows = [asdict(score) for score in refined.values()]
+    return dict(data=data.name, rows=rows, refined=sorted_rows, exact=exact, chance=chance, won=won, training=how,
                 skipped=left_out(found.train, found.database.images, found.query.images))
 
 # %% ../nbs/49_commands.ipynb #9e20aa04
@@ -444,7 +473,9 @@ def save_scores(
 def info(args: argparse.Namespace) -> dict:
     "sscq info: what a model or an index is"
     path = Path(args.file)
-    if path.is_dir() or path.name == "model.safetensors":
+    if is_sharded(path):
+        facts = parts_info(path)
+    elif path.is_dir() or path.name == "model.safetensors":
         model = SSCQ.from_pretrained(path if path.is_dir() else path.parent)
         M, K, d = model.codebooks.shape
         facts = dict(

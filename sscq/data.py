@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'ImageSet', 'RetrievalData', 'digits', 'fashion_mnist', 'cifar10', 'flickr25k', 'nuswide',
-           'labelled_folder', 'resized', 'data_resized', 'dataset']
+           'labelled_folder', 'twemoji', 'resized', 'data_resized', 'dataset']
 
 # %% ../nbs/01_data.ipynb #2497e937
 import os
@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from . import moved
 from .images import _sides, check_images, SkippedFile
 from .moved import moved_from
 from .reading import _listing, _ready, _tell, Images, Pictures, ready, WORKERS
@@ -213,6 +215,35 @@ def labelled_folder(
     database, query = sets
     return RetrievalData(root.resolve().name, database.images, database, query, topk, tuple(classes))
 
+# %% ../nbs/01_data.ipynb #1736311f
+_TILE, _COLUMNS = 64, 44  # pixels a side; pictures a row
+
+
+def twemoji(
+    size: int = 32,  # side of the squares, 64 pixels at most
+    folder: str | Path | None = None,  # write them here as files, train/KIND/NAME.png and test/KIND/NAME.png
+) -> RetrievalData:
+    "1,906 emoji in colour (Twemoji, CC BY 4.0): 1,603 to train and search, 303 to query; their nine kinds only score"
+    size = check_count("size", size, 4, _TILE)
+    home = Path(moved.__file__).with_name("pictures")  # beside any module: a notebook has no file of its own
+    rows = [line.split("\t") for line in (home / "twemoji.tsv").read_text(encoding="utf-8").splitlines()]
+    with Image.open(home / "twemoji.webp") as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB")))
+    tiles = pixels.unflatten(0, (-1, _TILE)).unflatten(2, (_COLUMNS, _TILE)).transpose(1, 2)
+    tiles = tiles.flatten(0, 1)[: len(rows)]  # (N, 64, 64, 3)
+    if folder is not None:
+        root = check_path("folder", folder)
+        for x, (part, kind, name) in zip(tiles.numpy(), rows):
+            (root / part / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x).resize((size, size), Image.Resampling.BOX).save(root / part / kind / f"{name}.png")
+        return labelled_folder(root, size)
+    small = np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.BOX)) for x in tiles.numpy()])
+    images, classes = torch.from_numpy(small).permute(0, 3, 1, 2).contiguous(), sorted({kind for _, kind, _ in rows})
+    labels = torch.tensor([classes.index(kind) for _, kind, _ in rows])
+    asks = torch.tensor([part == "test" for part, *_ in rows])
+    database, query = (ImageSet(images[rows_of], labels[rows_of]) for rows_of in (~asks, asks))
+    return RetrievalData("twemoji", database.images, database, query, 1000, tuple(classes))
+
 # %% ../nbs/01_data.ipynb #9b1f83c0
 def _protocol(data) -> RetrievalData:
     "The same, or a TypeError"
@@ -288,7 +319,7 @@ def data_resized(
     return data._replace(train=train, database=database, query=query)
 
 # %% ../nbs/01_data.ipynb #f6ad64c7
-DATASETS = ("digits", "fashion-mnist", "cifar10", "flickr25k", "nuswide")
+DATASETS = ("digits", "fashion-mnist", "cifar10", "flickr25k", "nuswide", "twemoji")
 
 
 def dataset(
@@ -302,6 +333,7 @@ def dataset(
     if name == "cifar10": return cifar10(root)
     if name == "flickr25k": return flickr25k(Path(root, name))
     if name == "nuswide": return nuswide(Path(root, name))
+    if name == "twemoji": return twemoji(_TILE)
     if os.path.isdir(name): return labelled_folder(name)
     raise ValueError(f"dataset={shown(name)} is not a folder, nor one of {', '.join(DATASETS)}")
 

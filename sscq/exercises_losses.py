@@ -5,5 +5,414 @@
 # %% auto #0
 __all__ = []
 
+# %% ../nbs/53_exercises_losses.ipynb #484ffd28
+import math
+
+import torch
+import torch.nn.functional as F
+
+from sscq.contrastive import cosines, info_nce
+from sscq.diversity import codeword_cosines, codeword_diversity
+from sscq.neighbors import part_cosines
+from sscq.verdicts import Exercise, register, within
+
+# %% ../nbs/53_exercises_losses.ipynb #0977bebc
+def _info_nce_cases():
+    g = torch.Generator().manual_seed(5)
+    yield "there are four vectors of length one", (torch.tensor([[1., 0.], [0., 1.], [.8, .6], [.6, .8]]), .5)
+    yield "lengths differ", (torch.tensor([[5., 0.], [0., .1], [.8, .6], [6., 8.]]), .5)
+    yield "all rows are alike", (torch.ones(6, 3), .5)
+    yield "there are 24 random rows at τ = 0.1", (torch.randn(24, 10, generator=g), .1)
+
+
+def _nce(logits): return F.cross_entropy(logits, torch.arange(len(logits)).roll(len(logits) // 2))
+
+
+def _off_diagonal(cos, tau): return (cos / tau).masked_fill(torch.eye(len(cos), dtype=torch.bool), -torch.inf)
+
+
+register(Exercise(
+    "info_nce", "05_contrastive", "write", info_nce, _info_nce_cases,
+    ("Which column is the right answer of row i? `torch.arange(n).roll(n // 2)` gives all of them.",
+     "Scale the rows, divide their products by τ, set the diagonal to -inf, and call F.cross_entropy."),
+    wrong={"A row can choose itself: its own column has to be taken out.": lambda x, tau: _nce(cosines(x) / tau),
+           "The rows are not scaled to length 1.": lambda x, tau: _nce(_off_diagonal(x @ x.T, tau)),
+           "The cosines are multiplied by τ, where they have to be divided by it.":
+           lambda x, tau: _nce(_off_diagonal(cosines(x), 1 / tau))},
+    because="One matrix product and one cross-entropy: this is the loss that SimCLR trains with."))
+
+# %% ../nbs/53_exercises_losses.ipynb #e8bfe37d
+def _kl(p, q): return (p * (p.log() - q.log())).sum()
+
+
+def _kl_cases():
+    g = torch.Generator().manual_seed(6)
+    yield "both are equal", (torch.tensor([.2, .3, .5]), torch.tensor([.2, .3, .5]))
+    yield "there are two negatives", (torch.tensor([.05, .95]), torch.tensor([.14, .86]))
+    yield "q is nearly certain", (torch.tensor([.25, .25, .25, .25]), torch.tensor([.97, .01, .01, .01]))
+    yield "there are 62 negatives", (torch.randn(62, generator=g).softmax(0), torch.randn(62, generator=g).softmax(0))
+
+
+register(Exercise(
+    "kl", "05_contrastive", "find the bug", _kl, _kl_cases,
+    ("Compute p · (log p - log q) for two numbers by hand. Which of the two directions does the function return?",
+     "`kl_div(log q, p)` is KL(p‖q): the logarithm of what predicts comes first."),
+    wrong={"The sign is turned.": lambda p, q: -_kl(p, q),
+           "It is half of both directions, where one is wanted.": lambda p, q: .5 * (_kl(p, q) + _kl(q, p))},
+    because="In the symmetric loss the order makes no difference, which is why this slip can live long unnoticed."))
+
+# %% ../nbs/53_exercises_losses.ipynb #8c640d67
+def _hot_limit(delta, tau): return .5 * delta.var(1, unbiased=False).mean() / tau ** 2
+
+
+def _hot_cases():
+    g = torch.Generator().manual_seed(7)
+    yield "all differences of an image are equal", (torch.tensor([[.2, .2, .2], [-.5, -.5, -.5]]), 5.)
+    yield "one image has two negatives", (torch.tensor([[.1, -.3]]), 5.)
+    yield "images have different means", (torch.tensor([[.5, .7, .6], [-.2, -.4, 0.]]), 10.)
+    yield "there are 64 images", (.3 * torch.randn(64, 126, generator=g), 2.)
+
+
+register(Exercise(
+    "hot_limit", "05_contrastive", "write", _hot_limit, _hot_cases,
+    ("log p - log q is about (Δ - mean Δ)/τ, and p - q is about (Δ - mean Δ)/(nτ). What is half their product, "
+     "summed over the negatives?",
+     "A sum of squared deviations divided by n is a variance: half of it, over τ squared, then the mean over the "
+     "images."),
+    wrong={"The variance divides by n here, not by n - 1.": lambda d, tau: .5 * d.var(1).mean() / tau ** 2,
+           "The mean difference is not taken off; a constant difference costs nothing.":
+           lambda d, tau: .5 * d.square().mean() / tau ** 2,
+           "The half of the symmetric divergence is missing.": lambda d, tau: 2 * _hot_limit(d, tau),
+           "The variance is of each image's own differences.": lambda d, tau: .5 * d.var(unbiased=False) / tau ** 2}))
+
+# %% ../nbs/53_exercises_losses.ipynb #b2b98082
+register(
+    Exercise(
+        "attraction_alone", "05_contrastive", "predict", 1., same=within(.02),
+        hints=("What is the easiest way for a network to give both views of every image the same vector?",
+               "If it gives all images one vector, what is each cosine?"),
+        wrong={"That is what unrelated directions would have, but nothing here pushes images apart.": 0.,
+               "Nothing in this loss asks different images to be opposite.": -1.},
+        because="One vector for all images satisfies the loss. This is the collapse that the negatives prevent."),
+    Exercise(
+        "photo_twice", "05_contrastive", "predict", 4 / 6 * math.log(3), same=within(.01),
+        hints=("How many other rows equal a u row, and how many of them count as right?",
+               "Four rows cost log 3 each and two cost nothing. What is the mean over six?"),
+        wrong={"The v rows cost nothing, and the mean is over all six rows.": math.log(3),
+               "A u row sees three equal rows, besides itself.": 4 / 6 * math.log(4),
+               "No training can tell a photo from itself, so the loss cannot get to 0.": 0.},
+        because="A false negative. Real data are full of milder ones, which is a reason for a τ that is not too low."),
+    Exercise(
+        "floor_of_icz", "05_contrastive", "predict", (math.log(31), 0.), same=within(.01),
+        hints=("How many rows fall on each of the 16 vectors, and how many equal ones does a row see besides itself?",
+               "With one book 32 rows share a vector; with two there are 256 vectors, one for each image."),
+        wrong={"Sixteen vectors are shared by 512 rows, so a row cannot tell its positive from 30 others.": (0., 0.),
+               "An image has two views: there are 512 rows.": (math.log(15), 0.)},
+        because="In general it is log(2B/K^M - 1), as long as there are fewer codes than images."),
+    Exercise(
+        "long_f", "05_contrastive", "predict", "embedding",
+        hints=("Which of the two vectors decides the direction of f + z?", "The fusion that ignores z altogether."),
+        wrong={"The longer vector decides a cosine, and that is f.": "quantized",
+               "f and z are compared with themselves here, not with each other.": "cross"},
+        because="A cosine is decided by the longer vector, and z becomes a small correction."))
+
+# %% ../nbs/53_exercises_losses.ipynb #dd03e35a
+def _diversity(f, codebooks, tau): return codeword_diversity(f, codebooks, tau)
+
+
+def _choices(f, codebooks, tau): return (codeword_cosines(f, codebooks) / tau).softmax(-1)
+
+
+def _diversity_cases():
+    g = torch.Generator().manual_seed(4)
+    east = torch.tensor([[[1., 0.], [0., 1.], [-1., 0.]]])
+    yield "there is one input", (torch.tensor([[2., 1.]]), east, 1.)
+    yield "four vectors choose among three words", (torch.tensor([[2., 0.], [1., 0.], [3., 1.], [0., 1.]]), east, 1.)
+    longer = east * torch.tensor([1., 5., .2])[:, None]
+    yield "lengths differ much", (torch.tensor([[20., 0.], [.1, .1], [0., 3.]]), longer, .5)
+    yield "there are four codebooks", (torch.randn(12, 32, generator=g), torch.randn(4, 16, 8, generator=g), 1.)
+    yield "τ = 0.1", (torch.randn(12, 32, generator=g), torch.randn(4, 16, 8, generator=g), .1)
+
+
+def _mean_of_each(f, codebooks, tau):
+    p = _choices(f, codebooks, tau)
+    return (p * (p + 1e-5).log()).sum(-1).mean()
+
+
+register(
+    Exercise(
+        "diversity", "06_diversity", "write", _diversity, _diversity_cases,
+        ("Cut f into parts first: `f.unflatten(1, (M, d))`. Over which axis is the softmax, and over which the mean?",
+         "The softmax is over the codewords, the mean over the inputs comes next, and p log p is summed over the "
+         "codewords of each codebook."),
+        wrong={"The entropy is taken of each input's choice, where the average choice is wanted.": _mean_of_each,
+               "It is summed over the codebooks, where their mean is wanted.":
+               lambda f, c, tau: len(c) * _diversity(f, c, tau),
+               "The temperature is left out.": lambda f, c, tau: _diversity(f, c, 1.)}),
+    Exercise(
+        "average_choice", "06_diversity", "find the bug", lambda f, c, tau: _choices(f, c, tau).mean(0),
+        _diversity_cases,
+        ("Two inputs that choose different words with certainty: what is their average choice, and what does the "
+         "function return?",
+         "The mean over the inputs comes after the softmax."),
+        wrong={"It is the sum of the choices, where their mean is wanted.":
+               lambda f, c, tau: _choices(f, c, tau).sum(0)},
+        because="The average of cosines does not know whether inputs choose differently or not at all."))
+
+# %% ../nbs/53_exercises_losses.ipynb #83997e40
+def _information(f, codebooks, tau):
+    p = _choices(f, codebooks, tau)
+    return (torch.special.entr(p.mean(0)).sum(-1) - torch.special.entr(p).sum(-1).mean(0)).mean()
+
+
+def _information_cases():
+    book = torch.eye(16)[None]
+    yield "no input prefers a word", (torch.ones(16, 16), book, .05)
+    yield "each input is certain of another word", (torch.eye(16), book, .05)
+    yield "all inputs are certain of one word", (torch.eye(16)[:1].repeat(8, 1), book, .05)
+    yield "there are four codebooks", list(_diversity_cases())[3][1]
+
+
+def _lowest_cases():
+    sizes = (4, 16), (16, 16), (512, 16), (1, 16), (30, 256)
+    return ((f"there are {n} inputs and {K} words", (n, K)) for n, K in sizes)
+
+
+register(
+    Exercise(
+        "information", "06_diversity", "write", _information, _information_cases,
+        ("For `undecided` the average choice and each choice are the same. What must the answer be then?",
+         "`torch.special.entr(p.mean(0)).sum(-1)` is the entropy of the average; subtract the mean over the inputs "
+         "of each one's entropy."),
+        wrong={"That is the entropy of the average alone, which cannot tell undecided from decided.":
+               lambda f, c, tau: torch.special.entr(_choices(f, c, tau).mean(0)).sum(-1).mean(),
+               "It is the other way round: minus the information.": lambda f, c, tau: -_information(f, c, tau)},
+        because="It is the mutual information of input and word, at most log K."),
+    Exercise(
+        "lowest_loss", "06_diversity", "write", lambda n_inputs, K: -math.log(min(n_inputs, K)),
+        _lowest_cases,
+        ("How many words can four certain inputs use?",
+         "Even use of w words has the value -log w, and w is the smaller of two numbers."),
+        wrong={"That many words would need at least as many inputs.": lambda n, K: -math.log(K),
+               "With more inputs than words, some inputs share a word.": lambda n, K: -math.log(n),
+               "The loss is the negative entropy.": lambda n, K: math.log(min(n, K))},
+        because="A small batch cannot reach the floor, so a low temperature wants batches of many times K inputs."))
+
+# %% ../nbs/53_exercises_losses.ipynb #50b54a67
+register(
+    Exercise(
+        "turn", "06_diversity", "predict", ("east", "west"),
+        hints=("Which word has the largest share of the average, and which the smallest?",
+               "Take from the fullest word and give to the emptiest."),
+        wrong={"That starves north, which has little more than its due.": ("north", "west"),
+               "There is no word in the south: a vector that looks there is undecided between east and "
+               "west.": ("east", "south"),
+               "North has its share already; west has the smallest.": ("east", "north")}),
+    Exercise(
+        "gap_of_256", "06_diversity", "predict", "smaller",
+        hints=("What share has the word at cosine 1, among K - 1 others at cosine 0?",
+               "The share is e / (e + K - 1). How does it change with K?"),
+        wrong={"More words make the choice of one less certain, not more, at the same temperature.": "larger"},
+        because="The winner's share is e / (e + K - 1): the larger the codebook, the lower the temperature has to be."),
+    Exercise(
+        "louder", "06_diversity", "predict", False,
+        hints=("Could the loss reach its floor without any input being certain of a word?",
+               "Look at `undecided` in the section on what is not guaranteed."),
+        wrong={"The loss can reach its floor without spreading the codes.": True},
+        because="The loss is at its floor all right: every vector has become undecided, and the other loss decides "
+                "where the codes fall."))
+
+# %% ../nbs/53_exercises_losses.ipynb #6645c57a
+def _row_loss(cosines, n, tau): return torch.logsumexp(cosines / tau, 0) - (cosines / tau).topk(n).values.logsumexp(0)
+
+
+def _row_cases():
+    g = torch.Generator().manual_seed(0)
+    yield "there are two negatives and n = 1", (torch.tensor([.6, 0.]), 1, .5)
+    yield "the nearest come last", (torch.tensor([-.5, .1, .2, .9]), 2, .5)
+    yield "all cosines are equal", (torch.full((10,), .3), 5, .5)
+    yield "all negatives are neighbours", (torch.tensor([.1, .7, -.4]), 3, .2)
+    yield "there are 62 negatives at τ = 0.1", (2 * torch.rand(62, generator=g) - 1, 20, .1)
+
+
+register(Exercise(
+    "row_loss", "07_neighbors", "write", _row_loss, _row_cases,
+    ("Which weight does a negative get? Compute all of them before anything is chosen.",
+     "`topk(n).values` gives the n largest weights; the loss is the negative logarithm of their sum over the sum of "
+     "all."),
+    wrong={"It looks like the first n negatives, where the nearest n are wanted.":
+           lambda c, n, tau: torch.logsumexp(c / tau, 0) - (c / tau)[:n].logsumexp(0),
+           "The temperature is left out.": lambda c, n, tau: _row_loss(c, n, 1.),
+           "The nearest are divided by the others alone, where all negatives are wanted.":
+           lambda c, n, tau: (c / tau).sort().values[:len(c) - n].logsumexp(0) - (c / tau).topk(n).values.logsumexp(0)},
+    because="With all negatives as neighbours the share is 1 and the loss 0, whatever the cosines."))
+
+# %% ../nbs/53_exercises_losses.ipynb #07e6a729
+def _two_groups(tau): return math.log1p(1.5 * math.exp(-2 / tau))
+
+
+def _two_groups_cases(): return ((f"τ = {tau}", (tau,)) for tau in (2., 1., .5, .2))
+
+
+register(Exercise(
+    "two_groups", "07_neighbors", "write", _two_groups, _two_groups_cases,
+    ("Four negatives weigh e^(1/τ) each and six weigh e^(-1/τ). What share do the four hold?",
+     "Divide the numerator and the denominator of the share by 4e^(1/τ)."),
+    wrong={"The cosines differ by 2, not by 1.": lambda tau: math.log1p(1.5 * math.exp(-1 / tau)),
+           "Six of the ten are far, so their weight is 6 to 4.": lambda tau: math.log1p(math.exp(-2 / tau)),
+           "It is the share; its negative logarithm is wanted.": lambda tau: 1 / (1 + 1.5 * math.exp(-2 / tau))},
+    because="The loss is log(1 + 3/2 · e^(-2/τ)), which falls to 0 as τ does."))
+
+# %% ../nbs/53_exercises_losses.ipynb #145c7aeb
+def _row_gradient(cosines, n, tau):
+    p, top = (cosines / tau).softmax(0), (cosines / tau).topk(n)
+    return (p - torch.zeros_like(p).scatter(0, top.indices, top.values.softmax(0))) / tau
+
+
+def _gradient_cases():  # without equal cosines, among which topk may choose either
+    g = torch.Generator().manual_seed(1)
+    yield "there are two negatives and n = 1", (torch.tensor([.6, 0.]), 1, .5)
+    yield "the nearest come last", (torch.tensor([-.5, .1, .2, .9]), 2, .5)
+    yield "all negatives are neighbours", (torch.tensor([.1, .7, -.4]), 3, .5)
+    yield "τ = 1", (torch.tensor([.8, -.1, .3, .5, -.9]), 2, 1.)
+    yield "there are 62 negatives at τ = 0.1", (2 * torch.rand(62, generator=g) - 1, 20, .1)
+
+
+register(Exercise(
+    "row_gradient", "07_neighbors", "write", _row_gradient, _gradient_cases,
+    ("p is a softmax over all negatives. What is q for a negative that is not among the nearest?",
+     "`torch.zeros_like(p).scatter(0, top.indices, …)` puts the softmax of the nearest in their places."),
+    wrong={"The derivative is by the cosine, so it is divided by τ once more.":
+           lambda c, n, tau: tau * _row_gradient(c, n, tau),
+           "It is q - p, the direction in which the cosine moves; the derivative is p - q.":
+           lambda c, n, tau: -_row_gradient(c, n, tau),
+           "The neighbours share q by their weights, not in equal parts.":
+           lambda c, n, tau: ((c / tau).softmax(0) - torch.zeros_like(c).scatter(0, c.topk(n).indices, 1 / n)) / tau}))
+
+# %% ../nbs/53_exercises_losses.ipynb #79b656f3
+def _part_cases():
+    g = torch.Generator().manual_seed(2)
+    z = torch.randn(6, 8, generator=g)
+    yield "all parts are equally long", (F.normalize(z.view(6, 2, 4), dim=-1).flatten(1), 2)
+    yield "there is one part", (z, 1)
+    yield "one part is ten times as long as the other", (z * torch.tensor([10.] * 4 + [1.] * 4), 2)
+    yield "rows differ in length", (z * torch.arange(1., 7.)[:, None], 4)
+
+
+register(Exercise(
+    "part_similarities", "07_neighbors", "find the bug", part_cosines, _part_cases,
+    ("Print the diagonals of the result: what should the cosine of a part with itself be?",
+     "A whole vector of length 1 says nothing about the lengths of its parts. Cut first, then normalise."),
+    wrong={"The parts are not scaled to length 1.": lambda z, n: (p := z.unflatten(1, (n, -1)).transpose(0, 1)) @ p.mT},
+    because="A part that is short in every row would otherwise hardly count, although its codeword costs as many "
+            "bits as any other."))
+
+# %% ../nbs/53_exercises_losses.ipynb #ddd75c24
+register(
+    Exercise(
+        "useless_n", "07_neighbors", "predict", 510,
+        hints=("Which share is held for certain, whatever the batch?",
+               "How many negatives does an input of 2B = 512 have?"),
+        wrong={"The input itself and its other view are no negatives.": 512,
+               "The other view is no negative either.": 511,
+               "That is the number of images; each has two views.": 256},
+        because="Then every negative is a neighbour, they hold everything, and p = q."),
+    Exercise(
+        "positive_of_one", "07_neighbors", "predict", "away",
+        hints=("Which input has cosine 1 with input i?",
+               "If the only neighbour is the input itself, the other view is one of those that are pushed."),
+        wrong={"The other view would have to be the single nearest, but the input itself is nearer.": "together"},
+        because="The single nearest is the input itself, a constant; all others are pushed, the other view most of "
+                "all because it is nearest."),
+    Exercise(
+        "copies", "07_neighbors", "predict", (.33, 16),
+        hints=("Does the loss anywhere compare one part with another? How many different words can one part be?",
+               "The loss is a mean over parts. A code that repeats one word four times is known when that word is."),
+        wrong={"That counts four words that are free; here they are always equal.": (.33, 65536),
+               "The loss is a mean over parts and not a sum.": (1.32, 16),
+               "The code has 16 bits, but its four words are always equal.": (.33, 64)},
+        because="The loss cannot see it, and 16 bits tell apart what 4 would. Parts that differ have to come from "
+                "the contrast between whole vectors."))
+
+# %% ../nbs/53_exercises_losses.ipynb #5896ac4a
+def _spq_half(f_a, z_b, tau): return info_nce(torch.cat([f_a, z_b]), tau)
+
+
+def _spq_cases():
+    g = torch.Generator().manual_seed(3)
+    f = torch.randn(6, 8, generator=g)
+    yield "all vectors are alike", (torch.ones(4, 3), torch.ones(4, 3), .5)
+    yield "there are two images", (torch.tensor([[1., 0], [0, 1]]), torch.tensor([[.9, .1], [.1, .9]]), .5)
+    yield "z is f with noise", (f, f + .3 * torch.randn(6, 8, generator=g), .5)
+    yield "τ = 0.1", (f, f + .3 * torch.randn(6, 8, generator=g), .1)
+
+
+register(Exercise(
+    "spq_half", "08_objective", "find the bug", _spq_half, _spq_cases,
+    ("Which row does `info_nce` take for the partner of row 0, and which row does it get?",
+     "`info_nce` wants all rows of one view and then all rows of the other: row i and row i + B are one image."),
+    wrong={"The second view is in reverse order, so its rows belong to other images.":
+           lambda f, z, tau: info_nce(torch.cat([f, z.flip(0)]), tau)},
+    because="Nothing fails when rows are paired wrongly, so test such a loss once on a batch whose value you know."))
+
+# %% ../nbs/53_exercises_losses.ipynb #f7d81ee9
+def _paired(a, b):
+    gaps = torch.tensor([b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())], dtype=torch.float64)
+    return gaps.mean().item(), gaps.std().item()
+
+
+def _paired_cases():
+    yield "seeds stand in the same order", ({0: .95, 1: .96, 2: .94}, {0: .94, 1: .93, 2: .92})
+    yield "seeds stand in another order", ({0: .95, 1: .96, 2: .94}, {2: .92, 0: .94, 1: .93})
+    yield "one run lacks a seed", ({0: .95, 1: .96, 2: .94, 3: .9}, {3: .93, 1: .93, 0: .94})
+    yield "all differences are equal", ({0: .9, 1: .7, 2: .5}, {0: .8, 1: .6, 2: .4})
+
+
+register(Exercise(
+    "paired", "08_objective", "write", _paired, _paired_cases,
+    ("Does the first value of one dictionary belong to the same seed as the first value of the other?",
+     "`a.keys() & b.keys()` are the seeds that both have; with `ddof=1` numpy divides by one less than their number."),
+    wrong={"Values are taken in the order in which they stand, not by seed.":
+           lambda a, b: _paired(dict(enumerate(a.values())), dict(enumerate(b.values()))),
+           "It is a - b, the other way round.": lambda a, b: _paired(b, a),
+           "The spread of the differences is wanted, with one less than their number as the divisor.":
+           lambda a, b: (_paired(a, b)[0], _paired(a, b)[1] * (1 - 1 / len(a.keys() & b.keys())) ** .5)},
+    because="Chance that both runs of a seed share cancels in the difference, so that it can be smaller than the "
+            "spread of either."))
+
+# %% ../nbs/53_exercises_losses.ipynb #b829689f
+register(
+    Exercise(
+        "collapsed_terms", "08_objective", "predict",
+        (math.log(511), math.log(511), 0., math.log(510 / 20), -math.log(16)), same=within(.01),
+        hints=("How many answers are equally likely to the contrast, and which share do 20 of 510 equal weights hold?",
+               "log 511 twice, 0 for views that agree, log(510/20), and -log 16, because a choice without any "
+               "preference is even on average."),
+        wrong={"A complete collapse is the worst value of `pn`, not the best.":
+               (math.log(511), math.log(511), 0., 0., -math.log(16)),
+               "A choice without preference is even on average, so `cd` cannot see this collapse.":
+               (math.log(511), math.log(511), 0., math.log(510 / 20), 0.)},
+        because="`cc` and `cd` are as low as they can be: only contrast and `pn` notice this collapse."),
+    Exercise(
+        "zero_weights", "08_objective", "predict", (0., 5, 0.),
+        hints=("Are the weights used before or after the terms are computed?",
+               "All five are computed and returned; then each is multiplied by 0."),
+        wrong={"A weight of 0 does not stop a term from being computed.": (0., 0, 0.)},
+        because="All five are computed, so that curves stay comparable; their gradients are multiplied by 0."),
+    Exercise(
+        "megabytes", "08_objective", "predict", (256., 2048.), same=within(.01),
+        hints=("How many inputs are 256 images, and how many bytes has a float32 number?",
+               "512 · 512 · 256 numbers of 4 bytes; then four comparisons of two tensors."),
+        wrong={"256 images are 512 inputs, and each number takes four bytes.": (64., 512.),
+               "Four comparisons keep two tensors each.": (256., 1024.)},
+        because="The table's peak is higher still, because the gradients need room as well."),
+    Exercise(
+        "lossless_spq", "08_objective", "predict", 9.96, same=within(.002),
+        hints=("What do the stacks [f_a; z_b] and [f_b; z_a] hold if z = f?",
+               "Both hold the same rows, and SPQ adds two halves."),
+        wrong={"SPQ is the sum of two halves.": 4.98},
+        because="It is twice `icf`, the same as `icf + icz`: the two methods differ only where quantization loses "
+                "something."))
+
 # %% ../nbs/53_exercises_losses.ipynb #fbff0106
 LISTED = True  # every exercise above is registered

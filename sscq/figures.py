@@ -25,6 +25,7 @@ from .validation import check_count, shown
 def notebook_pictures():
     "Show figures live, each with a PNG beside it for pages without a kernel (when Chromium is at hand)"
     pio.renderers.default = "plotly_mimetype"
+    pio.renderers["plotly_mimetype"].config = dict(displaylogo=False, showSendToCloud=False)
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if os.environ.get("IN_TEST") or os.environ.get("SSCQ_SKIP_PNG") or not chromium: return
     try:
@@ -64,6 +65,7 @@ pio.templates["sscq"] = go.layout.Template(
         xaxis=_AXIS,
         yaxis=_AXIS,
         bargap=0.35,
+        modebar=dict(remove=["sendChartToCloud"]),  # the button would upload the figure to a company
     )
 )
 

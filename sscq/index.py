@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sscq.answers import (
     as_column, as_ids, as_paths, as_tensor, Asked, asked_pictures, check_alike, Column, Explanation, KEPT,
-    kept_embeddings, RESERVED, found_root, root_of, rooted, SearchResult,
+    joined_answers, kept_embeddings, RESERVED, found_root, root_of, rooted, SearchResult,
 )
 from .codebook import hard_assign, n_bits
 from .fastscan import as_faiss_index, faiss_on_one_thread, of_faiss_index, rerank
@@ -32,9 +32,8 @@ from sscq.indexfile import (
 from .ivf import IVFIndex
 from .kernels import map_threads
 from .search import check_codebooks, check_distance, check_table, table_of_parts
-from sscq.segments import (
-    appended, compacted, Growing, IndexSnapshot, joined_answers, refined, removed, search_segments, State,
-)
+from .segment_search import refined, search_segments
+from .segments import appended, compacted, Growing, IndexSnapshot, removed, State
 from sscq.validation import (
     check_callable, check_choice, check_count, check_flag, check_number, check_path, check_text, one_line, shown,
 )
@@ -104,7 +103,7 @@ class Index:
 
     # adding and taking away: each makes a new state and puts it in place of the old one, all at once
 
-    def _check_vectors(self, f) -> Tensor:  # (n, D) float32 on its device
+    def _as_vectors(self, f) -> Tensor:  # (n, D) float32 on its device; not yet known to be finite
         M, _, d = self._books.shape
         f = as_tensor("embeddings", f)
         if not f.is_floating_point(): raise TypeError(f"embeddings of {f.dtype} must be floating point")
@@ -114,6 +113,10 @@ class Index:
                 f"embeddings of shape {tuple(f.shape)} do not fit model {self.model}: its {M} codebooks of {d} "
                 f"dimensions need (N, {M * d})"
             )
+        return f
+
+    def _check_vectors(self, f) -> Tensor:  # (n, D) float32 on its device
+        f = self._as_vectors(f)
         if not np.abs(f.cpu().numpy()).max(initial=0) < np.inf:
             raise ValueError("embeddings contain NaN or infinite values")
         return f
@@ -307,7 +310,7 @@ class Index:
             f, several, files, rows, wrong = asked_pictures(self.embed, query)
         f = as_tensor("embeddings", f).cpu()
         if not f.numel(): raise ValueError(f"there is nothing to ask: the query has shape {tuple(f.shape)}")
-        f = self._check_vectors(f[None] if f.ndim == 1 else f)
+        f = self._as_vectors(f[None] if f.ndim == 1 else f)  # `tables` looks at their values
         if not wrong: return Asked(f, None, len(f), files)
         warnings.warn(
             f"{len(wrong)} of {len(several)} queries cannot be read, and their rows are empty: {'; '.join(wrong[:20])}"
@@ -320,12 +323,16 @@ class Index:
         f: Float[Tensor, "Q D"],
         distance: str,
     ) -> Float[Tensor, "Q M K"]:
-        "`distance_table` of vectors that were looked at, so few at a time that torch stays on one thread"
+        "`distance_table`, so few at a time that torch stays on one thread; an error if vectors are not finite"
         few = max(1, (2 ** 15 - 1) // self._books.numel())
         pieces = f.split(few) if len(f) > few else [f]
         M, d, _ = self._turned.shape
         tables = [table_of_parts(some.view(-1, M, d), self._turned, distance == "squared") for some in pieces]
-        return check_table(tables[0] if len(tables) == 1 else torch.cat(tables))
+        table = tables[0] if len(tables) == 1 else torch.cat(tables)
+        if not table.numpy().max() < 3e38 / M:  # one look for both: what is wrong is found out after it
+            self._check_vectors(f)
+            check_table(table)
+        return table
 
     def search(self,
         query,  # (Q, D) embeddings; or what `embed` takes: a path, a picture, a list of either, a folder, images

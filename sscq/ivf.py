@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .answers import Asked, SearchResult
+from .answers import Asked, Found, joined_answers, SearchResult, sorted_by
 from .codebook import decode, n_bits, pack
 from .container import array_of, check_digests, read_file, write_file
 from .fastscan import from_keys_np, keys_np, one_hot_pq, PackedCodes, rerank, rounding, search_rows, to_held
 from .files import check_writable
 from .indexfile import model_fingerprint
 from .search import _one_seed, check_codebooks, check_distance
-from .segments import Found, IndexSnapshot, joined_answers, search_segment, Segment, sorted_by
+from .segment_search import search_segment
+from .segments import IndexSnapshot, Segment
 from .validation import check_count, check_number, check_path, one_line, shown
 
 # %% ../nbs/34_cells.ipynb #840a2c70

@@ -41,7 +41,7 @@ const figures = {figures};
   const script = document.createElement("script"); script.textContent = code; document.head.append(script);
   for (const [i, f] of figures.entries()) {{
     const box = document.getElementById("figure-" + i);
-    await Plotly.newPlot(box, {{...f, config: {{displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"]}}}});
+    await Plotly.newPlot(box, {{...f, config: {{displaylogo: false, showSendToCloud: false}}}});
     if (!f.layout.sliders) continue;
     box.tabIndex = 0;
     box.onkeydown = async e => {{

@@ -201,7 +201,7 @@ def show_answers(
     M, squared = len(index.codebooks), "squared " * (index.distance == "squared")
     what = (
         "2 − 2 cos between the directions of the two embeddings: 0 for one direction, 2 for a right angle. "
-        "The codes chose what was sorted so" if refined else
+        "The codes chose which pictures are sorted by it" if refined else
         f"the {squared}distances of the query's vector from the answer's codewords, added up over {M} parts. "
         "Equal codes have equal numbers, and the order of the index"
     )

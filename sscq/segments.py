@@ -11,13 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from .answers import Asked, Column, concatenated, rooted, SearchResult, Texts, unit_rows
-from sscq.fastscan import (
-    code_keys, from_keys_np, grouped, held_shape, keys_np, PackedCodes, search_codes, search_rows, to_held,
-)
+from .answers import Asked, Column, concatenated, Found, rooted, SearchResult, Texts
+from .fastscan import code_keys, first_width, grouped, held_shape, PackedCodes, to_held
 from .validation import shown
 
 # %% ../nbs/32_segments.ipynb #e0b6a31a
@@ -69,45 +66,20 @@ class Segment:
         own[members] = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
         return self.codes.at(own[rows])
 
+    def scans(self, k: int) -> bool:  # whether a search for k begins with a scan of all
+        if self.hidden is not None and 16 * self.live < self.n: return False
+        return self.groups is None and 16 * first_width(k, self.codes.n_words) <= self.n
+
     def hide(self, rows: np.ndarray) -> "Segment":
         hidden = np.zeros(self.n, bool) if self.hidden is None else self.hidden.copy()
         hidden[rows] = True
         return replace(self, hidden=hidden, live=self.live - len(rows))
 
+def in_order(segments: Sequence[Segment]) -> bool:  # all ids of one come before those of the next
+    return all(a.last < b.lowest for a, b in zip(segments, segments[1:]))
+
 # %% ../nbs/32_segments.ipynb #5f392966
 _FEW = 2 ** 14  # below this many items, ties cost less than looking for them
-
-def _spread(segment: Segment, near: np.ndarray, own: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
-    "The first k items of one query's nearest codes; None if a code that was not found might hold one of them"
-    starts, rows = segment.groups or (np.empty(0, np.int32),) * 2
-    enough = len(own)
-    if segment.hidden is None:
-        enough = min(int(np.searchsorted(np.minimum(starts[own + 1] - starts[own], k).cumsum(), k)), len(own) - 1)
-        enough = int(np.searchsorted(near, near[enough], side="right"))  # ties of the last one too
-    parts, limit = [], k if segment.hidden is None else None
-    for g in own[:enough]:
-        some = rows[starts[g]:starts[g + 1]][:limit]
-        parts.append(some if segment.hidden is None else some[~segment.hidden[some]][:k])
-    found = np.concatenate(parts).astype(np.int64)
-    keys = keys_np(np.repeat(near[:enough], [len(part) for part in parts]), found)
-    keys.sort()
-    distances, found = from_keys_np(keys[:k])
-    all_seen = enough == len(own) == len(starts) - 1
-    if segment.hidden is None or all_seen: return distances, found
-    return (distances, found) if len(found) == k and distances[-1] < near[-1] else None
-
-def _search_groups(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    distances, rows = np.empty((len(table), k), np.float32), np.empty((len(table), k), np.int64)
-    todo, width = np.arange(len(table)), min(k, len(segment.codes))
-    while len(todo):
-        near, own = search_codes(segment.codes, table[todo], width)
-        left = []
-        for i, q in enumerate(todo.tolist()):
-            found = _spread(segment, near[i], own[i], k)
-            if found is None: left.append(q)
-            else: distances[q], rows[q] = found
-        todo, width = np.array(left, dtype=np.int64), min(8 * width, len(segment.codes))
-    return distances, rows
 
 # %% ../nbs/32_segments.ipynb #92e65d72
 LARGEST = 2 ** 22  # items of a segment: 32 MB of 64-bit codes, what a search reads in about a millisecond
@@ -287,7 +259,7 @@ class State:
         return concatenated(parts) if parts else Texts.of([])
 
     def order(self) -> np.ndarray | slice:  # of ascending ids
-        if all(a.last < b.lowest for a, b in zip(self.segments, self.segments[1:])): return slice(None)
+        if in_order(self.segments): return slice(None)
         return np.argsort(self.ids(), kind="stable")
 
 # %% ../nbs/32_segments.ipynb #0e2a0df8
@@ -369,75 +341,6 @@ def compacted(state: State) -> State:
         whole = len(some) == 1 and some[0].hidden is None
         segments.append(some[0] if whole else sealed(joined(some)[1]))
     return replace(state, segments=tuple(segments))
-
-# %% ../nbs/32_segments.ipynb #63d05a2b
-def _search_few(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # where nearly all is hidden
-    rows, K = segment.live_rows(), segment.codes.n_words
-    codes = segment.codes_of(rows)
-    packed = PackedCodes(to_held(codes, K), len(rows), codes.shape[1], K)
-    near, place = search_rows(packed, table, k, np.arange(len(rows)))
-    return near, rows[place]
-
-def search_segment(segment: Segment, table: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:  # (Q, k) distances, rows
-    if segment.hidden is not None and 16 * segment.live < segment.n: return _search_few(segment, table, k)
-    if segment.groups is not None: return _search_groups(segment, table, k)
-    return search_codes(segment.codes, table, k, segment.hidden)
-
-Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # (Q, k): distances, ids, which segment, row
-
-def sorted_by(order: np.ndarray, found: Found) -> Found:
-    distances, ids, which, rows = (np.take_along_axis(x, order, 1) for x in found)
-    return distances, ids, which, rows
-
-def search_segments(
-    segments: Sequence[Segment],
-    table: Float[Tensor, "Q M K"],
-    k: int,  # at most as many as are live
-) -> Found:
-    "The k nearest of all of them, exactly; equal distances by id"
-    found = []
-    for number, segment in enumerate(segments):
-        own = min(k, segment.live)
-        if not own: continue
-        found.append((*search_segment(segment, table, own), segment, number))
-    if len(found) == 1:
-        distances, rows, segment, number = found[0]
-        return distances, segment.ids_of(rows), np.full(rows.shape, number), rows
-    distances = np.concatenate([d for d, _, _, _ in found], 1)
-    rows = np.concatenate([r for _, r, _, _ in found], 1)
-    ids = np.concatenate([segment.ids_of(r) for _, r, segment, _ in found], 1)
-    which = np.concatenate([np.full(r.shape, number) for _, r, _, number in found], 1)
-    order = np.lexsort((ids, distances), axis=-1)[:, :k]
-    return sorted_by(order, (distances, ids, which, rows))
-
-# %% ../nbs/32_segments.ipynb #03bc1e79
-def joined_answers(found: Sequence[Found]) -> Found:
-    distances, ids, which, rows = (np.concatenate(own) for own in zip(*found))
-    return distances, ids, which, rows
-
-def refined(
-    segments: Sequence[Segment],
-    f: Tensor,  # (Q, D)
-    found: Found,  # (Q, c), candidates
-    k: int,
-) -> Found:
-    "The k of the candidates whose embeddings point most nearly where the query's does; distances are 2 - 2 cos"
-    if not segments or "embedding" not in segments[0].columns: raise ValueError(
-        "refine= sorts by embeddings, and this index keeps none: make it with keep='half' or 'int8', then add them")
-    _, ids, which, rows = found
-    asked, cosines = unit_rows(f.numpy()), np.empty(ids.shape, np.float32)
-    for number in np.unique(which):
-        q, c = np.nonzero(which == number)
-        columns, own = segments[number].columns, rows[q, c]
-        for start in range(0, len(q), 2 ** 14):
-            some = slice(start, start + 2 ** 14)
-            kept = columns["embedding"][own[some]].astype(np.float32)
-            if "embedding_scale" in columns:
-                kept *= columns["embedding_scale"][own[some]][:, None]
-            cosines[q[some], c[some]] = np.einsum("nd,nd->n", kept, asked[q[some]])
-    distances = np.maximum(2 - 2 * cosines, 0)
-    order = np.lexsort((ids, distances), axis=-1)[:, :k]
-    return sorted_by(order, (distances, ids, which, rows))
 
 # %% ../nbs/32_segments.ipynb #a184c729
 @dataclass(frozen=True)

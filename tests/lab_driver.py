@@ -148,6 +148,8 @@ class Notebook:
         assert not raised, f"{self.path}: raised in the kernel\n" + "\n".join(raised)
         assert not problems, f"{self.path}: errors of the page\n" + "\n".join(problems)
         assert not outside, f"{self.path}: requests to elsewhere\n" + "\n".join(outside)
+        doors = self.page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title ?? 'plotly').filter(t => /share|plotly/i.test(t))")
+        assert not doors, f"{self.path}: buttons that lead to a company\n{doors}"
 
     def interrupt_kernel(self): self.page.evaluate("async () => { await sscqTest.panel.sessionContext.session.kernel.interrupt(); }")
     def restart_kernel(self): self.page.evaluate("async () => { await sscqTest.panel.sessionContext.session.kernel.restart(); }")

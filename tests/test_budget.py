@@ -283,6 +283,16 @@ def test_whatever_is_chosen_can_be_chosen_otherwise():
     assert setup.minutes == 3 and setup.config["steps"] is None
 
 
+@pytest.mark.parametrize("n, side, how, size", [
+    (3000, 48, {}, 48), (3001, 48, {}, 32), (3000, 47, {}, 32), (300, 64, dict(minutes=1), 48), (301, 64, dict(minutes=1), 32),
+    (1280, 64, dict(steps=1500), 48), (1280, 64, dict(steps=1499), 32), (64, 64, dict(steps=150), 48), (10, 9, {}, 8), (10, 20, {}, 16),
+    (10, 64, dict(image_size=32), 32)], ids=str)
+def test_pictures_that_are_seen_often_are_seen_larger(n, side, how, size):
+    "150 passes, or 300 pictures for every minute"
+    assert choose_setup(PictureFacts(n, 3, side), **how).model["image_size"] == size
+    assert choose_setup(PictureFacts(n, 3, side, fixed=True), **how).model["image_size"] == how.get("image_size", side)
+
+
 @pytest.mark.parametrize("n, bits, words", [(999, 32, (16, 16)), (1000, 32, (256, 32)), (5000, 64, (256, 32)), (5000, 16, (16, 16)), (5000, 36, (16, 16)),
                                             (5000, 40, (256, 32)), (5000, None, None)])
 def test_words_for_many_pictures(n, bits, words):

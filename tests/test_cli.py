@@ -154,9 +154,12 @@ def test_evaluate_compares_everything_in_one_command(tmp_path, capsys, monkeypat
     told = json.loads((tmp_path / "s.json").read_text())
     assert [(r["method"], r["bits"], r["distance"]) for r in told["exact"]] == [("histogram of colours", 0, "absolute"), ("raw pixels", 0, "Euclidean")]
     assert all(0 < r[name] < 1 for r in rows + told["exact"] for name in ("precision_at_1", "precision_at_10")) and told["chance"] == pytest.approx(.1, abs=.01)
+    assert [(r["method"], r["bits"]) for r in told["refined"]] == [(f"{m}, refined 100", b) for b in (8, 16) for m in ("sscq", "spq")]
+    assert told["refined"][0]["precision_at_10"] != rows[0]["precision_at_10"] and "| sscq, refined 100 |" in said.out
+    assert " Sorted by embeddings, the answers of sscq are " in told["won"]
     assert told["won"] in said.out and told["won"] in page.read_text() and " won: of its first ten answers " in told["won"]
     html = page.read_text()
-    assert html.count('class="figure"') == 2 and html.count("<tr>") == 15 and "untrained tiny_cnn" in html
+    assert html.count('class="figure"') == 2 and html.count("<tr>") == 19 and "untrained tiny_cnn" in html
     assert sorted(p.name for p in kept.iterdir()) == ["sscq-16", "sscq-8"]
     capsys.readouterr()
     assert run("evaluate", "digits", "--model", kept / "sscq-16", "--json", "-") == 0
@@ -872,3 +875,11 @@ def test_main_gives_python_its_handler_back(indexed):
     thread = threading.Thread(target=lambda: got.append(run("info", indexed)))
     thread.start(); thread.join()
     assert got == [0]
+
+
+def test_train_browse_goes_from_a_folder_to_a_page(photos, tmp_path, capsys):
+    assert run("train", photos, "--steps", 2, "--out", tmp_path / "m", "--browse", "--json", tmp_path / "told.json") == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert Path(told["index"]) == tmp_path / "m" / f"{photos.name}.sscq" and Path(told["page"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert len(Index.load(told["index"])) == 60 and "60 pictures, " in capsys.readouterr().out
+    assert run("train", "digits", "--steps", 2, "--browse") == 1 and "leave it out" in capsys.readouterr().err

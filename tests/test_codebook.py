@@ -112,10 +112,15 @@ def test_a_decoded_vector_encodes_to_its_code(shape):
     M, K, _ = codebooks.shape
     codes = random_codes(20, M, K, shape[-1])
     again = hard_assign(decode(codes, codebooks), codebooks)
-    # the same vector, even where two words coincide; words that are nearer than the rounding of their squares cannot be told apart
-    near = 2 * (2 ** -23 * codebooks.square().sum(-1).max()).sqrt().item()
-    assert (decode(again, codebooks) - decode(codes, codebooks)).abs().max() <= near
-    assert distortion(decode(codes, codebooks), codebooks) <= near ** 2 * M
+    assert torch.equal(decode(again, codebooks), decode(codes, codebooks))  # the same vector, even where two words coincide
+    assert distortion(decode(codes, codebooks), codebooks) == 0
+
+
+@pytest.mark.parametrize("apart", [1e-3, 1e-4, 1e-5, 1e-6])
+def test_words_nearer_than_the_rounding_of_their_squares_are_told_apart(apart):
+    words = torch.tensor([1., 1 + apart, -3., 5.]).reshape(1, 4, 1).repeat(2, 1, 1)
+    f = torch.tensor([[1., 1 + apart], [1 + apart, 1.]]).repeat(300, 1)
+    assert torch.equal(hard_assign(f, words), torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8).repeat(300, 1))
 
 
 @few

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import stat
 import struct
 import subprocess
@@ -29,7 +30,7 @@ import sscq.reading as sscq_reading
 import sscq.images as sscq_images
 from sscq.data import (
     ImageSet, RetrievalData, cifar10, data_in_memory, data_ready, data_resized, dataset, digits, fashion_mnist, flickr25k, labelled_folder,
-    nuswide, resized)
+    nuswide, resized, twemoji)
 from sscq.reading import DatasetImages, Pictures, as_images, batches, find_images, in_memory, read, ready, scan, skip_report
 from sscq.images import SkippedFile, SkippedFiles, Unreadable, check_images, load_image, resize_center_crop
 
@@ -1365,3 +1366,35 @@ def test_labels_are_well_formed(tmp_path):
     with pytest.raises(ValueError, match="targets.txt needs two concepts or more, has 1 a line"): flickr25k(tmp_path / "f", n_queries=2)
     d = labelled_folder(tmp_path / "l", size=8)
     with pytest.raises(ValueError, match="l: 14 labels for 15 images"): data_ready(d._replace(database=d.database._replace(labels=d.database.labels[1:])))
+
+
+# ---- emoji in colour, which the package carries
+
+
+def test_twemoji_is_a_collection_in_colour_with_its_credit(tmp_path):
+    data = twemoji(16)
+    assert data.train.shape == (1603, 3, 16, 16) and data.query.images.shape == (303, 3, 16, 16) and data.train is data.database.images
+    assert len(data.classes) == 9 and set(data.query.labels.tolist()) == set(data.database.labels.tolist()) == set(range(9))
+    rows = (data.train.float().flatten(1).unique(dim=0), data.query.images.float().flatten(1).unique(dim=0))
+    assert len(torch.cat(rows).unique(dim=0)) > .95 * 1906  # hands and families in many colours differ by little at 16 pixels
+    assert (data.train.amax(1) != data.train.amin(1)).flatten(1).any(1).double().mean() > .8  # colours, not grey
+    assert torch.equal(dataset("twemoji").query.labels, data.query.labels) and dataset("twemoji").train.shape[2] == 64
+    home = Path(sscq_reading.__file__).with_name("pictures")
+    assert "CC BY 4.0" in (home / "CREDITS.md").read_text() and sum(f.stat().st_size for f in home.iterdir()) < 2_000_000
+    with pytest.raises(ValueError, match="size=65"): twemoji(65)
+
+
+def test_twemoji_lies_in_a_folder_as_somebody_s_own_pictures_would(tmp_path):
+    data, folder = twemoji(24), twemoji(24, tmp_path / "emoji")
+    assert torch.equal(in_memory(folder.database.images), data.train) and torch.equal(in_memory(folder.query.images), data.query.images)
+    assert folder.classes == data.classes and torch.equal(folder.query.labels, data.query.labels)
+    assert (tmp_path / "emoji" / "train" / "Food-Drink" / "pizza.png").exists() or (tmp_path / "emoji" / "test" / "Food-Drink" / "pizza.png").exists()
+
+
+def test_the_wheel_is_told_of_every_file_that_is_no_module():
+    here = Path(__file__).parents[1]
+    if not (here / "setup.py").exists(): pytest.skip("an installed copy has no setup.py")
+    patterns = re.search(r"package_data=\{lib: \[(.*?)\]\}", (here / "setup.py").read_text()).group(1).replace('"', "").split(", ")
+    known = {file for pattern in patterns for file in (here / "sscq").glob(pattern)}
+    others = {f for f in (here / "sscq").rglob("*") if f.is_file() and f.suffix != ".py" and "__pycache__" not in f.parts}
+    assert others <= known and any(f.name == "CREDITS.md" for f in known)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 import torch
 from PIL import Image
@@ -421,6 +422,32 @@ def test_slides_change_under_mouse_and_keyboard_without_a_kernel(browser, tmp_pa
     click(3, 2); becomes((True, 0, 1), kinds)
     assert not problems
     context.close()
+
+
+NO_DOOR = """() => [document.querySelectorAll('.modebar-btn').length,
+  [...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title ?? 'plotly').filter(t => /share|plotly/i.test(t))]"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("config", ["of-the-page", "none", "of-the-renderer"])
+def test_no_button_sends_a_figure_to_a_company(browser, config):
+    "On a page; drawn by somebody who configures nothing, where the template has to do it; and as a notebook hands it over"
+    from sscq.figures import notebook_pictures
+    before = pio.renderers.default, pio.renderers["plotly_mimetype"].config
+    tab, figure = browser.new_page(), image_grid(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    try:
+        notebook_pictures()
+        handed = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())["application/vnd.plotly.v1+json"]
+        tab.set_content(page("Doors", [figure, bars({"a": 1})]))
+        tab.wait_for_selector("body[data-drawn='2']")
+        if config != "of-the-page":
+            tab.evaluate("async ([f, config]) => { document.body.innerHTML = '<div id=a></div>'; await Plotly.newPlot('a', f.data, f.layout, config); }",
+                         [handed, handed["config"] if config == "of-the-renderer" else {"displaylogo": False}])
+        buttons, doors = tab.evaluate(NO_DOOR)
+        assert buttons and not doors
+    finally:
+        pio.renderers.default, pio.renderers["plotly_mimetype"].config = before
+        tab.close()
 
 
 @pytest.mark.browser

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from sscq import segments
+from sscq.fastscan import PackedCodes, search_together, to_held
 from sscq.index import Index
 from sscq.ivf import IVFIndex
 from sscq.search import adc, distance_table, nearest
@@ -691,6 +692,7 @@ def test_an_index_that_was_searched_can_be_copied():
 BUSY = """
 import os, sys, threading, time
 import torch
+from sscq.fastscan import PackedCodes, search_together, to_held
 from sscq.index import Index
 from pathlib import Path
 torch.set_num_threads(2)
@@ -739,6 +741,7 @@ def test_children_forked_while_threads_are_busy_answer(tmp_path):
 KILLED = """
 import sys
 import torch
+from sscq.fastscan import PackedCodes, search_together, to_held
 from sscq.index import Index
 index = Index.load(sys.argv[1])
 print("ready", flush=True)
@@ -826,3 +829,53 @@ def test_an_inverted_file_of_rows_that_cannot_be_is_refused(tmp_path):
         (tmp_path / "cells").write_bytes(raw)
         altered(tmp_path / "cells", change)
         with pytest.raises(ValueError, match="cells does not fit together: .* make it again by Index.to_ivf"): IVFIndex.load(tmp_path / "cells", index)
+
+
+@pytest.mark.parametrize("K", [16, 256])
+@pytest.mark.parametrize("values", [2, 5, 256], ids=lambda n: f"{n}-values")  # few: many ties, and proofs that fail
+@pytest.mark.parametrize("seed", range(3))
+def test_large_segments_are_searched_together(seed, values, K, monkeypatch):
+    monkeypatch.setattr(segments, "LARGEST", 500)
+    rng, (f, codebooks, _) = np.random.default_rng(seed), random_search(4, K, Q=9)
+    codes = torch.from_numpy(rng.integers(0, min(values, K), (1900, 4), dtype=np.uint8))
+    ids = torch.from_numpy(np.sort(rng.choice(10_000, 1900, replace=False))) if seed else None
+    index = Index(codebooks)
+    for some in torch.arange(1900).split(600): index.add(codes[some], None if ids is None else ids[some])
+    gone = rng.choice(1900, 300, replace=False)
+    names = torch.arange(1900) if ids is None else ids
+    index.remove(names[gone].tolist())
+    if seed == 2: index.add(codes[:20], torch.arange(20) + 20_000)  # a small one beside them
+    asked = []
+    monkeypatch.setattr("sscq.segment_search.search_together", lambda *a: asked.append(len(a[0])) or search_together(*a))
+    left = np.setdiff1d(np.arange(1900), gone)
+    every = torch.cat([codes[left], codes[:20 if seed == 2 else 0]])
+    every_id = torch.cat([names[left], torch.arange(20 if seed == 2 else 0) + 20_000])
+    for k in (1, 7):
+        near, place = nearest(f, codebooks, every, k)
+        hits = index.search(f, k)
+        assert torch.equal(hits.distances, near) and torch.equal(hits.ids, every_id[place])
+    assert asked and min(asked) >= 3
+
+
+def test_rows_that_do_not_fit_a_key_are_not_counted_through(monkeypatch):
+    "Beyond 2**31 items a row counted from segment to segment is no int32"
+    monkeypatch.setattr(segments, "LARGEST", 500)
+    f, codebooks, codes = random_search(4, 16, N=1500)
+    index, near, place = Index(codebooks).add(codes), *nearest(f, codebooks, codes, 5)
+    asked = []
+    monkeypatch.setattr("sscq.segment_search.search_together", lambda *a: asked.append(1) or search_together(*a))
+    for most in (1500, 1499):
+        monkeypatch.setattr("sscq.segment_search._ROWS", most)
+        hits = index.search(f, 5)
+        assert torch.equal(hits.ids, place) and torch.equal(hits.distances, near)
+    assert len(asked) == 1
+
+
+def test_what_faiss_does_not_find_is_no_proof():
+    "FastScan finds no item whose rough sum is the least there is: all parts at the farthest word"
+    books = torch.tensor([0., 1.]).repeat(4, 8)[:, :, None].contiguous()
+    codes = torch.ones(2000, 4, dtype=torch.uint8)
+    parts = [(PackedCodes(to_held(codes.numpy(), 16), 2000, 4, 16), None)] * 2
+    near, own, proven = search_together(parts, distance_table(torch.zeros(1, 4), books), 3)
+    index = Index(books).add(codes)
+    assert not proven.any() and index.search(torch.zeros(1, 4), 3).ids.tolist() == [[0, 1, 2]]

@@ -421,6 +421,51 @@ def test_slider_moves_without_a_kernel(tab, address, nb, cell, spec):
         if layout.get("images"): assert state["pictures"] == len(layout["images"])
 
 
+FRAME = 'class="sscq-explorable"'
+EXPLORED = [nb for nb in NOTEBOOKS if any(FRAME in "".join(o.get("data", {}).get("text/html", "")) for c in nb.cells for o in c.get("outputs", []))]
+MOUNTED = "() => [...document.querySelectorAll('.explorable')].every(e => e.dataset.drawn > 0)"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("nb", EXPLORED, ids=lambda nb: nb.page)
+def test_explorables_are_part_of_their_page(tab, address, nb):
+    tab.goto(f"{address}/{nb.page}.html")
+    tab.wait_for_function(MOUNTED, timeout=60_000)
+    assert tab.locator(".explorable").count() >= 1
+    first = tab.locator(".explorable").first
+    said = first.locator(".said").text_content()
+    first.get_by_role("group", name="Try this").get_by_role("button").first.click()
+    tab.wait_for_function("([e, text]) => e.textContent !== text", arg=[first.locator(".said").element_handle(), said])
+
+
+@pytest.mark.browser
+def test_the_front_page_answers_before_it_explains(tab, address):
+    sizes = {}
+    tab.goto("about:blank")
+    tab.on("response", look := lambda r: sizes.__setitem__(r.url, len(r.body())))
+    tab.goto(f"{address}/index.html")
+    tab.wait_for_function(MOUNTED, timeout=60_000)
+    tab.wait_for_load_state("networkidle")
+    tab.remove_listener("response", look)
+    assert sum(sizes.values()) <= 300_000 and not [url for url in sizes if re.search("plotly|tex-svg", url)], sizes
+    first = tab.locator(".explorable")
+    top = first.bounding_box()["y"]
+    assert top < min(p.bounding_box()["y"] for p in tab.locator("article p").all() if p.is_visible()), "text comes first"
+    first.get_by_role("button", name=re.compile("a failure")).first.click()
+    tab.wait_for_function("e => e.textContent.startsWith('A failure')", arg=first.locator(".said").element_handle())
+    assert first.locator("ol.answers button").count() == 10
+    assert tab.get_by_role("navigation", name="Where to begin").get_by_role("link").count() == 3
+
+
+@pytest.mark.browser
+def test_an_explorable_is_a_picture_where_no_script_runs(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/index.html")
+    assert page.locator(".explorable img").first.is_visible() and page.locator(".explorable img").first.bounding_box()["height"] > 100
+    context.close()
+
+
 @pytest.mark.browser
 def test_pictures_stand_in_where_no_script_runs(browser, address):
     context = browser.new_context(java_script_enabled=False)
@@ -518,3 +563,69 @@ def test_keyboard_skips_to_the_content(tab, address):
     assert tab.evaluate("document.activeElement.textContent") == "Skip to content"
     tab.keyboard.press("Enter")
     tab.wait_for_url("**#furo-main-content")
+
+
+# --- slides
+
+def some_notebook():
+    "Figures, formulas, long code, checks, a fold, and cells that are hidden"
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    drawn = [new_output("display_data", {PLOTLY: {"data": []}, "image/png": pixel, "text/plain": "Figure"})]
+    return new_notebook(cells=[
+        new_markdown_cell("# Title\n\n> purpose"), new_code_cell("#| hide\nsecret = 1"), new_code_cell("#| export\ndef secret(): pass"),
+        new_markdown_cell("## One\n\n$$a < b$$"), new_code_cell("x = 1"), new_code_cell("draw(x)", outputs=drawn), new_code_cell("y = 2"),
+        new_code_cell("draw(y)", outputs=drawn), new_markdown_cell("### Two\n\n<details><summary>Answer</summary>\n\n$c$\n</details>"),
+        new_code_cell("with expect_fail(ValueError): secret(3)"), new_code_cell("test_eq(secret, 1)"), new_code_cell("with torch.no_grad(): z = 3")])
+
+
+def test_slides_begin_at_headings_and_where_no_more_fits():
+    from slides import slide_types
+    kinds = ["slide", "skip", "skip", "slide", "-", "-", "subslide", "-", "subslide", "skip", "skip", "-"]
+    assert slide_types(some_notebook().cells) == kinds, "a cell that shows nothing stays with the next; checks and hidden cells are left out"
+
+
+@pytest.mark.parametrize("nb", PARTS["The method"], ids=lambda nb: nb.page)
+def test_slides_of_every_method_notebook_fit(nb):
+    from slides import FULL, height, slide_types
+    kinds, on_slide, alone = slide_types(nb.cells), 0, 0
+    assert kinds.count("slide") >= 3
+    for cell, kind in zip(nb.cells, kinds):
+        if kind == "skip": continue
+        on_slide, alone = (on_slide + height(cell), alone + 1) if kind == "-" else (height(cell), 1)
+        assert on_slide <= FULL or alone <= 2, f"{cell['id']}: a slide of {on_slide} lines"
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory):
+    from slides import slides
+    file = tmp_path_factory.mktemp("slides") / "deck.html"
+    file.write_text(slides(some_notebook()), encoding="utf-8")
+    return file
+
+
+def test_slides_load_nothing_and_show_what_is_meant(deck):
+    text = deck.read_text(encoding="utf-8")
+    page = Page(re.sub("<script>.*?</script>", "", text, flags=re.S))
+    assert not [url for url in page.loads if not url.startswith("data:")] and not re.search(r"<(script|link)[^>]*https?:|import .*https?:", text)
+    assert "secret" not in "".join(page.text) and "expect_fail" not in text
+    assert len(re.findall(r'<img[^>]*src="data:image/png', text)) == 2 and "Answer" in text
+
+
+@pytest.mark.browser
+def test_slides_are_turned_by_keys_without_a_network(browser, deck):
+    page, problems = browser.new_page(), []
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
+    page.on("request", lambda r: r.url.startswith(("file:", "data:")) or problems.append(r.url))
+    page.goto(deck.as_uri())
+    shown = page.locator("section.page.now")
+    shown.wait_for()
+    pages = page.locator("section.page").count()
+    assert pages == 4 and "Title" in shown.text_content() and page.locator("mjx-container").count() == 2
+    for key, words in (("ArrowRight", "One"), (" ", "y = 2"), ("End", "Two"), ("PageUp", "y = 2"), ("Home", "Title")):
+        page.keyboard.press(key)
+        assert shown.count() == 1 and words in shown.text_content()
+    page.get_by_role("button", name="next slide").click()
+    assert page.url.endswith("#2") and not problems
+    page.close()

@@ -694,7 +694,7 @@ def test_tensorboard(images, monkeypatch):
 
 
 def test_presets():
-    assert list(PRESETS) == ["paper", "release-scripts", "fast", "laptop", "pictures", "digits"]
+    assert list(PRESETS) == ["paper", "release-scripts", "fast", "laptop", "photos", "pictures", "digits"]
     for preset in PRESETS.values():
         assert preset.view in VIEWS and SSCQ(bits=32, **preset.model).bits == 32
     assert PRESETS["paper"].config == TrainConfig(epochs=800) and PRESETS["paper"].objective == SSCQObjective()

@@ -1,4 +1,5 @@
 "Every tutorial in JupyterLab, in a real browser: all its cells run, all its controls answer. And the command for two machines."
+import json
 import os
 import re
 import socket
@@ -7,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lab_driver import ROOT, Notebook, lab_server, labelled, lay_out
+
+from sscq.data import ImageSet, digits
 
 TUTORIALS = sorted(p.stem for p in (ROOT / "nbs/tutorials").glob("*.ipynb"))
 
@@ -61,3 +65,65 @@ def test_two_machines_of_scaling_out(tmp_path):
     finally:
         for run in runs: run.kill()
     assert len((tmp_path / "run/history.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.fixture
+def why_codes(monkeypatch):
+    "The script behind *why learn codes*, on 300 digits and 30 queries"
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import why_codes
+    data = digits()
+    def some(part, n): return ImageSet(part.images[:n], part.labels[:n])
+    small = why_codes.shuffled(data._replace(database=some(data.database, 300), query=some(data.query, 30)))
+    monkeypatch.setattr(why_codes, "load", lambda source, name: small)
+    return why_codes
+
+
+def test_why_codes_measures_every_way_once(why_codes, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "why.json"
+    monkeypatch.setattr(sys, "argv", f"why_codes.py digits --bits 8 --seeds 1 --passes 1 --json {file}".split())
+    why_codes.main()
+    found = json.loads(file.read_text())
+    ways = {(r["objective"], r["made"], r["n_words"], r["vectors"]) for r in found["rows"]}
+    assert len(found["rows"]) == len(ways) == 25 and sum(made == "own" for _, made, _, _ in ways) == 1
+    assert all(.05 < r["map"] <= 1 and 0 < r["p_at_10"] <= 1 and (r["codes"] is None) == (r["made"] == "exact") for r in found["rows"])
+    assert all(r["codes"] <= 256 for r in found["rows"] if r["codes"]), "8 bits tell at most 256 apart"
+    assert found["about"]["refined"] is False and found["about"]["n_queries"] == 30
+    monkeypatch.setattr(why_codes, "run", lambda *args: pytest.fail("a run that is in the file is repeated"))
+    why_codes.main()
+    assert json.loads(file.read_text()) == found and "| 1 | full objective | f | own | 16 |" in capsys.readouterr().out
+
+
+def test_why_codes_contrast_leaves_the_codewords_alone(why_codes, monkeypatch):
+    "But for weight decay, which does not need a loss; the full objective moves them"
+    moved, data = {}, why_codes.load("", "")
+    def scores(model, own, *rest):
+        fresh = why_codes.SSCQ(bits=8, seed=0, **why_codes.PRESETS["digits"].model)
+        moved[own] = torch.linalg.norm(model.codebooks - fresh.codebooks).item()
+        return []
+    monkeypatch.setattr(why_codes, "scores", scores)
+    recipe = why_codes.PRESETS["digits"]
+    recipe = recipe._replace(config=why_codes.replace(recipe.config, weight_decay=0.))
+    for objective in (why_codes.CONTRAST, why_codes.FULL): why_codes.run(objective, 8, 0, 1, recipe, data)
+    assert moved[False] == 0 < moved[True]
+
+
+def test_why_codes_keeps_labels_with_their_pictures(why_codes):
+    data = digits()
+    mixed = why_codes.shuffled(data)
+    of = {bytes(image.numpy().tobytes()): int(label) for image, label in zip(data.database.images, data.database.labels)}
+    assert all(of[image.numpy().tobytes()] == label for image, label in zip(mixed.database.images, mixed.database.labels))
+    assert torch.equal(mixed.train, mixed.database.images) and not torch.equal(mixed.train, data.train)
+
+
+@pytest.mark.parametrize("name, n, wanted, seeds", [("digits", 300, {8, 16, 32}, 3), ("colour", 4000, {16}, 2)], ids=["digits", "colour"])
+def test_why_codes_results_are_complete(name, n, wanted, seeds):
+    "So many seeds of both objectives, trained equally long, at these lengths at least; more may have been added since"
+    found = json.loads((ROOT / f"benchmarks/results/why_codes_{name}.json").read_text())
+    rows, about = found["rows"], found["about"]
+    runs = {(r["objective"], r["bits"], r["seed"]) for r in rows}
+    complete = {b for b in (8, 16, 32) if {(o, b, seed) for o in ("instance contrast", "full objective") for seed in range(seeds)} <= runs}
+    assert wanted <= complete and len({r["passes"] for r in rows}) == 1
+    ways = [tuple(r[k] for k in ("objective", "bits", "seed", "vectors", "made", "n_words")) for r in rows]
+    assert len(set(ways)) == len(ways) == sum(12 + (o == "full objective") for o, _, _ in runs), "every run was scored in every way, once"
+    assert about["n_queries"] == n and all(about[k] is not None for k in ("data", "metric", "distance", "ties", "refined", "features", "device", "spread"))

@@ -4,7 +4,10 @@ It lies beside the notebooks because they are all it reads; nbdev, which takes .
 MyST Markdown under _proc/site, each module an API page; Sphinx makes the HTML. Nothing is executed, and the pages ask nothing of any server.
 """
 import base64
+import gzip
+import hashlib
 import html
+import io
 import json
 import re
 import struct
@@ -12,17 +15,22 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 sys.path.insert(0, str(Path(__file__).parent))
 from api import Entry, Row, entries, gives, only_imports, statements, without_noqa
 from graph import graph, listed, svg
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT / "nbs"
-TUTORIALS = ["quick_tour", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out"]
+TUTORIALS = ["syllabus", "quick_tour", "why_learn_codes", "codebook_size", "what_each_loss_does", "your_own_photos", "reproducing_the_paper", "scaling_out",
+             "a_billion_pictures"]
 WINGS = {"The method": "to be read in order", "The engine": "read when needed: what makes it fast, safe and large", "The faces": "what stands on both"}
 MOVED = {"05_diversity": "06_diversity", "06_neighbors": "07_neighbors", "07_contrastive": "05_contrastive", "13_widgets": "45_explorers",
          "14_cli": "50_cli", "api/widgets": "api/explorers"}  # old addresses, which others may have kept
 PROJECT = {"CONTRIBUTING.md": "project/contributing", "CHANGELOG.md": "project/changelog"}
+DOORS = [("Learn", "how it works, from the first picture on", "tutorials/quick_tour"), ("Use", "it on pictures of your own", "tutorials/your_own_photos"),
+         ("Look under the hood", "at every part, derived and measured", "01_data")]
 DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+):?[ \t]*(.*)$", re.M)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -108,6 +116,13 @@ def described(figure: dict) -> str:
 def png_size(png: bytes) -> tuple[int, int]: return struct.unpack(">II", png[16:24])
 
 
+def light(path: Path) -> str:
+    "A drawing in 32 colours, which is a fifth of its bytes"
+    buffer = io.BytesIO()
+    Image.open(path).convert("RGB").quantize(32).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def picture(site: "Site", name: str, png: str, alt: str, page: str, size=None) -> str:
     data = base64.b64decode(png)
     width, height = size or png_size(data)
@@ -126,6 +141,27 @@ def figure(site: "Site", name: str, data: dict, page: str) -> str:
     return f'<figure class="live" data-figure="{name}" role="group" aria-label="{html.escape(alt)}"><div class="paper">{img}</div></figure>'
 
 
+EXPLORABLE = 'class="sscq-explorable"'
+
+
+def explorable(site: "Site", name: str, frame: str, page: str) -> str:
+    "What a notebook keeps in a frame, as a part of the page: program and data as files, and a picture where no JavaScript runs"
+    document = html.unescape(re.search(r'srcdoc="([^"]+)"', frame)[1])
+    kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
+    program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
+    program = re.sub(r"^ +", "", gzip.decompress(base64.b64decode(program)).decode(), flags=re.M)
+    code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
+    site.write(f"static/explorables/{code}", program.encode())
+    site.write(f"static/explorables/{name}.js", f'sscqMount(document.getElementById("explorable-{name}"), "{kind}", {data});\n'.encode())
+    still, picture = NBS / f"images/explorable_{kind}.png", ""
+    if still.exists():
+        site.write(f"static/explorables/{still.name}", still.read_bytes())
+        width, height = png_size(still.read_bytes())
+        picture = f'<img src="{here}/{still.name}" width="{width}" height="{height}" alt="{title}: a picture of what moves where JavaScript runs">'
+    return (f'<div class="explorable" id="explorable-{name}"><noscript>{picture}</noscript></div>\n'
+            f'<script defer src="{here}/{code}"></script><script defer src="{here}/{name}.js"></script>')
+
+
 def output(site: "Site", nb: Notebook, cell: dict, n: int, out: dict) -> str:
     "One output as Markdown; of several forms, the richest that a page without a kernel can show"
     if out["output_type"] == "stream": data = {"text/plain": out["text"]}
@@ -138,6 +174,7 @@ def output(site: "Site", nb: Notebook, cell: dict, n: int, out: dict) -> str:
         said = "" if plain.startswith("<") else html.escape(plain)  # an explorer's says where it is alive
         img = picture(site, name, data["image/png"], plain if said else f"Picture drawn by {code(cell).splitlines()[-1]}", nb.page)
         return raw(f'<figure class="still"><div class="paper">{img}</div>{f"<figcaption>{said}</figcaption>" if said else ""}</figure>')
+    if EXPLORABLE in data.get("text/html", ""): return raw(explorable(site, f"{nb.page.replace('/', '-')}-{cell['id']}", data["text/html"], nb.page))
     if "text/html" in data: return raw(f'<div class="output">{data["text/html"]}</div>')
     if "text/markdown" in data: return data["text/markdown"]
     if "application/vnd.jupyter.widget-view+json" in data: return ""  # a progress bar: nothing to see without a kernel
@@ -324,17 +361,25 @@ class Site:
 
     def write_page(self, page: str, text: str): self.write(f"{page}.md", text.encode())
 
-    def start(self) -> str:
-        "Where to begin: for those who meet the project on this page, and on a phone, where the list of pages is folded away"
-        first = {"take the {}": "tutorials/quick_tour", "read the method from {} on": "01_data", "look up a name in {}": "api/index"}
-        titles = {nb.page: nb.title for part in self.parts.values() for nb in part} | {"api/index": "the library"}
-        ways = [way.format(f"[{titles[page].lower()}]({page}.md)") for way, page in first.items() if page in titles]
-        return f"Begin here: {', '.join(ways[:-1])}, or {ways[-1]}."
+    def front(self) -> str:
+        "The front page: something that answers before anything is explained, then three doors. One letter of maths needs no program that sets formulas"
+        title, rest = notebook_page(self, self.index).split("\n\n", 1)
+        component = next((nb for part in self.parts.values() for nb in part if nb.module == "component"), None)
+        shown = [raw(explorable(self, "front", text, "index")) for cell in (component.cells if component else []) for out in cell.get("outputs", [])
+                 if 'data-name="search"' in (text := "".join(out.get("data", {}).get("text/html", "")))][:1]
+        rest = re.sub(r"\$(\w)\$", r"*\1*", rest)
+        if shown: rest = re.sub(r"^!\[[^\]]*\]\(images/answers\.png\)\n\n.*\n\n", "", rest, flags=re.M)  # a still of the same
+        def later(m): return raw(picture(self, f"front-{m[2]}", light(NBS / f"images/{m[2]}.png"), m[1], "index"))
+        rest = re.sub(r"^!\[([^\]]*)\]\(images/(\w+)\.png\)$", later, rest, flags=re.M)
+        return "\n\n".join([title, *shown, raw(f'<nav class="doors" aria-label="Where to begin">{"".join(self.door(*door) for door in DOORS)}</nav>'), rest])
+
+    def door(self, title: str, why: str, page: str) -> str:
+        return f'<a class="reference internal" href="{page}.html"><strong>{title}</strong> {why}</a>'
 
     def write_all(self):
         trees = [toctree(part, [(f"{nb.number} {nb.title}".strip(), nb.page) for nb in found]) for part, found in self.parts.items() if found]
         trees.append(toctree("Reference", [("The library", "api/index"), ("Contributing", "project/contributing"), ("Changelog", "project/changelog")]))
-        self.write_page("index", "\n\n".join([notebook_page(self, self.index).replace("\n\n![", f"\n\n{self.start()}\n\n![", 1), *trees]))
+        self.write_page("index", "\n\n".join([self.front(), *trees]))
         for nb in (nb for part in self.parts.values() for nb in part): self.write_page(nb.page, notebook_page(self, nb))
         imports = graph(ROOT / "sscq", self.modules)
         every = told([nb for part in self.parts.values() for nb in part])

@@ -47,7 +47,7 @@
   }));
 
   // No button that sends a figure to somebody's server, and few to tab through.
-  const config = { displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"] };
+  const config = { displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"] };
 
   const draw = async (card) => {
     const name = card.dataset.figure, paper = card.querySelector(".paper");

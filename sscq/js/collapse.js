@@ -1,0 +1,124 @@
+// Collapse: recorded trainings, and how many words each of them keeps alive.
+import { bytesOf, unzipped } from "./model.js";
+import { EXPLORABLES, h, number, paint, put, s } from "./component.js";
+
+const ALIVE = 3, WANTED = 12, N_BOOKS = 4, N_WORDS = 16;  // three of 255 are 15 of 1,497 pictures, 1 %
+
+EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
+  const used = await unzipped(bytesOf(usage)), shades = await unzipped(bytesOf(means)), frames = about.epochs + 1;
+  const weights = [...new Set(runs.map((r) => r.weight))].sort((a, b) => a - b), seeds = [...new Set(runs.map((r) => r.seed))], taus = [...new Set(runs.map((r) => r.tau))].sort((a, b) => b - a);
+  const runOf = ({ weight, tau, contrast }, seed) => runs.findIndex((r) => r.weight === weights[weight] && r.contrast === contrast && r.seed === seed && (r.tau === tau || weights[weight] === 0));
+  const wordsOf = (run, epoch, book) => used.subarray(((run * frames + epoch) * N_BOOKS + book) * N_WORDS, ((run * frames + epoch) * N_BOOKS + book + 1) * N_WORDS);
+  const living = (words) => words.reduce((n, v) => n + (v >= ALIVE), 0);
+  const meanOf = (x) => x.reduce((a, b) => a + b, 0) / x.length;
+  const runsOf = (state) => seeds.map((seed) => runOf(state, seed)).filter((run) => run >= 0);  // a recording that was broken off has fewer
+  const everyBook = (state, epoch) => runsOf(state).flatMap((run) => [0, 1, 2, 3].map((book) => living(wordsOf(run, epoch, book))));
+  const meanAlive = (state, epoch = about.epochs) => meanOf(everyBook(state, epoch));
+  const nought = weights.indexOf(0), paper = weights.indexOf(.2);
+  let turn = 0;
+  const spec = {
+    title: "Collapse",
+    question: "A book has sixteen words, and training lets words die. What is the smallest weight of codeword diversity that keeps twelve alive?",
+    initial: { weight: nought, tau: .1, contrast: 1, book: 0, epoch: about.epochs, tried: [nought] },
+    accept(name, value) { return Array.isArray(value) && value.length <= weights.length && value.every((v) => Number.isInteger(v) && v >= 0 && v < weights.length) ? value : undefined; },
+    controls: [
+      { kind: "range", name: "weight", label: "Diversity weight", min: 0, max: weights.length - 1, step: 1, say: (v) => String(weights[v]) },
+      { kind: "choice", name: "tau", label: "its temperature τ_cd", options: taus.map((v) => [v, String(v)]) },
+      { kind: "choice", name: "contrast", label: "Instance contrast on z", options: [[1, "as in the method"], [0, "left out"]] },
+      { kind: "range", name: "epoch", label: "Epoch", min: 0, max: about.epochs, step: 1, say: (v) => `${v} of ${about.epochs}` },
+      { kind: "button", label: "Play the training", press: play },
+      { kind: "choice", name: "book", label: "Book shown", options: seeds.flatMap((seed, i) => [0, 1, 2, 3].map((book) => [i * N_BOOKS + book, `run ${i + 1}, book ${book + 1}`])) },
+    ],
+    tries: [
+      { label: "Leave contrast out", set: { contrast: 0 } },
+      { label: "The paper's setting", set: { weight: paper, tau: 1, contrast: 1, tried: [paper] } },
+      { label: "Show every weight", run: (api) => api.set({ tried: weights.map((_, i) => i) }) },
+    ],
+    note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on 1,497 handwritten digits, three for every setting (runs 1, 2 and 3), each with four books of sixteen words. `
+      + "A word is alive if at least 1 % of the pictures choose it. Pictures under the bars are the mean of those that choose the word in the end. mAP says how good a search by the codes is; 1 is best.",
+    picture,
+  };
+
+  function play(api) {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) { api.set({ epoch: about.epochs }); return; }
+    const mine = ++turn, from = api.state;
+    let epoch = -1;
+    const next = () => {
+      if (mine !== turn || api.state !== from || (epoch >= 0 && from.epoch !== epoch)) return;
+      epoch += 1;
+      api.set({ epoch });
+      if (epoch < about.epochs) setTimeout(next, 350);
+    };
+    next();
+  }
+
+  function picture(box) {
+    const columns = Array.from({ length: N_WORDS }, () => {
+      const value = h("span"), bar = h("div", { class: "bar" }), canvas = h("canvas", { class: "digit", style: "width:100%;height:auto;aspect-ratio:1" }), name = h("span");
+      return { value, bar, canvas, name, element: h("div", { class: "word" }, h("div", { class: "stand" }, value, bar), canvas, name) };
+    });
+    const grid = h("div", { class: "words", role: "img" }, ...columns.map((c) => c.element)), title = h("h3"), curve = curveOf();
+    box.append(h("style", {}, `.words { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 4px; max-width: 800px; font-size: .75em; text-align: center; font-variant-numeric: tabular-nums; }
+      .stand { height: 112px; display: flex; flex-direction: column; justify-content: flex-end; }
+      .bar { background: var(--blue); min-height: 1px; }
+      .dead .bar { background: var(--lit); } .dead { color: var(--soft); } .dead canvas { opacity: .35; } .unused canvas { visibility: hidden; } .word canvas { border: 1px solid var(--line); }
+      @media (max-width: 640px) { .words { grid-template-columns: repeat(8, minmax(0, 1fr)); } .stand { height: 76px; } }`),
+      title, grid, h("h3", { style: "margin-top:14px" }, "Words alive in the end, for the weights you have tried"), curve.svg);
+    return (state) => {
+      if (!state.tried.includes(state.weight)) state.tried = [...state.tried, state.weight];
+      const seed = seeds[Math.floor(state.book / N_BOOKS)], book = state.book % N_BOOKS, run = runOf(state, seed);
+      if (run < 0) throw new Error("this training was not recorded");
+      const words = wordsOf(run, state.epoch, book), last = wordsOf(run, about.epochs, book), ended = state.epoch === about.epochs;
+      const order = Array.from(last, (_, k) => k).sort((a, b) => last[b] - last[a] || a - b);
+      order.forEach((k, place) => {
+        const { value, bar, canvas, name, element } = columns[place], share = words[k] / 255;
+        value.textContent = share ? `${Math.round(share * 100)}%` : "";
+        put(bar, { style: `height:${Math.min(80, share * 134).toFixed(1)}%` });
+        const at = ((run * N_BOOKS + book) * N_WORDS + k) * 32;
+        paint(canvas, Float32Array.from({ length: 64 }, (_, i) => { const two = shades[at + (i >> 1)]; return (i & 1 ? two & 15 : two >> 4) * 16 / 15; }));
+        name.textContent = String(k);
+        element.classList.toggle("dead", words[k] < ALIVE);
+        element.classList.toggle("unused", !last[k]);
+      });
+      title.textContent = `The sixteen words of book ${book + 1}: what share of the digits chooses each, ${ended ? "in the end" : `after ${state.epoch} ${state.epoch === 1 ? "epoch" : "epochs"}`}`;
+      put(grid, { "aria-label": `${living(words)} words alive; shares, largest first: ${order.filter((k) => words[k]).map((k) => `word ${k} ${Math.round(words[k] / 2.55)} %`).join(", ")}` });
+      curve.show(state);
+      return sentence(state, words);
+    };
+  }
+
+  function sentence(state, words) {
+    const mean = meanAlive(state), map = meanOf(runsOf(state).map((run) => runs[run].map)), here = living(words);
+    const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
+    if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
+    const smallest = weights.findIndex((_, i) => meanAlive({ ...state, weight: i }) >= WANTED);
+    return `At weight ${weights[state.weight]}, ${book}; the mean of all twelve books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.`;
+  }
+
+  function verdict({ weight, contrast }, mean, smallest) {
+    if (mean >= WANTED) return smallest === weight ? "At least twelve, and no smaller weight on the slider keeps as many: this is the answer for these settings." : "At least twelve, but a smaller weight does it too.";
+    if (smallest < 0) return `Fewer than twelve, as at every weight here: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z most pictures become alike, and diversity cannot tell them apart again"}.`;
+    return smallest < weight ? "Fewer than twelve again: so loud a term drowns the losses that tell pictures apart." : "Fewer than twelve: the digits of a dead word have merged into other words, so one word stands for several digits.";
+  }
+
+  function curveOf() {
+    const svg = s("svg", { viewBox: "0 0 352 200", width: 352, height: 200, role: "img" });
+    const xOf = (i) => 46 + i * 276 / (weights.length - 1), yOf = (n) => 160 - n * 9;
+    return { svg, show(state) {
+      const parts = [s("path", { class: "axis", d: "M30 12V160H350" }), ...[0, 4, 8, 12, 16].map((n) => s("text", { class: "soft", x: 25, y: yOf(n) + 4, "text-anchor": "end" }, String(n))),
+        s("line", { x1: 30, x2: 350, y1: yOf(WANTED), y2: yOf(WANTED), stroke: "var(--good)", "stroke-width": 2, "stroke-dasharray": "6 4" }), s("text", { x: 350, y: yOf(WANTED) - 5, "text-anchor": "end" }, "twelve"),
+        s("text", { class: "soft", x: 350, y: 196, "text-anchor": "end" }, "weight of diversity")];
+      weights.forEach((w, i) => {
+        parts.push(s("text", { class: i === state.weight ? "" : "soft", x: xOf(i), y: 177, "text-anchor": "middle", "font-weight": i === state.weight ? 700 : 400 }, String(w)));
+        if (!state.tried.includes(i)) { parts.push(s("text", { class: "soft", x: xOf(i), y: 150, "text-anchor": "middle" }, "?")); return; }
+        const all = everyBook({ ...state, weight: i }, about.epochs), mean = meanOf(all);
+        parts.push(s("line", { x1: xOf(i), x2: xOf(i), y1: yOf(Math.min(...all)), y2: yOf(Math.max(...all)), stroke: "var(--soft)", "stroke-width": 2 }),
+          s("circle", { cx: xOf(i), cy: yOf(mean), r: i === state.weight ? 8 : 6, fill: i === state.weight ? "var(--lit)" : "var(--blue)", stroke: "var(--back)", "stroke-width": 2 }),
+          s("text", { x: xOf(i) + 11, y: yOf(mean) + 4 }, number(mean)));
+      });
+      svg.replaceChildren(...parts);
+      put(svg, { "aria-label": `Mean number of words alive, with the range of twelve books, for each weight tried: ${state.tried.map((i) => `${weights[i]}: ${number(meanAlive({ ...state, weight: i }))}`).join(", ")}; twelve are wanted` });
+    } };
+  }
+  return spec;
+};

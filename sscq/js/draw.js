@@ -1,0 +1,245 @@
+// Draw a digit: what happens to a picture on its way to its answers.
+import { adc, countsOf, countsOfPicture, distanceTable, hardAssign, nearest, pixelsOf, squared } from "./model.js";
+import { EXPLORABLES, h, number, paint, put, s } from "./component.js";
+import { digitsOf } from "./digits.js";
+
+const THREE = [[[.28, .16], [.42, .08], [.6, .09], [.72, .2], [.7, .34], [.58, .44], [.45, .48], [.6, .5], [.74, .6], [.75, .76], [.63, .9], [.45, .93], [.28, .84]]];
+const FOUR = [[[.36, .08], [.31, .3], [.28, .5], [.5, .51], [.72, .48]], [[.7, .08], [.69, .4], [.66, .92]]];
+const NINE = [[[.36, .08], [.31, .3], [.28, .5], [.5, .51], [.72, .48]], [[.36, .08], [.54, .06], [.7, .08], [.69, .4], [.66, .92]]];
+const SCRIBBLE = [[[.1, .1], [.9, .85], [.15, .8], [.85, .12], [.5, .95], [.5, .05], [.1, .5], [.95, .5], [.2, .2], [.8, .9]]];
+const SYMBOLS = "0123456789abcdefg";  // counts of 0 to 16, a letter each
+const WORDS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+
+function counted(text) { return Float32Array.from(text, (c) => SYMBOLS.indexOf(c)); }
+
+EXPLORABLES.draw = async (packed) => {
+  const digits = await digitsOf(packed), { books, codes, embed } = digits, { M, K, d } = books;
+  const vectors = [];  // f of the collection, computed while nobody is drawing
+  const failures = digits.queries.flatMap((q, i) => digits.labels[q.first] !== q.label ? [i] : []);
+  const spec = {
+    title: "Draw a digit",
+    question: "A search stores four small numbers for a picture. Which pictures does it find for yours, and why?",
+    initial: { strokes: THREE, counts: "", query: -1, answer: 0, by: "code" },
+    accept(name, value) {
+      if (name === "counts") return typeof value === "string" && /^([0-9a-g]{64})?$/.test(value) ? value : undefined;
+      if (name === "query") return Number.isInteger(value) && value >= -1 && value < digits.queries.length ? value : undefined;
+      if (name === "answer") return Number.isInteger(value) && value >= 0 && value < 10 ? value : undefined;
+      const fine = Array.isArray(value) && value.length <= 60 && value.every((stroke) => Array.isArray(stroke) && stroke.length && stroke.length <= 600 &&
+        stroke.every((p) => Array.isArray(p) && p.length === 2 && p.every((v) => Number.isFinite(v) && v >= 0 && v <= 1)));
+      return fine ? value : undefined;
+    },
+    controls: [
+      { kind: "button", label: "Clear the paper", press: (api) => api.set({ strokes: [], counts: "", query: -1, answer: 0 }) },
+      { kind: "button", label: "Undo a stroke", press: (api) => api.set({ strokes: api.state.counts ? [] : api.state.strokes.slice(0, -1), counts: "", query: -1, answer: 0 }) },
+      { kind: "file", label: "Take a picture file", take: takeFile },
+      { kind: "choice", name: "by", label: "Answers by", options: [["code", "the code (4 numbers)"], ["exact", `the vector (${M * d} numbers)`]] },
+    ],
+    tries: [
+      { label: "Close a 4 into a 9", run: (api) => api.set({ ...spec.initial, strokes: JSON.stringify(api.state.strokes) === JSON.stringify(FOUR) ? NINE : FOUR }) },
+      { label: "A mistake of the model", run: (api) => {
+        const i = failures[(failures.indexOf(api.state.query) + 1) % failures.length];
+        api.set({ ...spec.initial, strokes: [], query: i, counts: textOf(digits.queries[i].counts) });
+      } },
+      { label: "A scribble", set: { strokes: SCRIBBLE } },
+    ],
+    note: "As in the collection, ink is dark on light paper, and a drawing is scaled to full height and centred before it becomes 8×8 counts of ink. "
+      + "Labels were never seen in training; they stand under the answers so that you can judge them. Your drawing stays in this page.",
+    picture,
+  };
+
+  function textOf(counts) { return Array.from(counts, (v) => SYMBOLS[v]).join(""); }
+
+  async function takeFile(file, api) {
+    const refuse = (why) => api.say(`${why} The drawing stays as it was.`);
+    if (file.size > 30e6) return refuse("That file is larger than 30 MB.");
+    let bitmap;
+    try { bitmap = await createImageBitmap(file); } catch { return refuse("That file is no picture this browser can read."); }
+    const scale = Math.min(1, 256 / Math.max(bitmap.width, bitmap.height)), width = Math.max(1, Math.round(bitmap.width * scale)), height = Math.max(1, Math.round(bitmap.height * scale));
+    const canvas = h("canvas", { width, height }), context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, width, height);
+    context.drawImage(bitmap, 0, 0, width, height);
+    const { data } = context.getImageData(0, 0, width, height);
+    const grey = Float32Array.from({ length: width * height }, (_, i) => .299 * data[4 * i] + .587 * data[4 * i + 1] + .114 * data[4 * i + 2]);
+    const counts = countsOfPicture(grey, width, height);
+    if (!counts.some((v) => v)) return refuse("That picture has one shade only: there is no ink to see.");
+    return api.set({ ...structuredClone(spec.initial), strokes: [], counts: textOf(counts) });
+  }
+
+  function picture(box, api) {
+    const pen = h("canvas", { class: "pen", width: 400, height: 400, tabindex: 0, role: "img" });
+    const small = h("canvas", { class: "digit", style: "width:112px;height:112px", role: "img" });
+    const bars = barsOf(), table = tableOf();
+    const list = h("ul", { class: "answers" }), other = h("p", { class: "note" });
+    const why = h("div", { class: "card" });
+    const slots = Array.from({ length: 10 }, (_, i) => {
+      const canvas = h("canvas", { class: "digit", "aria-hidden": "true" }), text = h("span");
+      const button = h("button", { type: "button", onclick: () => api.set({ answer: i }, true) }, canvas, text);
+      list.append(h("li", {}, button));
+      return { canvas, text, button };
+    });
+    const strip = h("ul", { class: "answers" });
+    for (const i of failures) {
+      const q = digits.queries[i], canvas = paint(h("canvas", { class: "digit", "aria-hidden": "true" }), q.counts);
+      strip.append(h("li", {}, h("button", { type: "button", onclick: () => api.set({ ...structuredClone(spec.initial), strokes: [], query: i, counts: textOf(q.counts) }) },
+        canvas, `a ${q.label}, finds a ${digits.labels[q.first]}`)));
+    }
+    box.append(
+      h("div", { class: "row" },
+        h("div", {}, h("h3", {}, "1 Your drawing"), pen),
+        h("div", {}, h("h3", {}, "2 As the network sees it"), small, h("p", { class: "note" }, "8×8 counts of ink")),
+        h("div", {}, h("h3", {}, `3 The vector f, in ${M} parts`), bars.svg),
+        h("div", {}, h("h3", {}, `4 Distance of each part to its ${K} words`), table.svg)),
+      h("div", { class: "row" },
+        h("div", { style: "width:370px" }, h("h3", {}, "5 The ten nearest of 1,497"), list, other),
+        h("div", {}, h("h3", {}, "Why this answer, and what would change it"), why)),
+      h("details", {}, h("summary", {}, `All ${failures.length} of ${digits.queries.length} test digits whose first answer is another digit`), strip));
+    penOf(pen, api);
+    later(() => api.draw());
+    let known = "", f;
+    return (state) => {
+      const counts = state.counts ? counted(state.counts) : countsOf(state.strokes), text = textOf(counts);
+      paintPen(pen, state, counts);
+      paint(small, counts);
+      put(small, { "aria-label": `The 8 by 8 picture, ${counts.filter((v) => v).length} of its 64 squares have ink` });
+      if (text !== known) { f = embed(pixelsOf(counts)); known = text; }
+      const blank = !counts.some((v) => v);
+      const distances = distanceTable(f, books), code = hardAssign(f, books);
+      bars.show(f, blank);
+      table.show(distances, code, blank);
+      list.hidden = why.hidden = blank;
+      if (blank) {
+        other.textContent = "";
+        return "The paper is blank, so there is nothing to search for: draw with the pointer, or focus the paper and use the arrow keys, Space puts the pen down.";
+      }
+      const sums = adc(distances, codes, K, M), byCode = nearest(sums, 10);
+      const far = vectors.length === codes.length / M ? Float64Array.from(vectors, (v) => squared(v, f)) : null;
+      const byVector = far ? nearest(far, 10) : null;
+      const shown = state.by === "exact" && byVector ? byVector : byCode;
+      slots.forEach(({ canvas, text: under, button }, i) => {
+        const id = shown[i], value = state.by === "exact" && far ? far[id] : sums[id];
+        paint(canvas, digits.pictures(id));
+        under.textContent = `${digits.labels[id]} · ${value.toFixed(2)}`;
+        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}: a ${digits.labels[id]}, distance ${value.toFixed(2)}` });
+      });
+      const same = byVector ? byVector.filter((id) => byCode.includes(id)).length : 0;
+      other.textContent = byVector ? `By the code's ${M} numbers and by all ${M * d} numbers of f, ${WORDS[same]} of the ten answers are the same.`
+        : "The vectors of the collection are being computed in this page; in a moment both ways can be compared.";
+      explain(why, shown[state.answer], distances, code);
+      const differs = Math.sqrt(Math.min(...byCode.map((id) => squared(digits.pictures(id), counts))));
+      return sentence(code, shown.map((id) => digits.labels[id]), differs, state, sums.filter((v) => v === sums[byCode[0]]).length);
+    };
+  }
+
+  function sentence(code, labels, differs, state, tied) {
+    const votes = labels.reduce((all, label) => all.set(label, (all.get(label) ?? 0) + 1), new Map());
+    const [most, n] = [...votes].sort((a, b) => b[1] - a[1])[0];
+    const truth = state.query >= 0 ? `This is a test digit, a ${digits.queries[state.query].label}. ` : "";
+    const more = digits.unlike.filter((v) => v > differs).length / digits.unlike.length, percent = `${Math.max(1, Math.round(more * 100))} %`;
+    const sure = more === 0 ? "but no test digit differs so much from its answers: this is nothing that the model knows, and it gives a code to anything"
+      : more < .05 ? `but only ${percent} of test digits differ more from their answers, so do not trust it much`
+      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${percent} of test digits differ more from their answers, so it looks like a digit it knows`;
+    const ties = tied > 1 ? ` ${tied} pictures share the first answer's code, so their sums are equal.` : "";
+    return `${truth}The four parts of f name words ${code.slice(0, -1).join(", ")} and ${code[M - 1]}: that is the code. ${n === 10 ? "All ten answers are" : n === 1 ? "One of the ten answers is" : `${WORDS[n][0].toUpperCase() + WORDS[n].slice(1)} of the ten answers are`} a ${most}, ${sure}.${ties}`;
+  }
+
+  function explain(card, id, distances, code) {
+    const theirs = Array.from(codes.subarray(id * M, id * M + M));
+    const rows = theirs.map((k, m) => {
+      const second = Array.from({ length: K }, (_, j) => j).filter((j) => j !== code[m]).reduce((a, b) => distances[m * K + a] <= distances[m * K + b] ? a : b);
+      return [m + 1, code[m], k, distances[m * K + k], second, distances[m * K + second] - distances[m * K + code[m]]];
+    });
+    const total = rows.reduce((sum, r) => sum + r[3], 0), close = rows.reduce((a, b) => a[5] <= b[5] ? a : b);
+    card.replaceChildren(h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Why this answer" }, h("table", { class: "numbers" },
+      h("thead", {}, h("tr", {}, ...["part", "your word", "answer's word", "distance", "your next word", "it is farther by"].map((t) => h("th", { scope: "col" }, t)))),
+      h("tbody", {}, ...rows.map((r) => h("tr", {}, h("th", { scope: "row" }, String(r[0])), ...[r[1], r[2], r[3].toFixed(3), r[4], r[5].toFixed(3)].map((v) => h("td", {}, String(v)))))))),
+      h("p", { class: "note" }, `The four distances add up to ${total.toFixed(3)}. Part ${close[0]} is the nearest to a change: a drawing that moves it a little would make it word ${close[4]} instead of ${close[1]}.`));
+  }
+
+  function barsOf() {
+    const svg = s("svg", { viewBox: "0 0 260 132", width: 260, height: 132, role: "img", "aria-label": "f" }), rects = [];
+    for (let m = 0; m < M; m++) {
+      svg.append(s("line", { class: "axis", x1: 18, x2: 258, y1: 17 + 33 * m, y2: 17 + 33 * m }), s("text", { class: "soft", x: 0, y: 21 + 33 * m }, String(m + 1)));
+      for (let i = 0; i < d; i++) rects.push(svg.appendChild(s("rect", { x: 19 + i * 240 / d, width: 240 / d - 2, fill: "var(--blue)" })));
+    }
+    return { svg, show(f, blank) {
+      const most = Math.max(...f.map(Math.abs), 1e-9);
+      f.forEach((v, i) => put(rects[i], { y: 17 + 33 * Math.floor(i / d) - Math.max(0, v) / most * 15, height: Math.abs(v) / most * 15, opacity: blank ? .2 : 1 }));
+      put(svg, { "aria-label": `The vector f: ${M} parts of ${d} numbers, the largest ${number(most)}` });
+    } };
+  }
+
+  function tableOf() {
+    const size = 20, svg = s("svg", { viewBox: `0 0 ${20 + K * size} ${20 + M * size}`, width: 20 + K * size, height: 20 + M * size, role: "img" }), rects = [];
+    for (let k = 0; k < K; k++) svg.append(s("text", { class: "soft", x: 18 + (k + .5) * size, y: 11, "text-anchor": "middle" }, String(k)));
+    for (let m = 0; m < M; m++) {
+      svg.append(s("text", { class: "soft", x: 0, y: 32 + m * size }, String(m + 1)));
+      for (let k = 0; k < K; k++) rects.push(svg.appendChild(s("rect", { x: 19 + k * size, y: 19 + m * size, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" })));
+    }
+    const rings = Array.from({ length: M }, () => svg.appendChild(s("rect", { width: size, height: size, rx: 3, fill: "none", stroke: "var(--lit)", "stroke-width": 3 })));
+    return { svg, show(table, code, blank) {
+      const least = Math.min(...table), most = Math.max(...table);
+      table.forEach((v, i) => put(rects[i], { opacity: (.08 + .92 * (1 - (v - least) / (most - least || 1)) ** 2) * (blank ? .3 : 1) }));
+      rings.forEach((ring, m) => put(ring, { x: 18 + code[m] * size, y: 18 + m * size, opacity: blank ? 0 : 1 }));
+      put(svg, { "aria-label": `Table of ${M} times ${K} distances, dark is near; the nearest words are ${code.join(", ")}` });
+    } };
+  }
+
+  function paintPen(pen, { strokes, counts, cursor }, now) {
+    const c = pen.getContext("2d");
+    c.fillStyle = "#fff";
+    c.fillRect(0, 0, 400, 400);
+    if (counts) {
+      for (let i = 0; i < 64; i++) { c.fillStyle = `rgb(${[0, 0, 0].map(() => 255 - now[i] * 15)})`; c.fillRect(i % 8 * 50, Math.floor(i / 8) * 50, 50, 50); }
+    } else {
+      Object.assign(c, { lineWidth: 30, lineCap: "round", lineJoin: "round", strokeStyle: "#000" });
+      for (const stroke of strokes) {
+        c.beginPath();
+        stroke.forEach(([x, y]) => c.lineTo(x * 400, y * 400));
+        if (stroke.length === 1) c.lineTo(stroke[0][0] * 400 + .1, stroke[0][1] * 400);
+        c.stroke();
+      }
+    }
+    if (cursor) { c.beginPath(); c.arc(cursor[0] * 400, cursor[1] * 400, 18, 0, 7); Object.assign(c, { strokeStyle: cursor[2] ? "#b54700" : "#00588a", lineWidth: 5 }); c.stroke(); }
+    put(pen, { "aria-label": `Paper with ${counts ? "a picture" : `${strokes.length} strokes`}. Draw with the pointer, or move the pen with the arrow keys; Space puts it down or lifts it.` });
+  }
+
+  function penOf(pen, api) {
+    const near = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]) < .012;
+    const begin = (p) => api.set({ strokes: api.state.counts ? [[p]] : [...api.state.strokes, [p]], counts: "", query: -1, answer: 0 });
+    const go = (p) => {
+      const strokes = api.state.strokes, last = strokes.at(-1);
+      if (!last) return begin(p);
+      if (!near(last.at(-1), p) && last.length < 600) { last.push(p); api.draw(); }
+      return undefined;
+    };
+    const at = (event) => {
+      const r = pen.getBoundingClientRect(), within = (v) => Math.round(Math.max(0, Math.min(1, v)) * 1000) / 1000;
+      return [within((event.clientX - r.left) / r.width), within((event.clientY - r.top) / r.height)];
+    };
+    pen.addEventListener("pointerdown", (event) => { pen.setPointerCapture(event.pointerId); delete api.state.cursor; begin(at(event)); });
+    pen.addEventListener("pointermove", (event) => { if (pen.hasPointerCapture(event.pointerId)) for (const one of event.getCoalescedEvents?.() ?? [event]) go(at(one)); });
+    pen.addEventListener("keydown", (event) => {
+      const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (!way && event.key !== " ") return;
+      event.preventDefault();
+      let [x, y, down] = api.state.cursor ?? [.5, .5, false];
+      if (way) [x, y] = [x + way[0] * .05, y + way[1] * .05].map((v) => Math.round(Math.max(0, Math.min(1, v)) * 1000) / 1000); else down = !down;
+      api.state.cursor = [x, y, down];
+      if (down && !way) begin([x, y]); else if (down) go([x, y]);
+      api.draw();
+    });
+    pen.addEventListener("blur", () => { delete api.state.cursor; api.draw(); });
+  }
+
+  function later(done) {  // a few pictures at a time, so that the pen never waits
+    const n = codes.length / M;
+    const some = () => {
+      const until = performance.now() + 8;
+      while (vectors.length < n && performance.now() < until) vectors.push(embed(pixelsOf(digits.pictures(vectors.length))));
+      if (vectors.length < n) setTimeout(some, 4); else done();
+    };
+    setTimeout(some, 50);
+  }
+  return spec;
+};

@@ -1,0 +1,141 @@
+// Search: from a query to its answers by table, look-ups, sums and ranks.
+import { adc, distanceTable, nearest } from "./model.js";
+import { EXPLORABLES, h, number, paint, put, s } from "./component.js";
+import { digitsOf } from "./digits.js";
+
+EXPLORABLES.search = async (packed) => {
+  const digits = await digitsOf(packed), { books, codes, labels, queries } = digits, { M, K, d } = books, D = M * d, n = codes.length / M;
+  const failures = queries.flatMap((q, i) => labels[q.first] !== q.label ? [i] : []);
+  const typical = Array.from({ length: 10 }, (_, label) => queries.findIndex((q, i) => q.label === label && !failures.includes(i))).filter((i) => i >= 0);
+  const ways = { code: "the code", exact: "the whole vector", refined: "the code, then the vector" };
+  const spec = {
+    title: "Search by four small numbers",
+    question: "Click a digit. Its ten nearest of 1,497 are found by four look-ups and three additions a picture: no picture is looked at. Where does that fail?",
+    initial: { query: typical[3], step: 4, parts: M, by: "code", item: -1 },
+    accept(name, value) {
+      const most = name === "query" ? queries.length : n;
+      return Number.isInteger(value) && value >= (name === "item" ? -1 : 0) && value < most ? value : undefined;
+    },
+    controls: [
+      { kind: "range", name: "step", label: "Step", min: 1, max: 4, step: 1, say: (v) => `${v} ${["table", "look-ups", "sums", "ranks"][v - 1]}` },
+      { kind: "range", name: "parts", label: "Parts used", min: 1, max: M, step: 1, say: (v) => `${v} (${v * Math.log2(K)} bits)` },
+      { kind: "choice", name: "by", label: "Rank by", options: Object.entries(ways) },
+    ],
+    tries: [
+      { label: "A failure", run: (api) => api.set({ query: failures[(failures.indexOf(api.state.query) + 1) % failures.length], item: -1, step: 4 }) },
+      { label: "Only 4 bits", set: { parts: 1 } },
+      { label: "The whole vector instead", set: { by: "exact" } },
+    ],
+    note: "The model was trained without labels; they stand under the pictures so that you can judge the answers. A dashed frame is an answer of another digit.",
+    picture,
+  };
+
+  function picture(box, api) {
+    const asked = h("ul", { class: "answers" });
+    const chooser = [...typical, ...failures].map((i) => {
+      const button = h("button", { type: "button", class: failures.includes(i) ? "wrong" : "", "aria-label": `Query: a ${queries[i].label}${failures.includes(i) ? ", a failure" : ""}`, onclick: () => api.set({ query: i, item: -1 }) },
+        paint(h("canvas", { class: "digit", "aria-hidden": "true" }), queries[i].counts), failures.includes(i) ? "fails" : `a ${queries[i].label}`);
+      asked.append(h("li", {}, button));
+      return [i, button];
+    });
+    const large = h("canvas", { class: "digit", style: "width:96px;height:96px", role: "img" });
+    const list = h("ol", { class: "answers" });
+    const slots = Array.from({ length: 10 }, () => {
+      const canvas = h("canvas", { class: "digit", "aria-hidden": "true" }), text = h("span"), button = h("button", { type: "button" }, canvas, text);
+      list.append(h("li", {}, button));
+      return { canvas, text, button };
+    });
+    const table = tableOf(), sum = h("p", { class: "note", style: "width:330px;max-width:100%;min-height:4.4em" }), dots = dotsOf(api);
+    const panels = [
+      h("div", {}, h("h3", {}, "1 Table: each part's distance to its words"), table.svg),
+      h("div", {}, h("h3", {}, "2 Look-ups: one picture's four numbers"), sum),
+      h("div", {}, h("h3", {}, "3 Sums: all 1,497 pictures, near ones left"), dots.canvas),
+    ];
+    const ranks = h("div", {}, h("h3", {}, "4 Ranks: the ten nearest"), list);
+    box.append(h("div", { class: "row" }, h("div", {}, h("h3", {}, "Queries"), asked)), h("div", { class: "row" }, h("div", {}, h("h3", {}, "Query"), large), ranks), h("div", { class: "row" }, ...panels));
+    return (state) => {
+      const query = queries[state.query], f = digits.vectors.subarray(state.query * D, state.query * D + D), full = distanceTable(f, books);
+      const used = full.map((v, i) => Math.floor(i / K) < state.parts ? v : 0), sums = adc(used, codes, K, M);
+      const exact = packed.exact.slice(state.query * 10, state.query * 10 + 10), refined = packed.refined.slice(state.query * 10, state.query * 10 + 10);
+      const byCode = nearest(sums, 10), ids = { code: byCode, exact, refined }[state.by], item = state.item < 0 ? ids[0] : state.item;
+      const code = Array.from(codes.subarray(item * M, item * M + M));
+      for (const [i, button] of chooser) put(button, { "aria-pressed": i === state.query });
+      paint(large, query.counts);
+      put(large, { "aria-label": `The query, a ${query.label}` });
+      slots.forEach(({ canvas, text, button }, i) => {
+        const id = ids[i], right = labels[id] === query.label;
+        paint(canvas, digits.pictures(id));
+        text.textContent = `${labels[id]} · ${number(sums[id])}`;
+        button.onclick = () => api.set({ item: id });
+        button.className = right ? "" : "wrong";
+        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}: a ${labels[id]}${right ? "" : ", another digit"}, sum ${number(sums[id])}` });
+      });
+      table.show(full, code, state.parts, state.step > 1);
+      const terms = code.slice(0, state.parts).map((k, m) => full[m * K + k]);
+      sum.textContent = `Picture ${item}, a ${labels[item]}, is stored as ${code.join(", ")}. Its entries in the table are ${terms.map((v) => v.toFixed(2)).join(" + ")} = ${terms.reduce((a, b) => a + b, 0).toFixed(2)}.`;
+      dots.show(sums, byCode, item, query.label);
+      panels.forEach((panel, i) => { panel.style.opacity = i < state.step ? 1 : .15; });
+      ranks.style.opacity = state.step < 4 ? .15 : 1;
+      return sentence(state, query, ids, sums, byCode, exact);
+    };
+  }
+
+  function sentence(state, query, ids, sums, byCode, exact) {
+    if (state.step < 4) return ["The query's vector f is cut into parts, and each part's distance to its 16 words is written into a table: 64 numbers, computed once.",
+      "A stored picture is four numbers. Each says which entry of the table to take: no picture and no vector is touched.",
+      "The entries taken are added up. That is done for all 1,497 pictures; equal codes get equal sums, so many dots lie in columns."][state.step - 1];
+    const right = ids.filter((id) => labels[id] === query.label).length, first = labels[ids[0]], tied = sums.filter((v) => v === sums[byCode[0]]).length;
+    const shared = exact.filter((id) => byCode.includes(id)).length;
+    const began = first === query.label ? `${right === 10 ? "All" : `${right} of the`} ten answers to this ${query.label} are a ${query.label}.` : `A failure: the first answer to this ${query.label} is a ${first}, and ${right} of the ten are right.`;
+    const tie = tied > 1 && state.by === "code" ? ` ${tied} pictures have the first one's code, so their sums are equal and their order means nothing.` : "";
+    const more = state.by === "exact" ? ` By all ${D} numbers of f; the code finds ${shared} of these ten.` : state.by === "refined" ? " The code picked 50, and the vectors of those put them in order." : "";
+    return began + tie + more;
+  }
+
+  function tableOf() {
+    const size = 20, svg = s("svg", { viewBox: `0 0 ${20 + K * size} ${20 + M * size}`, width: 20 + K * size, height: 20 + M * size, role: "img" }), rects = [];
+    for (let k = 0; k < K; k++) svg.append(s("text", { class: "soft", x: 18 + (k + .5) * size, y: 11, "text-anchor": "middle" }, String(k)));
+    for (let m = 0; m < M; m++) {
+      svg.append(s("text", { class: "soft", x: 0, y: 32 + m * size }, String(m + 1)));
+      for (let k = 0; k < K; k++) rects.push(svg.appendChild(s("rect", { x: 19 + k * size, y: 19 + m * size, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" })));
+    }
+    const rings = Array.from({ length: M }, () => svg.appendChild(s("rect", { width: size, height: size, rx: 3, fill: "none", stroke: "var(--lit)", "stroke-width": 3 })));
+    return { svg, show(table, code, parts, lit) {
+      const least = Math.min(...table), most = Math.max(...table);
+      table.forEach((v, i) => put(rects[i], { opacity: Math.floor(i / K) < parts ? .08 + .92 * (1 - (v - least) / (most - least || 1)) ** 2 : .03 }));
+      rings.forEach((ring, m) => put(ring, { x: 18 + code[m] * size, y: 18 + m * size, opacity: lit && m < parts ? 1 : 0 }));
+      put(svg, { "aria-label": `Table of ${M} times ${K} distances, dark is near; the chosen picture takes the entries ${code.slice(0, parts).join(", ")}` });
+    } };
+  }
+
+  function dotsOf(api) {
+    const wide = 360, high = 110, canvas = h("canvas", { width: 2 * wide, height: 2 * high, style: `width:${wide}px;max-width:100%`, role: "img" });
+    let at = [];
+    canvas.addEventListener("click", (event) => {
+      const r = canvas.getBoundingClientRect(), x = (event.clientX - r.left) / r.width * wide, y = (event.clientY - r.top) / r.height * high;
+      const apart = at.map(([px, py]) => (px - x) ** 2 + (py - y) ** 2), best = apart.indexOf(Math.min(...apart));
+      if (apart[best] < 200) api.set({ item: best });
+    });
+    return { canvas, show(sums, first, item, label) {
+      const style = getComputedStyle(canvas), [blue, soft, lit] = ["--blue", "--soft", "--lit"].map((v) => style.getPropertyValue(v));
+      const most = sums.reduce((a, b) => Math.max(a, b), 0), least = sums[first[0]], c = canvas.getContext("2d");
+      at = Array.from(sums, (v, i) => [8 + (v - least) / (most - least || 1) * (wide - 16), 8 + (i * 37 % 97) / 97 * (high - 24)]);
+      c.setTransform(2, 0, 0, 2, 0, 0);
+      c.clearRect(0, 0, wide, high);
+      const dot = ([x, y], r, colour) => { c.fillStyle = colour; c.beginPath(); c.arc(x, y, r, 0, 7); c.fill(); };
+      c.globalAlpha = .55;
+      at.forEach((p, i) => { if (labels[i] !== label) dot(p, 1.6, soft); });
+      c.globalAlpha = 1;
+      at.forEach((p, i) => { if (labels[i] === label) dot(p, 2, blue); });
+      dot(at[item], 5, lit);
+      c.fillStyle = soft;
+      c.font = "11px system-ui, sans-serif";
+      c.fillText("blue: the query's digit; grey: others", 8, high - 2);
+      const border = at[first[9]][0];
+      c.strokeStyle = lit;
+      c.beginPath(); c.moveTo(border + 3, 2); c.lineTo(border + 3, high - 14); c.stroke();
+      put(canvas, { "aria-label": `All ${n} sums, from ${number(sums[first[0]])} to ${number(most)}; a line stands behind the tenth answer, at ${number(sums[first[9]])}` });
+    } };
+  }
+  return spec;
+};
