@@ -474,6 +474,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sscq.exercises.Progress.total': ('exercises.html#progress.total', 'sscq/exercises.py'),
                                 'sscq.exercises._count': ('exercises.html#_count', 'sscq/exercises.py'),
                                 'sscq.exercises._find': ('exercises.html#_find', 'sscq/exercises.py'),
+                                'sscq.exercises._given': ('exercises.html#_given', 'sscq/exercises.py'),
                                 'sscq.exercises._once': ('exercises.html#_once', 'sscq/exercises.py'),
                                 'sscq.exercises._read': ('exercises.html#_read', 'sscq/exercises.py'),
                                 'sscq.exercises._still': ('exercises.html#_still', 'sscq/exercises.py'),

@@ -244,6 +244,35 @@ def labelled_folder(
     database, query = sets
     return RetrievalData(root.resolve().name, database.images, database, query, topk, tuple(classes))
 
+# %% ../nbs/01_data.ipynb #1736311f
+_TILE, _COLUMNS = 64, 44  # pixels a side; pictures a row
+
+
+def twemoji(
+    size: int = 32,  # side of the squares, 64 pixels at most
+    folder: str | Path | None = None,  # write them here as files, train/KIND/NAME.png and test/KIND/NAME.png
+) -> RetrievalData:
+    "1,906 emoji in colour (Twemoji, CC BY 4.0): 1,603 to train and search, 303 to query; their nine kinds only score"
+    size = check_count("size", size, 4, _TILE)
+    home = Path(moved.__file__).with_name("pictures")  # beside any module: a notebook has no file of its own
+    rows = [line.split("\t") for line in (home / "twemoji.tsv").read_text(encoding="utf-8").splitlines()]
+    with Image.open(home / "twemoji.webp") as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB")))
+    tiles = pixels.unflatten(0, (-1, _TILE)).unflatten(2, (_COLUMNS, _TILE)).transpose(1, 2)
+    tiles = tiles.flatten(0, 1)[: len(rows)]  # (N, 64, 64, 3)
+    if folder is not None:
+        root = check_path("folder", folder)
+        for x, (part, kind, name) in zip(tiles.numpy(), rows):
+            (root / part / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x).resize((size, size), Image.Resampling.BOX).save(root / part / kind / f"{name}.png")
+        return labelled_folder(root, size)
+    small = np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.BOX)) for x in tiles.numpy()])
+    images, classes = torch.from_numpy(small).permute(0, 3, 1, 2).contiguous(), sorted({kind for _, kind, _ in rows})
+    labels = torch.tensor([classes.index(kind) for _, kind, _ in rows])
+    asks = torch.tensor([part == "test" for part, *_ in rows])
+    database, query = (ImageSet(images[rows_of], labels[rows_of]) for rows_of in (~asks, asks))
+    return RetrievalData("twemoji", database.images, database, query, 1000, tuple(classes))
+
 # %% ../nbs/01_data.ipynb #9b1f83c0
 def _protocol(data) -> RetrievalData:
     "The same, or a TypeError"

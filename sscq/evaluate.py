@@ -374,7 +374,8 @@ def score_each(
 def _score_all(query_f, query_labels, db_codes, db_labels, codebooks, topk: int, distance: str) -> Tensor:  # (6, Q)
     def score(distances, relevant):
         return torch.stack(_scored(distances, relevant, topk))
-    return torch.cat(list(over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)), 1)
+    parts = over_queries(score, query_f, query_labels, db_codes, db_labels, codebooks, topk, distance)
+    return torch.cat(list(parts), 1)
 
 
 def score_of(

@@ -306,7 +306,7 @@ register(
     ),
 )
 
-# %% ../nbs/53_exercises_vectors.ipynb #f9e005be
+# %% ../nbs/53_exercises_vectors.ipynb #9ddb8c9b
 def _nearest(x, words):
     return torch.cdist(x, words).argmin(1)
 
@@ -362,7 +362,7 @@ register(
         2,
         hints=(
             "Look for cells of the lattice without a single dot.",
-            "They lie where the arch leaves the plane empty: one on each side of its middle.",
+            "They lie below the arch, where the plane is empty.",
         ),
         because="No vector lies in two of the sixteen cells, although their bits are paid for all the same.",
     ),
