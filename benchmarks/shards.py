@@ -208,6 +208,7 @@ def two_processes(args, folder: Path) -> dict:
 def without_ray(args, folder: Path) -> dict:
     "What needs no engine: workers that share the parts, kills while parts are saved, and a search by two processes"
     result = two_processes(args, folder)
+    if args.json: Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
     made_here(args, folder / "here")
     workers = [subprocess.Popen(command(args, folder / "workers", args.part_size, "--part", f"{i}/2"), stdout=subprocess.DEVNULL) for i in (1, 2)]
     ended = [worker.wait() for worker in workers]
@@ -243,6 +244,7 @@ def main():
     warnings.simplefilter("ignore")
     if args.without_ray:
         with tempfile.TemporaryDirectory() as folder:
+            args.address = None
             prepare(args, Path(folder))
             result = without_ray(args, Path(folder)) | dict(
                 pictures=args.pictures, cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), machine=platform.machine(), torch=torch.__version__)
