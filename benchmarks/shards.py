@@ -175,7 +175,7 @@ def searched(args, folder: Path) -> dict:
 
 def _half(pipe, folder: Path, parts: list[int]) -> None:
     index = ShardedIndex(folder, parts=parts)
-    while (f := pipe.recv()) is not None: pipe.send(part_answers(index, f, 10, "squared", False))
+    while (f := pipe.recv()) is not None: pipe.send(part_answers(index, f, 10, "squared", False) if len(f) else f)
 
 
 def two_processes(args, folder: Path) -> dict:
@@ -188,10 +188,10 @@ def two_processes(args, folder: Path) -> dict:
         context.Process(target=_half, args=(theirs, parts, numbers), daemon=True).start()
         pipes.append(ours)
 
-    def ask(i: int, whom: list):
-        for pipe in whom: pipe.send(queries[i:i + 1])
+    def ask(i: int, whom: list, n: int = 1):
+        for pipe in whom: pipe.send(queries[i:i + n])
         return [pipe.recv() for pipe in whom]
-    identical, times = True, dict(one=[], two=[])
+    identical, times = True, dict(one=[], two=[], empty_one=[], empty_two=[])
     for i in range(10): ask(i, pipes)  # until both are there
     for i in range(args.searches):
         start = time.perf_counter()
@@ -200,14 +200,20 @@ def two_processes(args, folder: Path) -> dict:
         found = merged_answers(ask(i % 512, pipes), 10, 10)
         times["two"].append(round(time.perf_counter() - between, 6))
         times["one"].append(round(between - start, 6))
+        for name, whom in (("empty_one", [pipes[i % 2]]), ("empty_two", pipes)):  # a question about nothing: what only going there takes
+            start = time.perf_counter()
+            ask(i % 512, whom, 0)
+            times[name].append(round(time.perf_counter() - start, 6))
         identical &= torch.equal(found.ids[0], wanted.ids[i % 512]) and torch.equal(found.distances[0], wanted.distances[i % 512])
     for pipe in pipes: pipe.send(None)
-    return dict(items=args.items, search_identical=identical, one=quantiles(times["one"]), two=quantiles(times["two"]), one_s=times["one"], two_s=times["two"])
+    return dict(items=args.items, search_identical=identical, **{name: quantiles(own) for name, own in times.items()},
+                **{f"{name}_s": own for name, own in times.items()}, cores=os.cpu_count(), load=round(os.getloadavg()[0], 1))
 
 
 def without_ray(args, folder: Path) -> dict:
     "What needs no engine: workers that share the parts, kills while parts are saved, and a search by two processes"
     result = two_processes(args, folder)
+    if args.json: Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
     made_here(args, folder / "here")
     workers = [subprocess.Popen(command(args, folder / "workers", args.part_size, "--part", f"{i}/2"), stdout=subprocess.DEVNULL) for i in (1, 2)]
     ended = [worker.wait() for worker in workers]
@@ -243,6 +249,7 @@ def main():
     warnings.simplefilter("ignore")
     if args.without_ray:
         with tempfile.TemporaryDirectory() as folder:
+            args.address = None
             prepare(args, Path(folder))
             result = without_ray(args, Path(folder)) | dict(
                 pictures=args.pictures, cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), machine=platform.machine(), torch=torch.__version__)

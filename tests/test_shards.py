@@ -1,8 +1,12 @@
 "Parts that are made apart and searched as one index."
+import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+import sscq.cluster as cluster_module
 import sscq.shards as shards_module
 from sscq.cli import main
+from sscq.cluster import ClusterIndex, on_cluster
 from sscq.core import SSCQ
 from sscq.index import Index
 from sscq.indexfile import model_fingerprint
+from sscq.parts import encode_parts
 from sscq.reencode import chances
 from sscq.shards import MANIFEST, merged_answers, part_answers, save_part, share_of, ShardedIndex, write_manifest
 
@@ -355,3 +362,158 @@ def test_bits_are_compared_without_labels(photos, model, tmp_path, capsys):
     shutil.copy(photos / "00.png", few)
     shutil.copy(photos / "02.png", few)
     assert "too few to compare" in refused(capsys, "bits", model, few)
+
+
+# --- actors. Ray itself takes seconds to start, and on a busy machine does not: benchmarks/shards.py has what it did. Here is a stand-in with the
+# few calls that are made of it, in which actors die when they are told to
+
+class Died(Exception): pass
+
+
+class Dice:
+    "A method of an actor: its `remote` gives what `get` turns into a result or an error"
+    def __init__(self, actor, name): self.actor, self.name = actor, name
+
+    def remote(self, *args):
+        args = [arg[0] if isinstance(arg, list) and len(arg) == 1 and isinstance(arg[0], np.ndarray) else arg for arg in args]
+        return Call(self.actor, self.name, args)
+
+
+class Call:
+    def __init__(self, actor, name, args): self.actor, self.name, self.args = actor, name, args
+
+    def result(self, retries: bool):
+        actor = self.actor
+        if actor.dies and self.name != "pid":
+            actor.dies, actor.deaths = actor.dies - 1, actor.deaths + 1
+            actor.it = actor.new()
+            if not retries: raise Died
+            return self.result(retries)
+        actor.calls += 1
+        return getattr(actor.it, self.name)(*self.args)
+
+
+class Actor:
+    def __init__(self, make, options): self.new, self.options, self.it, self.dies, self.deaths, self.calls = make, options, make(), 0, 0, 0
+    def __getattr__(self, name): return Dice(self, name)
+
+
+class FakeRay:
+    "What is used of Ray, in one process"
+    class exceptions:
+        class RayTaskError(Exception): cause = None
+        RayActorError = Died
+        class GetTimeoutError(Exception): pass
+
+    def __init__(self): self.actors, self.up = [], False
+    def is_initialized(self): return self.up
+    def init(self, *args, **kwargs): self.up = True
+    def shutdown(self): self.up = False
+    def nodes(self): return [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.}}, {"NodeID": "b", "Alive": False, "Resources": {}}]
+    def put(self, x): return [x]
+    def wait(self, refs, num_returns): return refs[-1:], refs[:-1]
+    def kill(self, actor): actor.dies = 0
+
+    def get(self, refs, timeout=None):
+        return [self.get(one) for one in refs] if isinstance(refs, list) else refs.result("max_task_retries" in refs.actor.options)
+
+    def remote(self, kind):
+        ray = self
+        class Options:
+            def options(self, **options):
+                self.given = options
+                return self
+
+            def remote(self, *args):
+                ray.actors.append(Actor(lambda: kind(*args), self.given))
+                return ray.actors[-1]
+        return Options()
+
+
+@pytest.fixture
+def ray(monkeypatch) -> FakeRay:
+    fake, strategies = FakeRay(), types.ModuleType("ray.util.scheduling_strategies")
+    strategies.NodeAffinitySchedulingStrategy = lambda node, soft: node
+    for name, module in {"ray": fake, "ray.util": types.ModuleType("ray.util"), "ray.util.scheduling_strategies": strategies}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return fake
+
+
+@pytest.mark.parametrize("actors", [None, 2, 9], ids=["one a machine", "two", "more than parts"])
+def test_actors_make_the_parts_that_one_process_makes(actors, photos, model, made, ray, tmp_path):
+    out, threads = tmp_path / "mine", torch.get_num_threads()
+    try:
+        extra = [] if actors is None else ["--actors", actors]
+        assert run("encode", model, photos, "--out", out, "--part-size", 6, "--cluster", *extra, "--json", tmp_path / "did.json") == 0
+    finally: torch.set_num_threads(threads)
+    assert json.loads((tmp_path / "did.json").read_text())["made"] == [1, 2, 3, 4] and not ray.up
+    a, b = ShardedIndex(out), ShardedIndex(made)
+    assert torch.equal(a.codes, b.codes) and torch.equal(a.ids, b.ids) and [Path(p).name for p in a.paths] == [Path(p).name for p in b.paths]
+    assert len(ray.actors) == {None: 1, 2: 2, 9: 4}[actors] and all(a.options["max_restarts"] == -1 == a.options["max_task_retries"] for a in ray.actors)
+
+
+def test_an_actor_that_dies_is_replaced_and_nothing_made_twice(photos, model, made, ray, tmp_path):
+    out, threads = tmp_path / "mine", torch.get_num_threads()
+    args = argparse.Namespace(model=str(model), images=str(photos), out=str(out), keep="half", device="cpu", part_size=6, part=None, cluster="", actors=2)
+    def ready(actors): actors[0].dies, actors[1].dies = 1, 2
+    try: did = encode_parts(args, lambda *those: on_cluster(*those, ready=ready))
+    finally: torch.set_num_threads(threads)
+    assert did["made"] == [1, 2, 3, 4] and [actor.deaths for actor in ray.actors] == [1, 2]
+    assert torch.equal(ShardedIndex(out).codes, ShardedIndex(made).codes)
+
+
+def test_what_is_wrong_with_a_part_is_said_in_a_line(photos, model, ray, tmp_path, capsys):
+    threads = torch.get_num_threads()
+    try:
+        assert run("encode", model, photos, "--out", tmp_path / "mine", "--part-size", 6, "--part", "1/4", "--cluster") == 0
+        os.utime(photos / "07.png", ns=(5, 5))
+        assert "the first: 07.png" in refused(capsys, "encode", model, photos, "--out", tmp_path / "mine", "--cluster")
+    finally: torch.set_num_threads(threads)
+    assert not ray.up
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_actors_answer_as_one_index_does_while_they_die(asked, made, ray):
+    one, threads = ShardedIndex(made), torch.get_num_threads()
+    f = torch.randn(5, one.codebooks[:, 0].numel(), generator=torch.Generator().manual_seed(1))
+    try:
+        cluster = ClusterIndex(made, actors=3, replicas=2)
+        wanted = one.search(f, **asked)
+        same(cluster.search(f, **asked), wanted)
+        for dies in ((1, 0, 0), (0, 2, 0), (1, 1, 1)):
+            for actor, n in zip(ray.actors, dies): actor.dies = n
+            same(cluster.search(f, **asked), wanted)
+        assert sum(actor.deaths for actor in ray.actors) >= 4
+    finally: torch.set_num_threads(threads)
+    cluster.close()
+    assert not ray.up
+
+
+def test_a_group_that_nobody_answers_for_is_an_error_in_time(made, ray):
+    threads = torch.get_num_threads()
+    try:
+        cluster = ClusterIndex(made, actors=2, replicas=2, patience=.3)
+        for actor in ray.actors: actor.dies = 10 ** 6
+        with pytest.raises(RuntimeError, match="of the parts answered in 0.3 s"): cluster.search(torch.zeros(1, cluster.codebooks[:, 0].numel()), k=3)
+    finally: torch.set_num_threads(threads)
+
+
+def test_ray_that_is_absent_or_does_not_start_is_one_line(photos, model, tmp_path, monkeypatch, ray, capsys):
+    monkeypatch.setattr(cluster_module.time, "sleep", lambda seconds: None)
+    tries = []
+    def init(*args, **kwargs): raise tries.append(1) or Exception("The current node timed out during startup.\nmore")
+    ray.init = init
+    assert "Ray did not start in 3 attempts: The current node timed out" in refused(
+        capsys, "encode", model, photos, "--out", tmp_path / "mine", "--part-size", 6, "--cluster")
+    assert len(tries) == 3 and [p.name for p in (tmp_path / "mine").iterdir()] == [MANIFEST]
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install 'sscq[ray]'" in refused(capsys, "encode", model, photos, "--out", tmp_path / "mine", "--cluster")
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not os.environ.get("SSCQ_RAY"), reason="starts Ray, which a busy machine does not let it: SSCQ_RAY=1 runs it")
+def test_two_actors_of_ray(made, photos, model, tmp_path):
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "sscq", "encode", str(model), str(photos), "--out", str(tmp_path / "mine"), "--part-size", "6"]
+    subprocess.run([*command, "--cluster", "--actors", "2"], check=True)
+    assert torch.equal(ShardedIndex(tmp_path / "mine").codes, ShardedIndex(made).codes)
