@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explorable']
 
-# %% ../nbs/44_component.ipynb #caf048fb
+# %% ../nbs/44_component.ipynb #9e93fd3e
 import base64
 import gzip
 import html
@@ -28,7 +28,7 @@ from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
 
-# %% ../nbs/44_component.ipynb #24a27238
+# %% ../nbs/44_component.ipynb #bf39301f
 JS = Path(__file__).parent / "js" if "__file__" in globals() else Path(adc.__code__.co_filename).parent / "js"
 WIDTH, HIDDEN = 12, 64  # channels of the first convolution; of the head
 
@@ -52,7 +52,7 @@ def page_model() -> SSCQ:
         raise ValueError(f"{JS.name}/digits.safetensors does not fit the network of the pages")
     return model.eval()
 
-# %% ../nbs/44_component.ipynb #41d9d505
+# %% ../nbs/44_component.ipynb #aafb0719
 def page_layers(
     model: SSCQ,
 ) -> tuple[list[dict], bytes, bytes]:  # what each layer is and where its numbers begin; weights; scales and biases
@@ -88,7 +88,7 @@ def page_layers(
     rows = torch.cat([t.float() for pair in scales for t in pair])
     return layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
 
-# %% ../nbs/44_component.ipynb #305b63d9
+# %% ../nbs/44_component.ipynb #2bce5941
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -106,8 +106,7 @@ def _unlike(data, distances: torch.Tensor) -> list[float]:
 @torch.no_grad()
 def digits_data(
     model: SSCQ,
-    n_queries: int = 300,  # test digits; where there are fewer than 300, those that fail come first
-    network: bool = True,  # so that the page can make f of what is drawn in it; else exact answers come from here
+    network: bool = True,  # so that the page can make f of what is drawn in it; else some queries are ready-made
 ) -> dict:
     "The digits, their codes and the model, for a page"
     data = digits()
@@ -117,17 +116,18 @@ def digits_data(
     distances = adc(distance_table(f, books), codes)
     first = distances.min(1).indices
     fails = data.database.known_labels[first] != labels
-    chosen = torch.arange(300) if n_queries == 300 else fails.logical_not().byte().argsort(stable=True)[:n_queries]
+    right = [int((~fails & (labels == label)).nonzero()[0]) for label in range(10)]
+    chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
     images = torch.cat([data.database.images, data.query.images[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     M, K, d = books.shape
     found = dict(
-        n=len(codes), pictures=_packed(counts.tobytes()), codes=_text(codes.numpy().tobytes()),
+        n=len(codes), pictures=_packed(counts.tobytes()), codes=_packed(codes.numpy().tobytes()),
         labels="".join(map(str, data.database.known_labels.tolist())),
         query_labels="".join(map(str, labels[chosen].tolist())), first=first[chosen].tolist(),
-        unlike=_unlike(data, distances), books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
+        books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
     )
-    if network: return found | dict(model=dict(
+    if network: return found | dict(unlike=_unlike(data, distances), model=dict(
         layers=layers, size=8, channels=1, weights=_text(weights), scales=_text(scales)))
     apart = torch.cdist(f[chosen], model.embed(data.database.images))
     short = distances[chosen].argsort(stable=True)[:, :50]
@@ -136,10 +136,10 @@ def digits_data(
     return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
                         refined=refined.flatten().tolist())
 
-# %% ../nbs/44_component.ipynb #e44c7e77
+# %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits")
 EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
-               "contrast": "Contrast and fusion", "neighbours": "Part neighbours", "collapse": "Collapse"}
+               "contrast": "Contrast and fusion", "neighbors": "Part neighbours", "collapse": "Collapse"}
 
 
 @lru_cache
@@ -147,12 +147,13 @@ def script(
     name: str,  # in EXPLORABLES
 ) -> str:
     "The modules that an explorable needs as one classic script, which defines `sscqMount`"
-    text = "\n".join((JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name))
+    texts = [(JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name)]
+    text = "\n".join([*texts[:-1], "{", texts[-1], "}"])  # a block, so that its names are its own
     text = re.sub(r"^import .*\n", "", text, flags=re.M)
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
 
-# %% ../nbs/44_component.ipynb #c603a10f
+# %% ../nbs/44_component.ipynb #a067cab7
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>body{{margin:0}}</style></head>
@@ -180,11 +181,11 @@ window.sscqReady = (async () => {{
 }})();
 </script>"""
 
-# %% ../nbs/44_component.ipynb #a669cbbf
+# %% ../nbs/44_component.ipynb #de223a5d
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "search", "draw", "codebook", "contrast", "neighbours" or "collapse"
+        name: str,  # "search", "draw", "codebook", "contrast", "neighbors" or "collapse"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
     ):
         self.name = check_choice("name", name, EXPLORABLES)
@@ -214,13 +215,13 @@ class Explorable:
                  f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page(packed=True))}"></iframe>')
         return {"text/plain": repr(self), "text/html": frame}
 
-# %% ../nbs/44_component.ipynb #9bd9318e
+# %% ../nbs/44_component.ipynb #fa3c055a
 def explorable_data(
     name: str,  # in EXPLORABLES
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
-    if name in ("codebook", "contrast", "neighbours"): return {}
     if name == "collapse": return collapse_data()
+    if name not in ("search", "draw"): return {}
     model = model or page_model()
-    return digits_data(model) if name == "draw" else digits_data(model, 60, network=False)
+    return digits_data(model) if name == "draw" else digits_data(model, network=False)

@@ -441,7 +441,7 @@ def test_no_button_sends_a_figure_to_a_company(browser, config):
         tab.set_content(page("Doors", [figure, bars({"a": 1})]))
         tab.wait_for_selector("body[data-drawn='2']")
         if config != "of-the-page":
-            tab.evaluate("async ([f, config]) => { document.body.innerHTML = '<div id=alone></div>'; await Plotly.newPlot('alone', f.data, f.layout, config); }",
+            tab.evaluate("async ([f, config]) => { document.body.innerHTML = '<div id=a></div>'; await Plotly.newPlot('a', f.data, f.layout, config); }",
                          [handed, handed["config"] if config == "of-the-renderer" else {"displaylogo": False}])
         buttons, doors = tab.evaluate(NO_DOOR)
         assert buttons and not doors

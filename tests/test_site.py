@@ -421,6 +421,51 @@ def test_slider_moves_without_a_kernel(tab, address, nb, cell, spec):
         if layout.get("images"): assert state["pictures"] == len(layout["images"])
 
 
+FRAME = 'class="sscq-explorable"'
+EXPLORED = [nb for nb in NOTEBOOKS if any(FRAME in "".join(o.get("data", {}).get("text/html", "")) for c in nb.cells for o in c.get("outputs", []))]
+MOUNTED = "() => [...document.querySelectorAll('.explorable')].every(e => e.dataset.drawn > 0)"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("nb", EXPLORED, ids=lambda nb: nb.page)
+def test_explorables_are_part_of_their_page(tab, address, nb):
+    tab.goto(f"{address}/{nb.page}.html")
+    tab.wait_for_function(MOUNTED, timeout=60_000)
+    assert tab.locator(".explorable").count() >= 1
+    first = tab.locator(".explorable").first
+    said = first.locator(".said").text_content()
+    first.get_by_role("group", name="Try this").get_by_role("button").first.click()
+    tab.wait_for_function("([e, text]) => e.textContent !== text", arg=[first.locator(".said").element_handle(), said])
+
+
+@pytest.mark.browser
+def test_the_front_page_answers_before_it_explains(tab, address):
+    sizes = {}
+    tab.goto("about:blank")
+    tab.on("response", look := lambda r: sizes.__setitem__(r.url, len(r.body())))
+    tab.goto(f"{address}/index.html")
+    tab.wait_for_function(MOUNTED, timeout=60_000)
+    tab.wait_for_load_state("networkidle")
+    tab.remove_listener("response", look)
+    assert sum(sizes.values()) <= 300_000 and not [url for url in sizes if re.search("plotly|tex-svg", url)], sizes
+    first = tab.locator(".explorable")
+    top = first.bounding_box()["y"]
+    assert top < min(p.bounding_box()["y"] for p in tab.locator("article p").all() if p.is_visible()), "text comes first"
+    first.get_by_role("button", name=re.compile("a failure")).first.click()
+    tab.wait_for_function("e => e.textContent.startsWith('A failure')", arg=first.locator(".said").element_handle())
+    assert first.locator("ol.answers button").count() == 10
+    assert tab.get_by_role("navigation", name="Where to begin").get_by_role("link").count() == 3
+
+
+@pytest.mark.browser
+def test_an_explorable_is_a_picture_where_no_script_runs(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/index.html")
+    assert page.locator(".explorable img").first.is_visible() and page.locator(".explorable img").first.bounding_box()["height"] > 100
+    context.close()
+
+
 @pytest.mark.browser
 def test_pictures_stand_in_where_no_script_runs(browser, address):
     context = browser.new_context(java_script_enabled=False)

@@ -7,12 +7,15 @@ import base64
 import gzip
 import hashlib
 import html
+import io
 import json
 import re
 import struct
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from api import Entry, Row, entries, gives, only_imports, statements, without_noqa
@@ -112,6 +115,13 @@ def described(figure: dict) -> str:
 def png_size(png: bytes) -> tuple[int, int]: return struct.unpack(">II", png[16:24])
 
 
+def light(path: Path) -> str:
+    "A drawing in 32 colours, which is a fifth of its bytes"
+    buffer = io.BytesIO()
+    Image.open(path).convert("RGB").quantize(32).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def picture(site: "Site", name: str, png: str, alt: str, page: str, size=None) -> str:
     data = base64.b64decode(png)
     width, height = size or png_size(data)
@@ -138,7 +148,7 @@ def explorable(site: "Site", name: str, frame: str, page: str) -> str:
     document = html.unescape(re.search(r'srcdoc="([^"]+)"', frame)[1])
     kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
     program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
-    program = gzip.decompress(base64.b64decode(program)).decode()
+    program = re.sub(r"^ +", "", gzip.decompress(base64.b64decode(program)).decode(), flags=re.M)
     code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
     site.write(f"static/explorables/{code}", program.encode())
     site.write(f"static/explorables/{name}.js", f'sscqMount(document.getElementById("explorable-{name}"), "{kind}", {data});\n'.encode())
@@ -357,6 +367,9 @@ class Site:
         shown = [raw(explorable(self, "front", text, "index")) for cell in (component.cells if component else []) for out in cell.get("outputs", [])
                  if 'data-name="search"' in (text := "".join(out.get("data", {}).get("text/html", "")))][:1]
         rest = re.sub(r"\$(\w)\$", r"*\1*", rest)
+        if shown: rest = re.sub(r"^!\[[^\]]*\]\(images/answers\.png\)\n\n.*\n\n", "", rest, flags=re.M)  # a still of the same
+        def later(m): return raw(picture(self, f"front-{m[2]}", light(NBS / f"images/{m[2]}.png"), m[1], "index"))
+        rest = re.sub(r"^!\[([^\]]*)\]\(images/(\w+)\.png\)$", later, rest, flags=re.M)
         return "\n\n".join([title, *shown, raw(f'<nav class="doors" aria-label="Where to begin">{"".join(self.door(*door) for door in DOORS)}</nav>'), rest])
 
     def door(self, title: str, why: str, page: str) -> str:

@@ -58,7 +58,6 @@ EXPLORABLES.codebook = async () => {
     });
     return [M * Math.log2(K), Math.min(...losses)];
   }));
-  let happened = "", steps = 0;
   const firstWords = startOf(points, 8, 1, 4);
   const spec = {
     title: "Codebook",
@@ -77,7 +76,7 @@ EXPLORABLES.codebook = async () => {
       { kind: "choice", name: "K", label: "Words a book, K", options: LEVELS.map((K) => [K, String(K)]) },
       { kind: "choice", name: "M", label: "Books, M", options: [[1, "1 of two dimensions"], [2, "2 of one dimension"]] },
       { kind: "button", label: "One step of k-means", press: (api) => step(api, 1) },
-      { kind: "button", label: "Other first words", press: (api) => { happened = ""; steps = 0; api.set({ seed: api.state.seed + 1, words: startOf(points, api.state.K, api.state.M, api.state.seed + 1) }); } },
+      { kind: "button", label: "Other first words", press: (api) => api.set({ happened: "", seed: api.state.seed + 1, words: startOf(points, api.state.K, api.state.M, api.state.seed + 1) }) },
     ],
     tries: [
       { label: "Put f on a border", run: (api) => {
@@ -86,7 +85,7 @@ EXPLORABLES.codebook = async () => {
           const [a, b] = Array.from({ length: K }, (_, k) => k).sort((i, j) => table[m * K + i] - table[m * K + j]);
           return book[a].map((v, i) => rounded((v + book[b][i]) / 2));
         });
-        api.set({ f: M === 1 ? f : [f[0], api.state.f[1]], tau: -1.3 });
+        api.set({ f, tau: -1.3, happened: "" });
       } },
       { label: "Cool until z is a word", set: { tau: -3 } },
       { label: "Run k-means to its end", run: (api) => step(api, 40) },
@@ -102,10 +101,9 @@ EXPLORABLES.codebook = async () => {
       if (before - after < 1e-9) break;
       [words, before] = [next, after];
     }
-    steps += taken;
-    happened = taken ? `${n === 1 ? "Every word moved to the middle of its cell" : `k-means took ${taken} steps and stopped: no word moves any more`}; the loss fell from ${number(began)} to ${number(before)}.`
+    const happened = taken ? `${n === 1 ? "Every word moved to the middle of its cell" : `k-means took ${taken} steps and stopped: no word moves any more`}; the loss fell from ${number(began)} to ${number(before)}.`
       : "k-means is at its end: every word is already in the middle of its cell.";
-    api.set({ words: words.map((book) => book.map((word) => word.map((v) => Math.round(v * 1e5) / 1e5))) });
+    api.set({ happened, words: words.map((book) => book.map((word) => word.map((v) => Math.round(v * 1e5) / 1e5))) });
   }
 
   function picture(box, api) {
@@ -119,7 +117,7 @@ EXPLORABLES.codebook = async () => {
     const zName = svg.appendChild(s("text", { "font-weight": 700 }, "z"));
     const f = svg.appendChild(s("g", { role: "button", "aria-roledescription": "point to drag" }, s("circle", { r: 10, fill: "var(--ink)", stroke: "var(--back)", "stroke-width": 2 }), s("text", { "text-anchor": "middle", y: 4, style: "fill:var(--back);font-weight:700" }, "f")));
     const back = (px, py) => [px / UNIT + LEFT, TOP - py / UNIT];
-    draggable(svg, f, (px, py) => { happened = ""; api.set({ f: inView(back(px, py)) }); }, (dx, dy) => { happened = ""; api.set({ f: inView([api.state.f[0] + dx * .03, api.state.f[1] - dy * .03]) }); });
+    draggable(svg, f, (px, py) => api.set({ happened: "", f: inView(back(px, py)) }), (dx, dy) => api.set({ happened: "", f: inView([api.state.f[0] + dx * .03, api.state.f[1] - dy * .03]) }));
     const weights = weightsOf(), curve = curveOf(), facts = h("table", { class: "numbers" });
     box.append(h("div", { class: "row" }, h("div", {}, h("h3", {}, "Drag f, and drag the words"), svg),
       h("div", {}, h("h3", {}, "How much of each word z takes"), weights.svg, h("h3", { style: "margin-top:10px" }, "What the bits buy"), curve.svg), h("div", {}, facts)));
@@ -134,8 +132,7 @@ EXPLORABLES.codebook = async () => {
           const place = (p) => {
             const next = structuredClone(api.state.words);
             next[m][k] = M === 1 ? inView(p) : [inView(p)[m]];
-            happened = "";
-            api.set({ words: next });
+            api.set({ happened: "", words: next });
           };
           const here = () => M === 1 ? api.state.words[0][k] : [0, 0].map((_, i) => i === m ? api.state.words[m][k][0] : 0);
           draggable(svg, handle, (px, py) => place(back(px, py)), (dx, dy) => place([here()[0] + dx * .03, here()[1] - dy * .03]));
@@ -161,7 +158,7 @@ EXPLORABLES.codebook = async () => {
     }
 
     return (state) => {
-      if (state.words.length !== state.M || state.words[0].length !== state.K) { state.words = startOf(points, state.K, state.M, state.seed); steps = 0; happened = ""; }
+      if (state.words.length !== state.M || state.words[0].length !== state.K) { state.words = startOf(points, state.K, state.M, state.seed); state.happened = ""; }
       const { M, K, words } = state, books = booksOf(words), tau = 10 ** state.tau;
       const shares = softAssign(state.f, books, tau), soft = softQuantize(state.f, books, tau), code = hardAssign(state.f, books), word = decode(code, books);
       const apart = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]), loss = lossOf(points, words), bits = M * Math.log2(K);
@@ -181,7 +178,7 @@ EXPLORABLES.codebook = async () => {
       const most = shares.reduce((product, row) => product * Math.max(...row), 1), where = code.length === 1 ? `word ${code[0]}` : `words ${code.join(" and ")}`;
       const mixture = most > .98 ? `z takes all of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
         : `z takes ${Math.round(most * 100)} % from there and the rest from others, so it lies between words and moves smoothly with f`;
-      return `${happened ? `${happened} ` : ""}f is in the cell of ${where}: with ${bits} bits that is all that is stored of it. At τ = ${number(tau, 2)} ${mixture}.`;
+      return `${state.happened ? `${state.happened} ` : ""}f is in the cell of ${where}: with ${bits} bits that is all that is stored of it. At τ = ${number(tau, 2)} ${mixture}.`;
     };
   }
 

@@ -55,7 +55,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
 
   function picture(box) {
     const columns = Array.from({ length: N_WORDS }, () => {
-      const value = h("span"), bar = h("div", { class: "bar" }), canvas = h("canvas", { class: "digit", style: "width:100%;height:auto;aspect-ratio:1" }), name = h("span");
+      const value = h("span"), bar = h("div", { class: "bar" }), canvas = h("canvas", { class: "digit", "aria-hidden": "true", style: "width:100%;height:auto;aspect-ratio:1" }), name = h("span");
       return { value, bar, canvas, name, element: h("div", { class: "word" }, h("div", { class: "stand" }, value, bar), canvas, name) };
     });
     const grid = h("div", { class: "words", role: "img" }, ...columns.map((c) => c.element)), title = h("h3"), curve = curveOf();
@@ -93,7 +93,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
     if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
     const smallest = weights.findIndex((_, i) => meanAlive({ ...state, weight: i }) >= WANTED);
-    return `At weight ${weights[state.weight]}, ${book}; the mean of ${everyBook(state, about.epochs).length} books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.`;
+    return `At weight ${weights[state.weight]}, ${book}; the mean of ${everyBook(state, about.epochs).length} books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.${state.tried.length === weights.length ? " All weights are shown below." : ""}`;
   }
 
   function verdict({ weight, contrast }, mean, smallest) {

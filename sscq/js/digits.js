@@ -3,7 +3,7 @@ import { bytesOf, halves, network, unzipped } from "./model.js";
 
 export async function digitsOf(packed) {
   const { M, K, d } = packed.books, all = await unzipped(bytesOf(packed.pictures)), n = packed.n;
-  const codes = Uint8Array.from(bytesOf(packed.codes));
+  const codes = await unzipped(bytesOf(packed.codes));
   const labels = Array.from(packed.labels, Number), asked = Array.from(packed.query_labels, Number);
   const pictures = (i) => all.subarray(i * 64, i * 64 + 64);
   return {

@@ -1,0 +1,318 @@
+"The explorables in a browser, from a file, without a kernel: what moves, what is said, what a keyboard reaches, what does not fit."
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from sscq.component import EXPLORABLES, Explorable
+
+explorables = pytest.mark.parametrize("name", EXPLORABLES)
+pytestmark = pytest.mark.browser
+# What is asked of a page: names and roles of everything that can be used, one heading, nothing wider than the window
+AUDIT = """() => {
+  const root = document.getElementById('explorable').shadowRoot, wrong = [];
+  const inside = (e) => e.matches('input, select') ? '' : e.textContent.trim();
+  const named = (e) => e.getAttribute('aria-label') || [...(e.labels ?? [])].map(l => l.textContent).join('') || inside(e);
+  const blame = (what, e) => wrong.push(`${what}: ${e.outerHTML.slice(0, 90)}`);
+  for (const e of root.querySelectorAll('button, a, input, select, [tabindex], [role=img], [role=region]')) if (!named(e)) blame('no name', e);
+  for (const e of root.querySelectorAll('svg, canvas')) if (!e.getAttribute('role') && !e.closest('[aria-hidden=true]')) blame('no role', e);
+  for (const e of root.querySelectorAll('input[type=range]')) {
+    const said = e.getAttribute('aria-valuetext');
+    if (!said || said !== e.parentElement.querySelector('output').textContent) blame('says another value', e);
+  }
+  const ids = [...root.querySelectorAll('[id]')].map(e => e.id);
+  if (new Set(ids).size !== ids.length) wrong.push('one id twice');
+  if (root.querySelectorAll('h1').length !== 1) wrong.push('not one h1');
+  if (root.querySelectorAll('[role=status]').length !== 1) wrong.push('not one status');
+  return wrong;
+}"""
+CUT = """() => {
+  const root = document.getElementById('explorable').shadowRoot, wide = document.documentElement.clientWidth;
+  const seen = (e) => e.getClientRects().length && !e.closest('.scroll, details:not([open]), .hidden');
+  const cut = [...root.querySelectorAll('h1, p, svg, canvas, button, table, input, select')].filter(e => seen(e) && e.getBoundingClientRect().right > wide + 1);
+  return [document.documentElement.scrollWidth <= wide, cut.map(e => e.outerHTML.slice(0, 90))];
+}"""
+CONTRAST = """() => {
+  const root = document.getElementById('explorable').shadowRoot;
+  const linear = (v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; }
+    return 'rgb(255, 255, 255)';
+  };
+  const texts = [...root.querySelectorAll('h1, h2, h3, p, button, label, output, td, th, summary, a, span')];
+  return texts.filter(e => e.textContent.trim() && e.getClientRects().length).map(e => {
+    const [x, y] = [light(getComputedStyle(e).color), light(ground(e))].sort((a, b) => b - a);
+    return [(x + .05) / (y + .05), e.outerHTML.slice(0, 80)];
+  }).filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explorables")
+    return {name: Explorable(name).save(folder / f"{name}.html") for name in EXPLORABLES}
+
+
+@pytest.fixture
+def show(browser, saved):
+    "Opens an explorable as a file; at the end nothing has gone wrong in it and nothing was asked of anybody"
+    opened, problems = [], []
+    def open_page(name, hash="", **settings):
+        context = browser.new_context(**dict(viewport=dict(width=1280, height=900), offline=True) | settings)
+        page = context.new_page()
+        page.on("pageerror", lambda e: problems.append(str(e)))
+        page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
+        def look(url): url.split("#")[0] == saved[name].as_uri() or url.startswith(("data:", "blob:")) or problems.append(f"request to {url}")
+        page.on("request", lambda r: look(r.url))
+        page.goto(saved[name].as_uri() + hash)
+        opened.append(context)
+        if settings.get("java_script_enabled", True): page.wait_for_function("() => document.getElementById('explorable').dataset.drawn > 0")
+        def said(): return page.locator(".said").text_content()
+        return SimpleNamespace(page=page, said=said, wait=lambda text: page.wait_for_function(
+            "(text) => document.getElementById('explorable').shadowRoot.querySelector('.said').textContent.includes(text)", arg=text, timeout=20_000))
+    yield open_page
+    for context in opened: context.close()
+    assert not problems
+
+
+def changed(shown, act) -> str:
+    "The sentence after an action that has to change it"
+    before = shown.said()
+    act()
+    other = "(text) => document.getElementById('explorable').shadowRoot.querySelector('.said').textContent !== text"
+    shown.page.wait_for_function(other, arg=before, timeout=20_000)
+    return shown.said()
+
+
+@explorables
+def test_everything_has_a_name_and_a_role(show, name): assert not show(name).page.evaluate(AUDIT)
+
+
+@explorables
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_themes_can_be_read(show, name, scheme):
+    page = show(name, color_scheme=scheme).page
+    assert not page.evaluate(CONTRAST)
+    back = page.evaluate("getComputedStyle(document.getElementById('explorable').shadowRoot.querySelector('.sscq')).backgroundColor")
+    assert back == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 20, 22)"}[scheme]
+
+
+@explorables
+def test_nothing_is_cut_off(show, name):
+    page = show(name).page
+    for width in (390, 640, 800, 1280):  # 640 is 1280 at a zoom of 200 %
+        page.set_viewport_size(dict(width=width, height=900))
+        fits, cut = page.evaluate(CUT)
+        assert fits and not cut, f"{width} pixels: {cut}"
+
+
+@explorables
+def test_three_things_to_try_and_a_way_back(show, name):
+    shown = show(name)
+    first, tries = shown.said(), shown.page.get_by_role("group", name="Try this").get_by_role("button")
+    assert tries.count() == 4 and tries.last.text_content() == "Reset"
+    for i in range(3):
+        assert changed(shown, tries.nth(i).click) != first
+        assert changed(shown, tries.last.click) == first
+
+
+@explorables
+def test_a_link_brings_the_state_back(show, name):
+    shown = show(name)
+    said = changed(shown, shown.page.get_by_role("group", name="Try this").get_by_role("button").first.click)
+    link = shown.page.get_by_role("link", name="Link to this state").get_attribute("href")
+    assert link.startswith(f"#{name}:")
+    again = show(name, link)
+    assert again.said().split(". ")[-1] == said.split(". ")[-1] and "Not all" not in again.said()
+
+
+STALE = dict(unknown="nonsense=1", broken="step=[[&tau=[[", bytes="%E0%A4%A",
+             outside="query=1e9&tau=99&K=3&strokes=[[[5,5]]]&words=[[[1]]]&f=%22f%22&step=1e9")
+
+
+@explorables
+def test_a_stale_link_is_a_sentence_and_a_picture(show, name):
+    shown = show(name)
+    for kind, state in STALE.items():
+        shown.page.evaluate("hash => { location.hash = hash; }", f"{name}:{state}")
+        shown.wait("Not all of this link fits: ")
+        assert "cannot be drawn" not in shown.said(), kind
+    assert not shown.page.evaluate(AUDIT)
+
+
+@explorables
+def test_the_keyboard_reaches_and_moves_everything(show, name):
+    "Tab through the whole of it: every control comes, and arrow keys change what has a value or can be dragged"
+    shown = show(name)
+    page, seen = shown.page, []
+    here = """() => { const e = document.getElementById('explorable').shadowRoot.activeElement;
+      return e && (e.id || e.getAttribute('aria-label') || e.textContent); }"""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        if (now := page.evaluate(here)) is None and seen: break
+        if now: seen.append(now)
+    wanted = page.evaluate("""() => {
+      const all = [...document.getElementById('explorable').shadowRoot.querySelectorAll('button, a[href], input, select, [tabindex], summary')];
+      return all.filter(e => e.getClientRects().length && !e.closest('details:not([open]) > :not(summary)')).length;
+    }""")
+    assert len(seen) == wanted
+    for field in page.locator("input[type=range]").all():
+        before = field.get_attribute("aria-valuetext")
+        field.press("ArrowLeft")
+        page.wait_for_function("([e, text]) => e.getAttribute('aria-valuetext') !== text", arg=[field.element_handle(), before])
+
+
+@explorables
+def test_without_javascript_there_is_a_sentence(show, name):
+    assert "needs JavaScript" in show(name, java_script_enabled=False).page.locator("body").text_content()
+
+
+# ---- each one
+
+def stroke(page, *points):
+    box = page.locator(".pen").bounding_box()
+    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    for x, y in at[1:]: page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+
+
+def test_a_drawing_is_searched_for_while_the_pen_moves(show):
+    shown = show("draw")
+    page = shown.page
+    assert changed(shown, page.get_by_role("button", name="Clear the paper").click).startswith("The paper is blank")
+    box = page.locator(".pen").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 20)
+    page.mouse.down()
+    shown.wait("that is the code")  # before the pen is lifted
+    page.mouse.move(box["x"] + 100, box["y"] + 180, steps=8)
+    page.mouse.up()
+    shown.wait("are a 1")
+    assert page.locator("ul.answers").first.get_by_role("button").count() == 10
+    assert changed(shown, page.get_by_role("button", name="Undo a stroke").click).startswith("The paper is blank")
+
+
+def test_a_drawing_by_keyboard_alone(show):
+    shown = show("draw")
+    changed(shown, lambda: shown.page.get_by_role("button", name="Clear the paper").press("Enter"))
+    shown.page.locator(".pen").focus()
+    for key in (*["ArrowUp"] * 8, " ", *["ArrowDown"] * 16, " "): shown.page.keyboard.press(key)
+    shown.wait("are a 1")
+
+
+def test_a_scribble_is_not_trusted(show):
+    shown = show("draw")
+    assert "nothing that the model knows" in changed(shown, shown.page.get_by_role("button", name="A scribble").click)
+    assert "looks like a digit it knows" in changed(shown, shown.page.get_by_role("button", name="Reset").click)
+
+
+def test_code_and_vector_can_be_compared_once_the_page_has_computed_them(show):
+    shown = show("draw")
+    compared = "() => document.getElementById('explorable').shadowRoot.textContent.includes('of the ten answers are the same')"
+    shown.page.wait_for_function(compared, timeout=60_000)
+    answers = shown.page.locator("ul.answers").first
+    before = answers.text_content()
+    shown.page.get_by_label("Answers by").select_option("the vector (64 numbers)")
+    shown.page.wait_for_function("([e, text]) => e.textContent !== text", arg=[answers.element_handle(), before])
+    distances = [float(b.get_attribute("aria-label").rsplit(" ", 1)[1]) for b in answers.get_by_role("button").all()]
+    assert distances == sorted(distances) and len(set(distances)) > 5, "vectors hardly ever tie"
+
+
+def test_why_adds_up(show):
+    page = show("draw").page
+    rows = [[float(c) for c in row.locator("td").all_text_contents()] for row in page.locator("table.numbers tbody tr").all()]
+    total = float(re.search(r"add up to ([\d.]+)\.", page.locator(".card .note").text_content())[1])
+    assert sum(r[2] for r in rows) == pytest.approx(total, abs=.003)
+    assert page.locator("ul.answers button").first.get_attribute("aria-label").endswith(f"{total:.2f}")
+
+
+@pytest.mark.parametrize("content, said", [(b"no picture", "no picture this browser can read"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "no picture"),
+                                           ("grey", "one shade only")], ids=["text", "broken", "grey"])
+def test_an_upload_that_does_not_fit_leaves_the_drawing(show, content, said, tmp_path):
+    from PIL import Image
+    path = tmp_path / "a.png"
+    if content == "grey": Image.new("L", (40, 30), 128).save(path)
+    else: path.write_bytes(content)
+    shown = show("draw")
+    before = shown.said()
+    shown.page.locator("input[type=file]").set_input_files(path)
+    shown.wait(said)
+    assert shown.said().endswith(before)
+
+
+def test_an_upload_goes_the_way_of_a_drawing(show, tmp_path):
+    "White on black or black on white, large and off the middle"
+    from PIL import Image, ImageDraw
+    shown = show("draw")
+    for ink, paper in ((0, 255), (250, 5)):
+        picture = Image.new("L", (900, 700), paper)
+        ImageDraw.Draw(picture).line([(300, 100), (310, 600)], fill=ink, width=60)
+        picture.save(tmp_path / "one.png")
+        changed(shown, lambda: shown.page.locator("input[type=file]").set_input_files(tmp_path / "one.png"))
+        shown.wait("are a 1")
+        changed(shown, shown.page.get_by_role("button", name="Reset").click)
+
+
+def test_f_and_words_follow_the_pointer(show):
+    shown = show("codebook")
+    page = shown.page
+    for part, said in (("point to drag", r"in the cell of word \d"), ("word to drag", "")):
+        handle = page.locator(f"[aria-roledescription='{part}']").first
+        before, box = handle.get_attribute("transform"), handle.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] - 60, box["y"] + 30, steps=3)
+        page.wait_for_function("([e, text]) => e.getAttribute('transform') !== text", arg=[handle.element_handle(), before])  # not yet released
+        page.mouse.up()
+        assert re.search(said, shown.said())
+        label = handle.get_attribute("aria-label")
+        handle.press("ArrowRight")
+        page.wait_for_function("([e, text]) => e.getAttribute('aria-label') !== text", arg=[handle.element_handle(), label])
+
+
+def test_k_means_never_loses_more(show):
+    shown = show("codebook")
+    losses = []
+    for _ in range(4):
+        said = changed(shown, shown.page.get_by_role("button", name="One step of k-means").click)
+        losses += [float(v) for v in re.search(r"fell from ([\d.]+\d) to ([\d.]+\d)", said).groups()]
+    assert losses == sorted(losses, reverse=True)
+    assert "no word moves any more" in changed(shown, shown.page.get_by_role("button", name="Run k-means to its end").click)
+
+
+def test_bits_of_every_codebook(show):
+    shown = show("codebook")
+    for M, K in ((1, 2), (1, 4), (1, 16), (2, 2), (2, 8), (2, 16)):
+        shown.page.evaluate("hash => { location.hash = hash; }", f"codebook:K={K}&M={M}")
+        shown.wait(f"with {M * (K.bit_length() - 1)} bits")
+        assert shown.page.locator("[aria-roledescription='word to drag']").count() == M * K
+
+
+def test_a_cold_choice_is_the_word(show):
+    shown = show("codebook")
+    changed(shown, shown.page.get_by_role("button", name="Cool until z is a word").click)
+    rows = dict(zip(shown.page.locator("table.numbers th").all_text_contents(), shown.page.locator("table.numbers td").all_text_contents()))
+    assert float(rows["z to the word"]) < .01
+
+
+def test_a_query_has_its_answers_and_failures_are_named(show):
+    shown = show("search")
+    page = shown.page
+    assert "A failure: the first answer" in changed(shown, page.get_by_role("button", name=re.compile("a failure")).first.click)
+    assert page.locator("ol.answers button.wrong").count() > 0
+    sums = [float(t.rsplit(" ", 1)[1]) for t in [b.get_attribute("aria-label") for b in page.locator("ol.answers button").all()]]
+    assert sums == sorted(sums)
+    said = changed(shown, page.get_by_role("button", name="Only 4 bits").click)
+    assert int(re.search(r"(\d+) pictures have the first one's code", said)[1]) > 20
+
+
+def test_steps_of_a_search_come_one_by_one(show):
+    shown = show("search")
+    steps = [changed(shown, lambda: shown.page.get_by_label("Step").press("ArrowLeft")) for _ in range(3)]
+    assert len(set(steps)) == 3 and "written into a table" in steps[-1]
+
+
+def test_the_data_of_a_page_cannot_end_its_script(): assert not re.search("</script", json.dumps(Explorable("search").data))
