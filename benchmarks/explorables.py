@@ -1,7 +1,8 @@
-"""How soon an explorable is drawn anew after the pointer moved, and how long its longest task is. Or: train the model that pages carry.
+"""How soon an explorable is drawn anew after the pointer moved, and how long its longest task is. Or: train what pages carry.
 
     python benchmarks/explorables.py [--json FILE] [--moves 60]
     python benchmarks/explorables.py --train FOLDER     # writes digits.safetensors there; the library's lies in sscq/js
+    python benchmarks/explorables.py --collapse FOLDER  # 60 small runs, as collapse.json
 
 Each page is opened as a file in Chromium. A move is an event of the pointer; its time ends when everything that depends on it has been
 drawn (the component counts its drawings), so it holds the wait for the next frame, 17 ms at most. Median and 95th percentile of the moves,
@@ -82,13 +83,57 @@ def train(folder: Path):
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}, folder / "digits.safetensors")
 
 
+WEIGHTS, TAUS, SEEDS, STEPS, EVERY = (0, .1, .3, 1, 3), (1, .5, .2, .1), (0, 1, 2), 60, 6
+
+
+def collapse(folder: Path):
+    """Small runs in which codewords die or live: two layers from the pixels to two parts of 16, two books of 16 words, pictures in batches of 64,
+    Adam at .01; instance contrast on f (weight 1), consistency (.4), part neighbours (.1), and codeword diversity, whose weight and temperature vary"""
+    import base64
+    import gzip
+
+    import torch
+
+    from sscq.codebook import ProductQuantizer, hard_assign, usage
+    from sscq.data import digits
+    from sscq.objective import SSCQObjective
+    from sscq.views import VIEWS
+    x = digits().train
+    shares, pictures = [], []
+    for weight in WEIGHTS:
+        for tau in TAUS:
+            for seed in SEEDS:
+                torch.manual_seed(seed)
+                net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32))
+                quantizer, objective = ProductQuantizer(2, 16, 16), SSCQObjective(weights=(1., 0., .4, .1, weight), tau_cd=tau)
+                optimizer = torch.optim.Adam([*net.parameters(), *quantizer.parameters()], lr=.01)
+                for step in range(STEPS + 1):
+                    if step % EVERY == 0:
+                        with torch.no_grad(): codes = hard_assign(net(x.float() / 255), quantizer.codebooks)
+                        shares.append((usage(codes, 16) * (255 / len(x))).round().byte())
+                    batch = x[torch.randint(len(x), (64,))].float() / 255
+                    a, b = (quantizer(net(VIEWS["digit"](batch))) for _ in range(2))
+                    loss = objective(a, b, quantizer.codebooks)[0]
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                counts = x.flatten(1).float() * (16 / 255)
+                pictures += [counts[codes[:, 0] == k].mean(0).nan_to_num().round().byte() for k in range(16)]
+                print(weight, tau, seed, (shares[-1] > 2).sum(1).tolist(), flush=True)
+    def packed(parts): return base64.b64encode(gzip.compress(torch.stack(parts).numpy().tobytes(), 9, mtime=0)).decode()
+    report = dict(weights=WEIGHTS, taus=TAUS, seeds=len(SEEDS), steps=STEPS, every=EVERY, books=2, K=16, shares=packed(shares), pictures=packed(pictures))
+    (folder / "collapse.json").write_text(json.dumps(report) + "\n")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--moves", type=int, default=60)
     parser.add_argument("--train", type=Path, metavar="FOLDER")
+    parser.add_argument("--collapse", type=Path, metavar="FOLDER")
     args = parser.parse_args()
     if args.train: train(args.train)
+    elif args.collapse: collapse(args.collapse)
     else:
         load, found = os.getloadavg()[0], measure(args.moves)
         report = dict(about=dict(cpus=os.cpu_count(), load=round(load, 1), python=platform.python_version()), explorables=found)

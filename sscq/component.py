@@ -23,6 +23,7 @@ from sscq.backbone import projection_head, tiny_cnn
 from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import atomic_write, check_writable
+from sscq.reading import in_memory
 from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
@@ -97,7 +98,7 @@ def _packed(data: bytes) -> str:
 
 
 def _unlike(data, distances: torch.Tensor) -> list[float]:
-    asked, there = (part.images.flatten(1).float() * (16 / 255) for part in (data.query, data.database))
+    asked, there = (in_memory(part.images).flatten(1).float() * (16 / 255) for part in (data.query, data.database))
     ten = there[distances.argsort(stable=True)[:, :10]]
     return [round(v, 2) for v in sorted((ten - asked[:, None]).norm(dim=2).min(1).values.tolist())]
 
@@ -117,7 +118,7 @@ def digits_data(
     fails = data.database.known_labels[first] != labels
     right = [int((~fails & (labels == label)).nonzero()[0]) for label in range(10)]
     chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
-    images = torch.cat([data.database.images, data.query.images[chosen]]).flatten(1).numpy()
+    images = torch.cat([in_memory(data.database.images), in_memory(data.query.images)[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     M, K, d = books.shape
     found = dict(
@@ -165,7 +166,9 @@ Promise.resolve(window.sscqReady).then(() => {{
   sscqMount(host, "{name}", JSON.parse(document.getElementById("data").textContent), {{heading: "h1"}});
 }});
 new ResizeObserver(() => {{
-  try {{ if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px"; }} catch {{ /* another origin's */ }}
+  try {{
+    if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px";
+  }} catch {{ /* another origin's */ }}
 }}).observe(host);
 </script></body></html>
 """
@@ -220,6 +223,7 @@ def explorable_data(
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
+    if name == "collapse": return json.loads((JS / "collapse.json").read_text(encoding="utf-8"))
     if name not in ("search", "draw"): return {}
     model = model or page_model()
     return digits_data(model) if name == "draw" else digits_data(model, network=False)
