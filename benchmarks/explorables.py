@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from lab_driver import CHROMIUM_ARGS, chromium
 
-from sscq.component import EXPLORABLES, Explorable
+from sscq.component import Explorable
 
 TARGETS = {"search": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": "[aria-roledescription='view to drag']",
            "neighbors": "[aria-roledescription='view to drag']"}
@@ -51,7 +51,7 @@ def measure(moves: int) -> dict:
     found = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGS)
-        for name in EXPLORABLES:
+        for name in TARGETS:
             page = browser.new_page(viewport=dict(width=1280, height=900))
             page.goto(Explorable(name).save(f"{folder}/{name}.html").as_uri())
             page.wait_for_function("() => document.getElementById('explorable').dataset.drawn > 0")

@@ -24,6 +24,7 @@ from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import atomic_write, check_writable
 from sscq.learning_explorables import collapse_data
+from sscq.reading import in_memory
 from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
@@ -98,7 +99,7 @@ def _packed(data: bytes) -> str:
 
 
 def _unlike(data, distances: torch.Tensor) -> list[float]:
-    asked, there = (part.images.flatten(1).float() * (16 / 255) for part in (data.query, data.database))
+    asked, there = (in_memory(part.images).flatten(1).float() * (16 / 255) for part in (data.query, data.database))
     ten = there[distances.argsort(stable=True)[:, :10]]
     return [round(v, 2) for v in sorted((ten - asked[:, None]).norm(dim=2).min(1).values.tolist())]
 
@@ -118,7 +119,7 @@ def digits_data(
     fails = data.database.known_labels[first] != labels
     right = [int((~fails & (labels == label)).nonzero()[0]) for label in range(10)]
     chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
-    images = torch.cat([data.database.images, data.query.images[chosen]]).flatten(1).numpy()
+    images = torch.cat([in_memory(data.database.images), in_memory(data.query.images)[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     M, K, d = books.shape
     found = dict(
@@ -166,7 +167,9 @@ Promise.resolve(window.sscqReady).then(() => {{
   sscqMount(host, "{name}", JSON.parse(document.getElementById("data").textContent), {{heading: "h1"}});
 }});
 new ResizeObserver(() => {{
-  try {{ if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px"; }} catch {{ /* another origin's */ }}
+  try {{
+    if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px";
+  }} catch {{ /* another origin's */ }}
 }}).observe(host);
 </script></body></html>
 """
