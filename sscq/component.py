@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Explorable']
 
-# %% ../nbs/44_component.ipynb #b5cecd9f
+# %% ../nbs/44_component.ipynb #9e93fd3e
 import base64
 import gzip
 import html
@@ -24,11 +24,12 @@ from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import atomic_write, check_writable
 from sscq.learning_explorables import collapse_data
+from sscq.reading import in_memory
 from sscq.search import adc, distance_table
 from sscq.train import PRESETS
 from sscq.validation import check_choice
 
-# %% ../nbs/44_component.ipynb #02995af8
+# %% ../nbs/44_component.ipynb #bf39301f
 JS = Path(__file__).parent / "js" if "__file__" in globals() else Path(adc.__code__.co_filename).parent / "js"
 WIDTH, HIDDEN = 12, 64  # channels of the first convolution; of the head
 
@@ -52,7 +53,7 @@ def page_model() -> SSCQ:
         raise ValueError(f"{JS.name}/digits.safetensors does not fit the network of the pages")
     return model.eval()
 
-# %% ../nbs/44_component.ipynb #565e1c4d
+# %% ../nbs/44_component.ipynb #aafb0719
 def page_layers(
     model: SSCQ,
 ) -> tuple[list[dict], bytes, bytes]:  # what each layer is and where its numbers begin; weights; scales and biases
@@ -88,7 +89,7 @@ def page_layers(
     rows = torch.cat([t.float() for pair in scales for t in pair])
     return layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
 
-# %% ../nbs/44_component.ipynb #11aeec1e
+# %% ../nbs/44_component.ipynb #2bce5941
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -98,7 +99,7 @@ def _packed(data: bytes) -> str:
 
 
 def _unlike(data, distances: torch.Tensor) -> list[float]:
-    asked, there = (part.images.flatten(1).float() * (16 / 255) for part in (data.query, data.database))
+    asked, there = (in_memory(part.images).flatten(1).float() * (16 / 255) for part in (data.query, data.database))
     ten = there[distances.argsort(stable=True)[:, :10]]
     return [round(v, 2) for v in sorted((ten - asked[:, None]).norm(dim=2).min(1).values.tolist())]
 
@@ -118,7 +119,7 @@ def digits_data(
     fails = data.database.known_labels[first] != labels
     right = [int((~fails & (labels == label)).nonzero()[0]) for label in range(10)]
     chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
-    images = torch.cat([data.database.images, data.query.images[chosen]]).flatten(1).numpy()
+    images = torch.cat([in_memory(data.database.images), in_memory(data.query.images)[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     M, K, d = books.shape
     found = dict(
@@ -136,10 +137,10 @@ def digits_data(
     return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
                         refined=refined.flatten().tolist())
 
-# %% ../nbs/44_component.ipynb #48f19c36
+# %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits")
 EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
-               "contrast": "Contrast and fusion", "neighbours": "Part neighbours", "collapse": "Collapse"}
+               "contrast": "Contrast and fusion", "neighbors": "Part neighbours", "collapse": "Collapse"}
 
 
 @lru_cache
@@ -153,7 +154,7 @@ def script(
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
 
-# %% ../nbs/44_component.ipynb #5bcdcc1b
+# %% ../nbs/44_component.ipynb #a067cab7
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>body{{margin:0}}</style></head>
@@ -166,7 +167,9 @@ Promise.resolve(window.sscqReady).then(() => {{
   sscqMount(host, "{name}", JSON.parse(document.getElementById("data").textContent), {{heading: "h1"}});
 }});
 new ResizeObserver(() => {{
-  try {{ if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px"; }} catch {{ /* another origin's */ }}
+  try {{
+    if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px";
+  }} catch {{ /* another origin's */ }}
 }}).observe(host);
 </script></body></html>
 """
@@ -181,11 +184,11 @@ window.sscqReady = (async () => {{
 }})();
 </script>"""
 
-# %% ../nbs/44_component.ipynb #da07f966
+# %% ../nbs/44_component.ipynb #de223a5d
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "search", "draw", "codebook", "contrast", "neighbours" or "collapse"
+        name: str,  # "search", "draw", "codebook", "contrast", "neighbors" or "collapse"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
     ):
         self.name = check_choice("name", name, EXPLORABLES)
@@ -215,13 +218,13 @@ class Explorable:
                  f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page(packed=True))}"></iframe>')
         return {"text/plain": repr(self), "text/html": frame}
 
-# %% ../nbs/44_component.ipynb #7d01ee63
+# %% ../nbs/44_component.ipynb #fa3c055a
 def explorable_data(
     name: str,  # in EXPLORABLES
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
-    if name in ("codebook", "contrast", "neighbours"): return {}
     if name == "collapse": return collapse_data()
+    if name not in ("search", "draw"): return {}
     model = model or page_model()
     return digits_data(model) if name == "draw" else digits_data(model, network=False)

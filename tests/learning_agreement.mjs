@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 const here = new URL("../sscq/js/", import.meta.url).href;
 const { fusedConsistency, onCircle, quantized, lossOfAngles, slopes } = await import(`${here}contrast.js`);
-const { heapsOf, neighborGradient, neighborStep } = await import(`${here}neighbours.js`);
+const { heapsOf, neighborGradient, neighborStep } = await import(`${here}neighbors.js`);
 
 const { f, z, angles, tau, fusions, hows, settings, rows, heaps } = JSON.parse(readFileSync(process.argv[2], "utf8"));
 console.log(JSON.stringify({

@@ -152,7 +152,7 @@ NAMES = """() => {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", (390, 800))
-@pytest.mark.parametrize("name", ("contrast", "neighbours", "collapse"))
+@pytest.mark.parametrize("name", ("contrast", "neighbors", "collapse"))
 def test_every_control_has_a_name_and_fits(opened, name, width):
     tab = opened(name, width=width, color_scheme="dark")
     assert tab.evaluate(NAMES) == []
@@ -188,11 +188,12 @@ def test_a_point_is_turned_by_mouse_and_keys_and_a_link_keeps_it(opened):
 
 @pytest.mark.browser
 def test_heaps_form_by_part_and_not_by_the_whole(opened):
-    tab = opened("neighbours")
+    tab = opened("neighbors")
     formed = settled(tab, tab.get_by_role("button", name="Let heaps form").click)
     assert "After 100 steps: in part 1 everything lies in 3 heaps" in formed
     assert "has found the colour (100 %" in formed and "has found the form (100 %" in formed
-    assert "the colour drowns" in settled(tab, tab.get_by_role("button", name="Neighbours of the whole").click)
+    settled(tab, tab.get_by_role("button", name="Ask the whole vector").click)
+    assert "the colour drowns" in settled(tab, tab.get_by_role("button", name="Run 100 steps").click)
     settled(tab, tab.get_by_role("button", name="Reset").click)
     point = tab.get_by_role("button", name="Part 1 of input 2a")
     place = point.get_attribute("transform")

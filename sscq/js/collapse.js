@@ -15,6 +15,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   const everyBook = (state, epoch) => runsOf(state).flatMap((run) => [0, 1, 2, 3].map((book) => living(wordsOf(run, epoch, book))));
   const meanAlive = (state, epoch = about.epochs) => meanOf(everyBook(state, epoch));
   const nought = weights.indexOf(0), paper = weights.indexOf(.2);
+  const fewest = Math.min(...weights.flatMap((_, weight) => taus.flatMap((tau) => [0, 1].map((contrast) => runsOf({ weight, tau, contrast }).length))));
   let turn = 0;
   const spec = {
     title: "Collapse",
@@ -34,7 +35,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       { label: "The paper's setting", set: { weight: paper, tau: 1, contrast: 1, tried: [paper] } },
       { label: "Show every weight", run: (api) => api.set({ tried: weights.map((_, i) => i) }) },
     ],
-    note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on 1,497 handwritten digits, three for every setting (runs 1, 2 and 3), each with four books of sixteen words. `
+    note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on 1,497 handwritten digits, ${fewest === seeds.length ? fewest : `${fewest} to ${seeds.length}`} for every setting, each with four books of sixteen words. `
       + "A word is alive if at least 1 % of the pictures choose it. Pictures under the bars are the mean of those that choose the word in the end. mAP says how good a search by the codes is; 1 is best.",
     picture,
   };
@@ -54,7 +55,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
 
   function picture(box) {
     const columns = Array.from({ length: N_WORDS }, () => {
-      const value = h("span"), bar = h("div", { class: "bar" }), canvas = h("canvas", { class: "digit", style: "width:100%;height:auto;aspect-ratio:1" }), name = h("span");
+      const value = h("span"), bar = h("div", { class: "bar" }), canvas = h("canvas", { class: "digit", "aria-hidden": "true", style: "width:100%;height:auto;aspect-ratio:1" }), name = h("span");
       return { value, bar, canvas, name, element: h("div", { class: "word" }, h("div", { class: "stand" }, value, bar), canvas, name) };
     });
     const grid = h("div", { class: "words", role: "img" }, ...columns.map((c) => c.element)), title = h("h3"), curve = curveOf();
@@ -66,7 +67,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       title, grid, h("h3", { style: "margin-top:14px" }, "Words alive in the end, for the weights you have tried"), curve.svg);
     return (state) => {
       if (!state.tried.includes(state.weight)) state.tried = [...state.tried, state.weight];
-      const seed = seeds[Math.floor(state.book / N_BOOKS)], book = state.book % N_BOOKS, run = runOf(state, seed);
+      const wished = runOf(state, seeds[Math.floor(state.book / N_BOOKS)]), book = state.book % N_BOOKS, run = wished < 0 ? runsOf(state)[0] : wished;
       if (run < 0) throw new Error("this training was not recorded");
       const words = wordsOf(run, state.epoch, book), last = wordsOf(run, about.epochs, book), ended = state.epoch === about.epochs;
       const order = Array.from(last, (_, k) => k).sort((a, b) => last[b] - last[a] || a - b);
@@ -80,7 +81,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
         element.classList.toggle("dead", words[k] < ALIVE);
         element.classList.toggle("unused", !last[k]);
       });
-      title.textContent = `The sixteen words of book ${book + 1}: what share of the digits chooses each, ${ended ? "in the end" : `after ${state.epoch} ${state.epoch === 1 ? "epoch" : "epochs"}`}`;
+      title.textContent = `The sixteen words of run ${seeds.indexOf(runs[run].seed) + 1}, book ${book + 1}: what share of the digits chooses each, ${ended ? "in the end" : `after ${state.epoch} ${state.epoch === 1 ? "epoch" : "epochs"}`}`;
       put(grid, { "aria-label": `${living(words)} words alive; shares, largest first: ${order.filter((k) => words[k]).map((k) => `word ${k} ${Math.round(words[k] / 2.55)} %`).join(", ")}` });
       curve.show(state);
       return sentence(state, words);
@@ -92,7 +93,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
     if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
     const smallest = weights.findIndex((_, i) => meanAlive({ ...state, weight: i }) >= WANTED);
-    return `At weight ${weights[state.weight]}, ${book}; the mean of all twelve books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.`;
+    return `At weight ${weights[state.weight]}, ${book}; the mean of ${everyBook(state, about.epochs).length} books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.${state.tried.length === weights.length ? " All weights are shown below." : ""}`;
   }
 
   function verdict({ weight, contrast }, mean, smallest) {

@@ -95,7 +95,7 @@ EXPLORABLES.contrast = async () => {
     const points = NAMES.map((name, i) => {
       const fill = SHADES[i % 4], mark = i < 4 ? s("circle", { r: 9, fill, stroke: "var(--back)", "stroke-width": 2 })
         : s("path", { d: "M-8-8H8V8H-8Z", fill, stroke: "var(--back)", "stroke-width": 2 });
-      const text = s("text", { "text-anchor": "middle", "font-weight": 600 }, name), point = s("g", { role: "slider", "aria-valuemin": 0, "aria-valuemax": 359 }, s("circle", { r: 18, fill: "transparent", stroke: "none", style: "stroke:none" }), mark);
+      const text = s("text", { "text-anchor": "middle", "font-weight": 600 }, name), point = s("g", { role: "slider", "aria-roledescription": "view to drag", "aria-valuemin": 0, "aria-valuemax": 359 }, s("circle", { r: 18, fill: "transparent", stroke: "none", style: "stroke:none" }), mark);
       draggable(svg, point, (x, y) => turnTo(i, Math.atan2(MIDDLE - y, x - MIDDLE) / TURN), (dx, dy) => turnTo(i, api.state.angles[i] + 3 * (dx === 0 ? -dy : -dx)));
       point.addEventListener("focus", () => api.set({ input: i }, true));
       svg.append(text, point);

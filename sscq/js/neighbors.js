@@ -50,13 +50,13 @@ export function heapsOf(angles) {
   return Math.max(1, sorted.filter((a, i) => (i + 1 < sorted.length ? sorted[i + 1] : sorted[0] + 360) - a > GAP).length);
 }
 
-EXPLORABLES.neighbours = async () => {
+EXPLORABLES.neighbors = async () => {
   const begin = batchOf();
   let happened = "", turn = 0;
   const spec = {
     title: "Part neighbours",
     question: "Nobody tells the model what belongs together. What forms if, in each part of its vector, every input is drawn to the nearest others?",
-    initial: { z: begin, input: 0, n: 6, tau: .5, by: "parts", steps: 0 },
+    initial: { z: begin, input: 3, n: 6, tau: .5, by: "parts", steps: 0 },
     accept(name, value) {
       if (name === "steps") return Number.isInteger(value) && value >= 0 && value < 1e5 ? value : undefined;
       const fine = Array.isArray(value) && value.length === N_INPUTS && value.every((row) => Array.isArray(row) && row.length === 4 && row.every((v) => Number.isFinite(v) && Math.abs(v) < 20));
@@ -71,9 +71,9 @@ EXPLORABLES.neighbours = async () => {
       { kind: "button", label: "Run 100 steps", press: (api) => run(api, 100) },
     ],
     tries: [
+      { label: "Ask the whole vector", set: { by: "whole" } },
       { label: "Let heaps form", run: (api) => { api.set(spec.initial); run(api, 100); } },
       { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 16 }); run(api, 100); } },
-      { label: "Neighbours of the whole", run: (api) => { api.set({ ...spec.initial, by: "whole" }); run(api, 100); } },
     ],
     note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
       + "dotted ones come from inputs that count it among theirs. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.",
@@ -148,9 +148,9 @@ EXPLORABLES.neighbours = async () => {
     const points = Array.from({ length: N_INPUTS }, (_, i) => {
       const r = i < N_IMAGES ? 6.5 : 4.5, mark = formOf(i) ? s("path", { d: `M${-r}${-r}H${r}V${r}H${-r}Z` }) : s("circle", { r: r + .5 });
       put(mark, { fill: SHADES[colourOf(i)] });
-      const point = s("g", { role: "button", "aria-roledescription": "point to drag" }, s("circle", { r: 11, fill: "transparent", style: "stroke:none" }), mark);
+      const point = s("g", { role: "button", "aria-roledescription": "view to drag" }, s("circle", { r: 11, fill: "transparent", style: "stroke:none" }), mark);
       draggable(svg, point, (x, y) => place(i, [(x - besideOf(i)[0] - BOX / 2) / REACH, (BOX / 2 - y + besideOf(i)[1]) / REACH]), (dx, dy) => { const [x, y] = partOf(i); place(i, [x + dx * .05, y - dy * .05]); });
-      point.addEventListener("focus", () => api.set({ input: i }, true));
+      point.addEventListener("pointerdown", () => { put(point, { tabindex: 0 }); api.set({ input: i }, true); }, true);
       return { point, mark };
     });
     svg.append(...points.map(({ point }) => point));
@@ -165,7 +165,8 @@ EXPLORABLES.neighbours = async () => {
         ...near[input].map((j) => s("line", { x1: x, y1: y, x2: at[j][0], y2: at[j][1], stroke: "var(--ink)", "stroke-width": (.8 + 9 * draws[input][j]).toFixed(2), opacity: .55 })),
         ...(far > 2 ? [s("path", { d: `M${x} ${y}L${tip[0]} ${tip[1]}`, stroke: "var(--lit)", "stroke-width": 3 }), s("path", { d: `M${tip[0] + ux * 8} ${tip[1] + uy * 8}L${tip[0] - uy * 5} ${tip[1] + ux * 5}L${tip[0] + uy * 5} ${tip[1] - ux * 5}Z`, fill: "var(--lit)" })] : []));
       points.forEach(({ point, mark }, i) => {
-        put(point, { transform: `translate(${at[i].map((v) => v.toFixed(1)).join(" ")})`, tabindex: i === input ? 0 : -1,
+        if (i === input) put(point, { tabindex: 0 }); else point.removeAttribute("tabindex");  // Tab comes to one mark a part; the slider chooses which
+        put(point, { transform: `translate(${at[i].map((v) => v.toFixed(1)).join(" ")})`,
           "aria-label": `Part ${m + 1} of input ${nameOf(i)}, ${COLOURS[colourOf(i)]} and ${FORMS[formOf(i)]}, at ${z[i].slice(2 * m, 2 * m + 2).map((v) => number(v, 2)).join(", ")}; the arrow keys move it` });
         put(mark, { stroke: near[input].includes(i) ? "var(--ink)" : "var(--back)", "stroke-width": near[input].includes(i) ? 2 : 1 });
       });
