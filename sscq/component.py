@@ -68,8 +68,8 @@ def page_layers(
             scales.append([none + 1, none if part.bias is None else part.bias.detach().cpu()])
             layers.append(dict(kind="conv" if part.weight.ndim == 4 else "linear", shape=list(part.weight.shape[:2])))
         elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) and layers and "shape" in layers[-1]:
-            mean, var, gain, shift = (t.detach().cpu().double() for t in
-                                      (part.running_mean, part.running_var, part.weight, part.bias))
+            known: list = [part.running_mean, part.running_var, part.weight, part.bias]
+            mean, var, gain, shift = (t.detach().cpu().double() for t in known)
             scale = gain / (var + part.eps).sqrt()
             scales[-1] = [scales[-1][0] * scale, (scales[-1][1] - mean) * scale + shift]
         elif isinstance(part, nn.ReLU):
