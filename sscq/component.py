@@ -139,7 +139,7 @@ def digits_data(
 # %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits")
 EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
-               "contrast": "Contrast and fusion", "neighbors": "Part neighbours"}
+               "contrast": "Contrast and fusion", "neighbors": "Part neighbours", "collapse": "Collapse"}
 
 
 @lru_cache
@@ -187,7 +187,7 @@ window.sscqReady = (async () => {{
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "search", "draw", "codebook", "contrast" or "neighbors"
+        name: str,  # "search", "draw", "codebook", "contrast", "neighbors" or "collapse"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
     ):
         self.name = check_choice("name", name, EXPLORABLES)
