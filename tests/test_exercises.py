@@ -412,7 +412,7 @@ def test_numpy_answers_are_looked_at_for_changes():
 
 # --- what a notebook of the course promises
 
-COURSE = [nb for nb in sorted(NBS.glob("[01][0-9]_*.ipynb")) if nb.name[:2] in ("00", "01", "02", "03", "04", "05", "06", "07", "08")]
+COURSE = [nb for nb in sorted(NBS.glob("[01][0-9]_*.ipynb")) if int(nb.name[:2]) <= 12]
 
 
 @pytest.mark.parametrize("nb", COURSE, ids=lambda nb: nb.stem)
