@@ -39,6 +39,7 @@ from sscq.shards import merged_answers, part_answers, save_part, ShardedIndex, w
 @contextlib.contextmanager
 def cluster(attempts: int, cores: int = 2):
     "Ray on this machine, started by its own command, again and again where the machine is too busy for Ray's patience of 15 seconds"
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # the program and the cluster, which nobody else reaches, have to agree on it
     import ray
     here = ray.util.get_node_ip_address()
     with socket.socket() as sock:
