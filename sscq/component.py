@@ -69,8 +69,8 @@ def page_layers(
             scales.append([none + 1, none if part.bias is None else part.bias.detach().cpu()])
             layers.append(dict(kind="conv" if part.weight.ndim == 4 else "linear", shape=list(part.weight.shape[:2])))
         elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) and layers and "shape" in layers[-1]:
-            mean, var, gain, shift = (t.detach().cpu().double() for t in
-                                      (part.running_mean, part.running_var, part.weight, part.bias))
+            known: list = [part.running_mean, part.running_var, part.weight, part.bias]
+            mean, var, gain, shift = (t.detach().cpu().double() for t in known)
             scale = gain / (var + part.eps).sqrt()
             scales[-1] = [scales[-1][0] * scale, (scales[-1][1] - mean) * scale + shift]
         elif isinstance(part, nn.ReLU):
@@ -195,7 +195,7 @@ class Explorable:
         self.title = EXPLORABLES[self.name]
         self.data = explorable_data(self.name, model)
 
-    def page(self,
+    def _page(self,
         packed: bool = False,  # the program compressed, which a notebook wants, and nobody can read
     ) -> str:
         "One HTML document with everything inside; it asks nobody for anything"
@@ -208,14 +208,14 @@ class Explorable:
         path: str | Path,
     ) -> Path:
         "Write the page whole or not at all"
-        return atomic_write(check_writable(path), self.page().encode())
+        return atomic_write(check_writable(path), self._page().encode())
 
     def __repr__(self):
         return f"{self.title}: to be moved by hand where JavaScript runs; in JupyterLab, trust the notebook first"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         frame = (f'<iframe class="sscq-explorable" data-name="{self.name}" title="{self.title}" '
-                 f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self.page(packed=True))}"></iframe>')
+                 f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self._page(packed=True))}"></iframe>')
         return {"text/plain": repr(self), "text/html": frame}
 
 # %% ../nbs/44_component.ipynb #fa3c055a

@@ -316,3 +316,21 @@ def test_steps_of_a_search_come_one_by_one(show):
 
 
 def test_the_data_of_a_page_cannot_end_its_script(): assert not re.search("</script", json.dumps(Explorable("search").data))
+
+
+def test_an_output_of_a_notebook_moves_in_its_frame(browser):
+    "As a notebook keeps it: no kernel, no widget, no file beside it; as tall as what it holds, and no link that would lead nowhere"
+    shown = Explorable("codebook")._repr_mimebundle_()
+    assert set(shown) == {"text/plain", "text/html"} and len(shown["text/html"]) < 60_000
+    page, problems = browser.new_page(viewport=dict(width=900, height=700)), []
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.set_content(f"<!doctype html><title>notebook</title>{shown['text/html']}")
+    frame = page.frame_locator("iframe.sscq-explorable")
+    said = frame.locator(".said")
+    said.filter(has_text="f is in the cell of").wait_for()
+    frame.get_by_role("button", name="One step of k-means").click()
+    said.filter(has_text="moved to the middle").wait_for()
+    assert frame.get_by_role("link", name="Link to this state").count() == 0
+    inside, outside = frame.locator("#explorable").bounding_box()["height"], page.locator("iframe").bounding_box()["height"]
+    assert inside <= outside <= inside + 4 and not problems
+    page.close()
