@@ -73,7 +73,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       const order = Array.from(last, (_, k) => k).sort((a, b) => last[b] - last[a] || a - b);
       order.forEach((k, place) => {
         const { value, bar, canvas, name, element } = columns[place], share = words[k] / 255;
-        value.textContent = share ? `${Math.round(share * 100)}%` : "";
+        value.textContent = share ? `${(share * 100).toFixed(share < .03 ? 1 : 0)}%` : "";
         put(bar, { style: `height:${Math.min(80, share * 134).toFixed(1)}%` });
         const at = ((run * N_BOOKS + book) * N_WORDS + k) * 32;
         paint(canvas, Float32Array.from({ length: 64 }, (_, i) => { const two = shades[at + (i >> 1)]; return (i & 1 ? two & 15 : two >> 4) * 16 / 15; }));
@@ -98,7 +98,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
 
   function verdict({ weight, contrast }, mean, smallest) {
     if (mean >= WANTED) return smallest === weight ? "At least twelve, and no smaller weight on the slider keeps as many: this is the answer for these settings." : "At least twelve, but a smaller weight does it too.";
-    if (smallest < 0) return `Fewer than twelve, as at every weight here: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z most pictures become alike, and diversity cannot tell them apart again"}.`;
+    if (smallest < 0) return `Fewer than twelve, as at every weight here: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z the pictures gather at few words, and no weight of diversity undoes that"}.`;
     return smallest < weight ? "Fewer than twelve again: so loud a term drowns the losses that tell pictures apart." : "Fewer than twelve: the digits of a dead word have merged into other words, so one word stands for several digits.";
   }
 
