@@ -18,17 +18,8 @@ from typing import Any, cast
 import torch
 
 from .backbone import backbone_origin, NETWORK_SIZE
-from sscq.baselines import (
-    baselines,
-    EncodedData,
-    pretrained,
-    score_coded,
-    score_sorted,
-    simple_scores,
-    weights_at_hand,
-    what_refining_did,
-    who_won,
-)
+from .baselines import baselines, EncodedData, pretrained, score_coded, score_sorted, simple_scores
+from .baselines import weights_at_hand, what_refining_did, who_won
 from .budget import check_length, choose_setup, code_spread
 from .budget import describe_pictures, duration, prepare, say0, settings_of_run
 from .cluster import on_cluster

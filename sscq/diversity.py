@@ -28,7 +28,7 @@ def codeword_diversity(
     f: Tensor,  # (B, D) embeddings of both views, stacked
     codebooks: Tensor,  # (M, K, d)
     tau: float | Tensor = 1.,  # τ_cd, softmax temperature; the release's 1 hardly binds
-) -> Float[Tensor, ""]:  # between `-log(K)` (all codewords alike) and 0 (one takes all)
+) -> Float[Tensor, ""]:  # between `-log(K)` (all used alike) and 0 (one takes all)
     "Mean over codebooks of the negative entropy of the average choice (SSCQ, codeword diversity regularization)"
     tau = check_temperature("tau_cd", tau)
     choice = codeword_cosines(f, codebooks) / tau

@@ -56,7 +56,8 @@ export default {
     let drawn = Promise.resolve();
     const draw = () => drawn = drawn.then(() => {
       const {data, layout} = JSON.parse(figure.get("json"));
-      return plotly.react(el, data, {...layout, uirevision: true}, {displaylogo: false, showSendToCloud: false});  // zoom and hidden lines stay
+      const shown = {...layout, uirevision: true};  // zoom and hidden lines stay
+      return plotly.react(el, data, shown, {displaylogo: false, showSendToCloud: false});
     });
     figure.on("change:json", draw);
     await draw();
