@@ -21,8 +21,8 @@ from lab_driver import CHROMIUM_ARGS, chromium
 
 from sscq.component import EXPLORABLES, Explorable
 
-TARGETS = {"search": None, "collapse": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": "[aria-roledescription='view to drag']",
-           "neighbors": "[aria-roledescription='view to drag']"}
+VIEW = "[aria-roledescription='view to drag']"
+TARGETS = {"search": None, "collapse": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": VIEW, "neighbors": VIEW}
 MOVES = """async ([selector, moves]) => {
   const host = document.getElementById('explorable'), root = host.shadowRoot, times = [], tasks = [];
   const watcher = new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration)));
