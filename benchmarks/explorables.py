@@ -20,8 +20,8 @@ from lab_driver import CHROMIUM_ARGS, chromium
 
 from sscq.component import Explorable
 
-TARGETS = {"search": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": "[aria-roledescription='view to drag']",
-           "neighbors": "[aria-roledescription='view to drag']"}
+VIEW = "[aria-roledescription='view to drag']"
+TARGETS = {"search": None, "collapse": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": VIEW, "neighbors": VIEW}
 MOVES = """async ([selector, moves]) => {
   const host = document.getElementById('explorable'), root = host.shadowRoot, times = [], tasks = [];
   const watcher = new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration)));
@@ -30,7 +30,7 @@ MOVES = """async ([selector, moves]) => {
     const watch = new MutationObserver(() => { watch.disconnect(); done(); });
     watch.observe(host, {attributes: true, attributeFilter: ['data-drawn']});
   });
-  const element = selector ? root.querySelector(selector) : null, queries = [...root.querySelectorAll('.answers button')].slice(0, 10);
+  const element = selector ? root.querySelector(selector) : null, queries = [...root.querySelectorAll('.answers button, table button')].slice(0, 10);
   const box = element?.getBoundingClientRect(), send = (type, i) => element.dispatchEvent(new PointerEvent(type, {pointerId: 1, bubbles: true,
     clientX: box.x + box.width / 2 + 60 * Math.sin(i / 4), clientY: box.y + box.height / 2 + 40 * Math.cos(i / 5)}));
   if (element) { element.setPointerCapture = () => {}; element.hasPointerCapture = () => true; send('pointerdown', 0); }

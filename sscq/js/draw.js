@@ -218,7 +218,10 @@ EXPLORABLES.draw = async (packed) => {
       return [within((event.clientX - r.left) / r.width), within((event.clientY - r.top) / r.height)];
     };
     pen.addEventListener("pointerdown", (event) => { pen.setPointerCapture(event.pointerId); delete api.state.cursor; begin(at(event)); });
-    pen.addEventListener("pointermove", (event) => { if (pen.hasPointerCapture(event.pointerId)) for (const one of event.getCoalescedEvents?.() ?? [event]) go(at(one)); });
+    pen.addEventListener("pointermove", (event) => { 
+      const all = event.getCoalescedEvents?.() ?? [];
+      if (pen.hasPointerCapture(event.pointerId)) for (const one of all.length ? all : [event]) go(at(one));
+    });
     pen.addEventListener("keydown", (event) => {
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (!way && event.key !== " ") return;
