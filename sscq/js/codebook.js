@@ -58,7 +58,8 @@ EXPLORABLES.codebook = async () => {
     });
     return [M * Math.log2(K), Math.min(...losses)];
   }));
-  const firstWords = startOf(points, 8, 1, 4);
+  const begun = (...which) => kMeansStep(points, startOf(points, ...which)).map((book) => book.map((word) => word.map(rounded)));  // apart, so that none hides another
+  const firstWords = begun(8, 1, 4);
   const spec = {
     title: "Codebook",
     question: "A codebook replaces every point by the nearest of a few words. What does that lose, and how does a soft choice differ from a hard one?",
@@ -76,22 +77,26 @@ EXPLORABLES.codebook = async () => {
       { kind: "choice", name: "K", label: "Words a book, K", options: LEVELS.map((K) => [K, String(K)]) },
       { kind: "choice", name: "M", label: "Books, M", options: [[1, "1 of two dimensions"], [2, "2 of one dimension"]] },
       { kind: "button", label: "One step of k-means", press: (api) => step(api, 1) },
-      { kind: "button", label: "Other first words", press: (api) => api.set({ happened: "", seed: api.state.seed + 1, words: startOf(points, api.state.K, api.state.M, api.state.seed + 1) }) },
+      { kind: "button", label: "Other first words", press: (api) => api.set({ happened: "", seed: api.state.seed + 1, words: begun(api.state.K, api.state.M, api.state.seed + 1) }) },
     ],
     tries: [
-      { label: "Put f on a border", run: (api) => {
-        const { M, K, words } = api.state, books = booksOf(words), table = distanceTable(api.state.f, books);
-        const f = words.flatMap((book, m) => {
-          const [a, b] = Array.from({ length: K }, (_, k) => k).sort((i, j) => table[m * K + i] - table[m * K + j]);
-          return book[a].map((v, i) => rounded((v + book[b][i]) / 2));
-        });
-        api.set({ f, tau: -1.3, happened: "" });
+      { label: "Put f on a border", run: (api) => api.set({ f: towardsBorder(api.state, .5), tau: -1.3, happened: "" }) },
+      { label: "Cool until z is a word", run: (api) => {
+        const f = towardsBorder(api.state, .46), most = softAssign(f, booksOf(api.state.words), 10 ** -1.3).reduce((product, row) => product * Math.max(...row), 1);
+        api.set({ f, tau: -3, happened: `Here, just beside a border, z takes ${Math.round(most * 100)} % of ${api.state.M === 1 ? "the nearest word" : "the nearest words"} at τ = 0.05; cooled, it takes one side.` });
       } },
-      { label: "Cool until z is a word", set: { tau: -3 } },
       { label: "Run k-means to its end", run: (api) => step(api, 40) },
     ],
     picture,
   };
+
+  function towardsBorder({ f, M, K, words }, share) {  // that share of the way from the nearest word to the next; half of it is the border
+    const table = distanceTable(f, booksOf(words));
+    return words.flatMap((book, m) => {
+      const [a, b] = Array.from({ length: K }, (_, k) => k).sort((i, j) => table[m * K + i] - table[m * K + j]);
+      return book[a].map((v, i) => rounded(v + share * (book[b][i] - v)));
+    });
+  }
 
   function step(api, n) {
     let words = api.state.words, before = lossOf(points, words), taken = 0;
@@ -142,7 +147,7 @@ EXPLORABLES.codebook = async () => {
       }
       words.forEach((book, m) => book.forEach((word, k) => {
         const [px, py] = M === 1 ? [xOf(word[0]), yOf(word[1])] : m === 0 ? [xOf(word[0]), HIGH - 11] : [11, yOf(word[0])];
-        put(handles[m][k], { transform: `translate(${px} ${py})`, "aria-label": `Word ${k}${M === 2 ? ` of book ${m + 1}` : ""} at ${word.map((v) => number(v, 2)).join(", ")}; the arrow keys move it` });
+        put(handles[m][k], { transform: `translate(${px} ${py})`, "aria-label": `Word ${k}${M === 2 ? ` of book ${m + 1}` : ""} at ${word.map((v) => number(v)).join(", ")}; the arrow keys move it` });
       }));
     }
 
@@ -158,14 +163,14 @@ EXPLORABLES.codebook = async () => {
     }
 
     return (state) => {
-      if (state.words.length !== state.M || state.words[0].length !== state.K) { state.words = startOf(points, state.K, state.M, state.seed); state.happened = ""; }
+      if (state.words.length !== state.M || state.words[0].length !== state.K) { state.words = begun(state.K, state.M, state.seed); state.happened = ""; }
       const { M, K, words } = state, books = booksOf(words), tau = 10 ** state.tau;
       const shares = softAssign(state.f, books, tau), soft = softQuantize(state.f, books, tau), code = hardAssign(state.f, books), word = decode(code, books);
       const apart = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]), loss = lossOf(points, words), bits = M * Math.log2(K);
       drawCells(state, shares);
       drawHandles(state);
       const [fx, fy, zx, zy] = [xOf(state.f[0]), yOf(state.f[1]), xOf(soft[0]), yOf(soft[1])];
-      put(f, { transform: `translate(${fx} ${fy})`, "aria-label": `f at ${number(state.f[0], 2)}, ${number(state.f[1], 2)}; the arrow keys move it` });
+      put(f, { transform: `translate(${fx} ${fy})`, "aria-label": `f at ${number(state.f[0])}, ${number(state.f[1])}; the arrow keys move it` });
       put(z, { transform: `translate(${zx} ${zy})` });
       put(zName, { x: zx + 10, y: zy - 8 });
       put(toZ, { x1: fx, y1: fy, x2: zx, y2: zy });
@@ -174,7 +179,7 @@ EXPLORABLES.codebook = async () => {
       curve.show(bits, loss);
       facts.replaceChildren(h("caption", { class: "hidden" }, "Numbers of this state"), h("tbody", {}, ...[
         ["books × words", `${M} × ${K}`], ["dimensions a book, d", 2 / M], ["bits a point, M log₂ K", bits], ["mean squared loss of 400 points", number(loss)], ["f to its word (lost by the code)", number(apart(state.f, word), 2)],
-        ["f to z", number(apart(state.f, soft), 2)], ["z to the word", number(apart(soft, word), 2)]].map(([what, v]) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, String(v))))));
+        ["f to z", number(apart(state.f, soft), 2)], ["z to the word", number(rounded(apart(soft, word)), 2)]].map(([what, v]) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, String(v))))));
       const most = shares.reduce((product, row) => product * Math.max(...row), 1), where = code.length === 1 ? `word ${code[0]}` : `words ${code.join(" and ")}`;
       const mixture = most > .98 ? `z takes all of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
         : `z takes ${Math.round(most * 100)} % from there and the rest from others, so it lies between words and moves smoothly with f`;
@@ -226,13 +231,15 @@ EXPLORABLES.codebook = async () => {
     for (let b = 1; b <= 8; b++) svg.append(s("text", { class: "soft", x: 34 + b * 31, y: 137, "text-anchor": "middle" }, String(b)));
     best.forEach((row, m) => {
       svg.append(s("path", { d: `M${row.map((p) => at(...p).join(" ")).join("L")}`, fill: "none", stroke: m ? "var(--good)" : "var(--blue)", "stroke-width": 2 }));
-      const [x, y] = at(...row[m ? 2 : 1]);
-      svg.append(s("text", m ? { x: 292, y: y - 14, "text-anchor": "end" } : { x: x - 4, y: y + 12, "text-anchor": "end" }, m ? "2 books, k-means" : "1 book"));
+      const [x, y] = at(...row[m ? 2 : 0]);
+      svg.append(s("text", m ? { x: 292, y: y - 34, "text-anchor": "end" } : { x: x + 10, y: y + 2 }, m ? "2 books, k-means" : "1 book, k-means"));
     });
     const dot = svg.appendChild(s("circle", { r: 6, fill: "var(--lit)", stroke: "var(--back)", "stroke-width": 2 }));
+    const here = svg.appendChild(s("text", { "font-weight": 600, style: "paint-order:stroke;stroke:var(--back);stroke-width:4px" }, "you are here"));
     return { svg, show(bits, loss) {
       const [cx, cy] = at(bits, loss);
       put(dot, { cx, cy });
+      put(here, { x: bits > 5 ? cx - 4 : cx + 10, y: cy - 8, "text-anchor": bits > 5 ? "end" : "start" });
       put(svg, { "aria-label": `Loss against bits: these words lose ${number(loss)} with ${bits} bits; k-means reaches ${best.map((row) => row.map(([b, l]) => `${number(l)} with ${b}`).join(", ")).join("; with two books ")}` });
     } };
   }

@@ -16,6 +16,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   const meanAlive = (state, epoch = about.epochs) => meanOf(everyBook(state, epoch));
   const nought = weights.indexOf(0), paper = weights.indexOf(.2);
   const fewest = Math.min(...weights.flatMap((_, weight) => taus.flatMap((tau) => [0, 1].map((contrast) => runsOf({ weight, tau, contrast }).length))));
+  const smallestOf = (state, among = weights.map((_, i) => i)) => among.find((weight) => meanAlive({ ...state, weight }) >= WANTED) ?? -1;  // among weights in order
   let turn = 0;
   const spec = {
     title: "Collapse",
@@ -33,10 +34,10 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     tries: [
       { label: "Leave contrast out", set: { contrast: 0 } },
       { label: "The paper's setting", set: { weight: paper, tau: 1, contrast: 1, tried: [paper] } },
-      { label: "Show every weight", run: (api) => api.set({ tried: weights.map((_, i) => i) }) },
+      { label: "Show every weight", run: (api) => api.set({ ...spec.initial, weight: Math.max(nought, smallestOf({ tau: .1, contrast: 1 })), tried: weights.map((_, i) => i) }) },
     ],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on 1,497 handwritten digits, ${fewest === seeds.length ? fewest : `${fewest} to ${seeds.length}`} for every setting, each with four books of sixteen words. `
-      + "A word is alive if at least 1 % of the pictures choose it. Pictures under the bars are the mean of those that choose the word in the end. mAP says how good a search by the codes is; 1 is best.",
+      + "A word is alive if at least 1 % of the pictures choose it. Under the bars stand the words, w0 to w15, each with the mean of the pictures that choose it in the end. mAP says how good a search by the codes is; 1 is best.",
     picture,
   };
 
@@ -77,7 +78,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
         put(bar, { style: `height:${Math.min(80, share * 134).toFixed(1)}%` });
         const at = ((run * N_BOOKS + book) * N_WORDS + k) * 32;
         paint(canvas, Float32Array.from({ length: 64 }, (_, i) => { const two = shades[at + (i >> 1)]; return (i & 1 ? two & 15 : two >> 4) * 16 / 15; }));
-        name.textContent = String(k);
+        name.textContent = `w${k}`;
         element.classList.toggle("dead", words[k] < ALIVE);
         element.classList.toggle("unused", !last[k]);
       });
@@ -92,33 +93,36 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     const mean = meanAlive(state), map = meanOf(runsOf(state).map((run) => runs[run].map)), here = living(words);
     const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
     if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
-    const smallest = weights.findIndex((_, i) => meanAlive({ ...state, weight: i }) >= WANTED);
-    return `At weight ${weights[state.weight]}, ${book}; the mean of ${everyBook(state, about.epochs).length} books is ${number(mean)}. ${verdict(state, mean, smallest)} A search by these codes scores mAP ${map.toFixed(2)}.${state.tried.length === weights.length ? " All weights are shown below." : ""}`;
+    return `At weight ${weights[state.weight]}, ${book}; the mean of ${everyBook(state, about.epochs).length} books is ${number(mean)}. ${verdict(state, mean)} A search by these codes scores mAP ${map.toFixed(2)}.${state.tried.length === weights.length ? " All weights are shown below." : ""}`;
   }
 
-  function verdict({ weight, contrast }, mean, smallest) {
-    if (mean >= WANTED) return smallest === weight ? "At least twelve, and no smaller weight on the slider keeps as many: this is the answer for these settings." : "At least twelve, but a smaller weight does it too.";
+  function verdict(state, mean) {  // of weights that have been tried only: what is hidden is not given away
+    const { weight, contrast, tried } = state, smallest = smallestOf(state, [...tried].sort((a, b) => a - b)), skipped = weights.some((_, i) => i < weight && !tried.includes(i));
+    if (mean >= WANTED) return smallest < weight ? "At least twelve, but a smaller weight does it too."
+      : skipped ? "At least twelve; a smaller weight that you have not tried may do it too." : "At least twelve, and no smaller weight on the slider keeps as many: this is the answer for these settings.";
+    if (smallest < 0 && tried.length < weights.length) return `Fewer than twelve${contrast ? ": the digits of a dead word have merged into other words, so one word stands for several digits" : ": without contrast on z the pictures gather at few words"}.`;
     if (smallest < 0) return `Fewer than twelve, as at every weight here: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z the pictures gather at few words, and no weight of diversity undoes that"}.`;
     return smallest < weight ? "Fewer than twelve again: so loud a term drowns the losses that tell pictures apart." : "Fewer than twelve: the digits of a dead word have merged into other words, so one word stands for several digits.";
   }
 
   function curveOf() {
-    const svg = s("svg", { viewBox: "0 0 352 200", width: 352, height: 200, role: "img" });
-    const xOf = (i) => 46 + i * 276 / (weights.length - 1), yOf = (n) => 160 - n * 9;
+    const svg = s("svg", { viewBox: "0 0 352 216", width: 352, height: 216, role: "img" });
+    const xOf = (i) => 46 + i * 256 / (weights.length - 1), yOf = (n) => 160 - n * 9;
     return { svg, show(state) {
       const parts = [s("path", { class: "axis", d: "M30 12V160H350" }), ...[0, 4, 8, 12, 16].map((n) => s("text", { class: "soft", x: 25, y: yOf(n) + 4, "text-anchor": "end" }, String(n))),
         s("line", { x1: 30, x2: 350, y1: yOf(WANTED), y2: yOf(WANTED), stroke: "var(--good)", "stroke-width": 2, "stroke-dasharray": "6 4" }), s("text", { x: 350, y: yOf(WANTED) - 5, "text-anchor": "end" }, "twelve"),
-        s("text", { class: "soft", x: 350, y: 196, "text-anchor": "end" }, "weight of diversity")];
+        s("text", { class: "soft", x: 350, y: 196, "text-anchor": "end" }, "weight of diversity"),
+        s("text", { class: "soft", x: 30, y: 212 }, `dot: mean of ${everyBook(state, about.epochs).length} books; line: from the fewest to the most`)];
       weights.forEach((w, i) => {
         parts.push(s("text", { class: i === state.weight ? "" : "soft", x: xOf(i), y: 177, "text-anchor": "middle", "font-weight": i === state.weight ? 700 : 400 }, String(w)));
         if (!state.tried.includes(i)) { parts.push(s("text", { class: "soft", x: xOf(i), y: 150, "text-anchor": "middle" }, "?")); return; }
         const all = everyBook({ ...state, weight: i }, about.epochs), mean = meanOf(all);
         parts.push(s("line", { x1: xOf(i), x2: xOf(i), y1: yOf(Math.min(...all)), y2: yOf(Math.max(...all)), stroke: "var(--soft)", "stroke-width": 2 }),
           s("circle", { cx: xOf(i), cy: yOf(mean), r: i === state.weight ? 8 : 6, fill: i === state.weight ? "var(--lit)" : "var(--blue)", stroke: "var(--back)", "stroke-width": 2 }),
-          s("text", { x: xOf(i) + 11, y: yOf(mean) + 4 }, number(mean)));
+          s("text", { x: xOf(i) + 11, y: yOf(mean) + 4, style: "paint-order:stroke;stroke:var(--back);stroke-width:4px" }, number(mean)));
       });
       svg.replaceChildren(...parts);
-      put(svg, { "aria-label": `Mean number of words alive, with the range of twelve books, for each weight tried: ${state.tried.map((i) => `${weights[i]}: ${number(meanAlive({ ...state, weight: i }))}`).join(", ")}; twelve are wanted` });
+      put(svg, { "aria-label": `Mean number of words alive, with lines from the fewest to the most of its books, for each weight tried: ${state.tried.map((i) => `${weights[i]}: ${number(meanAlive({ ...state, weight: i }))}`).join(", ")}; twelve are wanted` });
     } };
   }
   return spec;

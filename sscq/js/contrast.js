@@ -63,7 +63,7 @@ EXPLORABLES.contrast = async () => {
       { label: "Let two views disagree", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", tau: .2 }); } },
       { label: "Look through the codebook", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", of: "z", tau: .2 }); } },
     ],
-    note: `The circle is all vectors of length 1 in a plane. z is f softly replaced by four codewords (hollow squares) at a temperature of ${TAU_Q}. An arrow is a step downhill, longer where the loss is steeper.`,
+    note: `A circle is view a of an image and a square view b; both lie on the circle of all vectors of length 1 in a plane. z is f softly replaced by four codewords (hollow squares) at a temperature of ${TAU_Q}. An arrow is a step downhill, longer where the loss is steeper, but never beyond the other view.`,
     picture,
   };
 
@@ -115,7 +115,7 @@ EXPLORABLES.contrast = async () => {
       quiet.replaceChildren(...(of === "f" ? [] : [
         ...[0, 1, 2, 3].map((k) => { const [x, y] = at(BOOK.words.subarray(2 * k, 2 * k + 2)); return s("rect", { x: x - 13, y: y - 13, width: 26, height: 26, fill: "none", stroke: "var(--soft)", "stroke-width": 1.5 }); }),
         ...z.flatMap((v, i) => { const [[x, y], [px, py]] = [at(v), at(f[i])]; return [s("line", { x1: px, y1: py, x2: x, y2: y, stroke: SHADES[i % 4], "stroke-dasharray": "2 3" }), s("circle", { cx: x, cy: y, r: 4, fill: SHADES[i % 4] })]; })]));
-      arrows.replaceChildren(...slope.flatMap((v, i) => arrowOf(angles[i], -v, RADIUS_C + (i < 4 ? 17 : -17))));
+      arrows.replaceChildren(...slope.flatMap((v, i) => arrowOf(angles[i], -v, RADIUS_C + (i < 4 ? 17 : -17), angles[(i + 4) % 8])));
       points.forEach(({ point, text, mark }, i) => {
         const [x, y] = at(f[i]), [tx, ty] = at(f[i], RADIUS_C + (i < 4 ? 35 : -37));
         put(point, { transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, "aria-label": `Image ${i % 4 + 1}, view ${i < 4 ? "a" : "b"}`, "aria-valuenow": Math.round(angles[i]) % 360, "aria-valuetext": `${Math.round(angles[i])} degrees, the arrow keys turn it` });
@@ -147,10 +147,11 @@ EXPLORABLES.contrast = async () => {
     return `${NAMES[a]} sees ${NAMES[i]} most (${percent(p)}), ${NAMES[b]} sees ${NAMES[j]} most (${percent(q)}): the two views see other images ${kl < .02 ? "nearly alike" : kl < .2 ? "a little differently" : "very differently"}, KL ${number(kl, 2)}. The loss is the mean over four images, ${number(value, 2)}; the arrows turn points until both views have the same neighbours.`;
   }
 
-  function arrowOf(degrees, force, r) {  // an arc beside the circle, outside for view a, inside for view b
-    const far = Math.min(70, Math.abs(force) * 170) / r / TURN;
+  function arrowOf(degrees, force, r, partner) {  // an arc beside the circle, outside for view a, inside for view b
+    const sign = Math.sign(force), gap = (((partner - degrees) * sign % 360) + 360) % 360, most = gap < 180 ? Math.max(gap / 2, Math.min(gap, 20)) : gap;  // two that approach meet halfway
+    const far = Math.min(Math.min(70, Math.abs(force) * 170) / r / TURN, most - 7 - 9 / r / TURN);
     if (far * r * TURN < 3) return [];
-    const sign = Math.sign(force), tip = degrees + sign * (7 + far), on = (a, by = 0) => [MIDDLE + Math.cos(a * TURN) * (r + by), MIDDLE - Math.sin(a * TURN) * (r + by)].map((v) => v.toFixed(1)).join(" ");
+    const tip = degrees + sign * (7 + far), on = (a, by = 0) => [MIDDLE + Math.cos(a * TURN) * (r + by), MIDDLE - Math.sin(a * TURN) * (r + by)].map((v) => v.toFixed(1)).join(" ");
     return [s("path", { d: `M${on(degrees)}A${r} ${r} 0 0 ${sign > 0 ? 0 : 1} ${on(tip)}`, fill: "none", stroke: "var(--ink)", "stroke-width": 2.5 }),
       s("path", { d: `M${on(tip + sign * 9 / r / TURN)}L${on(tip, 5)}L${on(tip, -5)}Z`, fill: "var(--ink)" })];
   }

@@ -5,8 +5,9 @@ import { digitsOf } from "./digits.js";
 
 const THREE = [[[.28, .16], [.42, .08], [.6, .09], [.72, .2], [.7, .34], [.58, .44], [.45, .48], [.6, .5], [.74, .6], [.75, .76], [.63, .9], [.45, .93], [.28, .84]]];
 const FOUR = [[[.36, .08], [.31, .3], [.28, .5], [.5, .51], [.72, .48]], [[.7, .08], [.69, .4], [.66, .92]]];
-const NINE = [[[.36, .08], [.31, .3], [.28, .5], [.5, .51], [.72, .48]], [[.36, .08], [.54, .06], [.7, .08], [.69, .4], [.66, .92]]];
+const CLOSING = [[.36, .08], [.45, .07], [.54, .06], [.62, .07], [.7, .08]];  // makes a 9 of it
 const SCRIBBLE = [[[.1, .1], [.9, .85], [.15, .8], [.85, .12], [.5, .95], [.5, .05], [.1, .5], [.95, .5], [.2, .2], [.8, .9]]];
+const EXAMPLES = [[THREE, FOUR], CLOSING.map((_, i) => [...FOUR, CLOSING.slice(0, i + 1)]), [SCRIBBLE]].flat().map((strokes) => JSON.stringify(strokes));
 const SYMBOLS = "0123456789abcdefg";  // counts of 0 to 16, a letter each
 const WORDS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
@@ -14,6 +15,7 @@ function counted(text) { return Float32Array.from(text, (c) => SYMBOLS.indexOf(c
 
 EXPLORABLES.draw = async (packed) => {
   const digits = await digitsOf(packed), { books, codes, embed } = digits, { M, K, d } = books;
+  let turn = 0;
   const vectors = [];  // f of the collection, computed while nobody is drawing
   const failures = digits.queries.flatMap((q, i) => digits.labels[q.first] !== q.label ? [i] : []);
   const spec = {
@@ -35,7 +37,7 @@ EXPLORABLES.draw = async (packed) => {
       { kind: "choice", name: "by", label: "Answers by", options: [["code", "the code (4 numbers)"], ["exact", `the vector (${M * d} numbers)`]] },
     ],
     tries: [
-      { label: "Close a 4 into a 9", run: (api) => api.set({ ...spec.initial, strokes: JSON.stringify(api.state.strokes) === JSON.stringify(FOUR) ? NINE : FOUR }) },
+      { label: "Close a 4 into a 9", run: close },
       { label: "A mistake of the model", run: (api) => {
         const i = failures[(failures.indexOf(api.state.query) + 1) % failures.length];
         api.set({ ...spec.initial, strokes: [], query: i, counts: textOf(digits.queries[i].counts) });
@@ -43,9 +45,24 @@ EXPLORABLES.draw = async (packed) => {
       { label: "A scribble", set: { strokes: SCRIBBLE } },
     ],
     note: "As in the collection, ink is dark on light paper, and a drawing is scaled to full height and centred before it becomes 8×8 counts of ink. "
-      + "Labels were never seen in training; they stand under the answers so that you can judge them. Your drawing stays in this page.",
+      + "Labels were never seen in training; they stand under the answers so that you can judge them; a dashed frame is another digit than a test digit's own. "
+      + "Sums of different pictures cannot be compared, so whether to trust the answers is judged by pixels: how far the drawing is from the most similar of the ten. "
+      + "The first stroke on an example begins a drawing of yours. Your drawing stays in this page.",
     picture,
   };
+
+  function close(api) {  // the 4 stands a while, then the stroke is drawn that is missing, unless somebody did something else
+    const mine = ++turn;
+    let drawn = FOUR;
+    api.set({ ...spec.initial, strokes: drawn });
+    const next = (n) => {
+      if (mine !== turn || api.state.counts || JSON.stringify(api.state.strokes) !== JSON.stringify(drawn)) return;
+      drawn = [...FOUR, CLOSING.slice(0, n)];
+      api.set({ strokes: drawn });
+      if (n < CLOSING.length) setTimeout(next, 150, n + 1);
+    };
+    setTimeout(next, 1500, 2);
+  }
 
   function textOf(counts) { return Array.from(counts, (v) => SYMBOLS[v]).join(""); }
 
@@ -86,10 +103,10 @@ EXPLORABLES.draw = async (packed) => {
     }
     box.append(
       h("div", { class: "row" },
-        h("div", {}, h("h3", {}, "1 Your drawing"), pen),
+        h("div", {}, h("h3", {}, "1 Your drawing: draw here"), pen),
         h("div", {}, h("h3", {}, "2 As the network sees it"), small, h("p", { class: "note" }, "8×8 counts of ink")),
         h("div", {}, h("h3", {}, `3 The vector f, in ${M} parts`), bars.svg),
-        h("div", {}, h("h3", {}, `4 Distance of each part to its ${K} words`), table.svg)),
+        h("div", {}, h("h3", {}, `4 Distance of each part to its ${K} words; dark: near`), table.svg)),
       h("div", { class: "row" },
         h("div", { style: "width:370px" }, h("h3", {}, "5 The ten nearest of 1,497"), list, other),
         h("div", {}, h("h3", {}, "Why this answer, and what would change it"), why)),
@@ -120,11 +137,13 @@ EXPLORABLES.draw = async (packed) => {
         const id = shown[i], value = state.by === "exact" && far ? far[id] : sums[id];
         paint(canvas, digits.pictures(id));
         under.textContent = `${digits.labels[id]} · ${value.toFixed(2)}`;
-        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}: a ${digits.labels[id]}, distance ${value.toFixed(2)}` });
+        const wrong = state.query >= 0 && digits.labels[id] !== digits.queries[state.query].label;
+        button.className = wrong ? "wrong" : "";
+        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}: a ${digits.labels[id]}${wrong ? ", another digit" : ""}, distance ${value.toFixed(2)}` });
       });
       const same = byVector ? byVector.filter((id) => byCode.includes(id)).length : 0;
       other.textContent = byVector ? `By the code's ${M} numbers and by all ${M * d} numbers of f, ${WORDS[same]} of the ten answers are the same.`
-        : "The vectors of the collection are being computed in this page; in a moment both ways can be compared.";
+        : `Answers by the code and by f can be compared once f of all ${codes.length / M} pictures is computed in this page: ${vectors.length} are.`;
       explain(why, shown[state.answer], distances, code);
       const differs = Math.sqrt(Math.min(...byCode.map((id) => squared(digits.pictures(id), counts))));
       return sentence(code, shown.map((id) => digits.labels[id]), differs, state, sums.filter((v) => v === sums[byCode[0]]).length);
@@ -136,9 +155,9 @@ EXPLORABLES.draw = async (packed) => {
     const [most, n] = [...votes].sort((a, b) => b[1] - a[1])[0];
     const truth = state.query >= 0 ? `This is a test digit, a ${digits.queries[state.query].label}. ` : "";
     const more = digits.unlike.filter((v) => v > differs).length / digits.unlike.length, percent = `${Math.max(1, Math.round(more * 100))} %`;
-    const sure = more === 0 ? "but no test digit differs so much from its answers: this is nothing that the model knows, and it gives a code to anything"
-      : more < .05 ? `but only ${percent} of test digits differ more from their answers, so do not trust it much`
-      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${percent} of test digits differ more from their answers, so it looks like a digit it knows`;
+    const sure = more === 0 ? "but by pixels even the most similar of the ten is farther off than for any test digit: this is nothing that the model knows, and it gives a code to anything"
+      : more < .05 ? `but by pixels the most similar of the ten is far off, farther for only ${percent} of test digits, so do not trust it much`
+      : n < 6 ? "but the answers disagree, so it is not sure" : `and by pixels the most similar of the ten is close, farther off for ${percent} of test digits, so it looks like a digit it knows`;
     const ties = tied > 1 ? ` ${tied} pictures share the first answer's code, so their sums are equal.` : "";
     return `${truth}The four parts of f name words ${code.slice(0, -1).join(", ")} and ${code[M - 1]}: that is the code. ${n === 10 ? "All ten answers are" : n === 1 ? "One of the ten answers is" : `${WORDS[n][0].toUpperCase() + WORDS[n].slice(1)} of the ten answers are`} a ${most}, ${sure}.${ties}`;
   }
@@ -206,7 +225,7 @@ EXPLORABLES.draw = async (packed) => {
 
   function penOf(pen, api) {
     const near = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]) < .012;
-    const begin = (p) => api.set({ strokes: api.state.counts ? [[p]] : [...api.state.strokes, [p]], counts: "", query: -1, answer: 0 });
+    const begin = (p) => api.set({ strokes: api.state.counts || EXAMPLES.includes(JSON.stringify(api.state.strokes)) ? [[p]] : [...api.state.strokes, [p]], counts: "", query: -1, answer: 0 });
     const go = (p) => {
       const strokes = api.state.strokes, last = strokes.at(-1);
       if (!last) return begin(p);
@@ -236,8 +255,10 @@ EXPLORABLES.draw = async (packed) => {
     const n = codes.length / M;
     const some = () => {
       const until = performance.now() + 8;
+      const before = vectors.length;
       while (vectors.length < n && performance.now() < until) vectors.push(embed(pixelsOf(digits.pictures(vectors.length))));
-      if (vectors.length < n) setTimeout(some, 4); else done();
+      if (vectors.length === n || Math.floor(before / 250) < Math.floor(vectors.length / 250)) done();
+      if (vectors.length < n) setTimeout(some, 4);
     };
     setTimeout(some, 50);
   }

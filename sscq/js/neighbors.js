@@ -64,7 +64,7 @@ EXPLORABLES.neighbors = async () => {
     },
     controls: [
       { kind: "range", name: "n", label: "Neighbours, n", min: 1, max: 22, step: 1, say: (v) => `${v} of 22` },
-      { kind: "range", name: "tau", label: "Temperature τ_pn", min: .1, max: 1.5, step: .1 },
+      { kind: "range", name: "tau", label: "Temperature τ of part neighbours", min: .1, max: 1.5, step: .1 },
       { kind: "choice", name: "by", label: "Nearest by", options: [["parts", "each part by itself"], ["whole", "the whole vector"]] },
       { kind: "range", name: "input", label: "Input looked at", min: 0, max: N_INPUTS - 1, step: 1, say: (v) => nameOf(v) },
       { kind: "button", label: "One step", press: (api) => run(api, 1) },
@@ -75,8 +75,9 @@ EXPLORABLES.neighbors = async () => {
       { label: "Let heaps form", run: (api) => { api.set(spec.initial); run(api, 100); } },
       { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 16 }); run(api, 100); } },
     ],
-    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
-      + "dotted ones come from inputs that count it among theirs. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.",
+    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, which have dark outlines, thicker where the pull is stronger; "
+      + "dotted ones come from inputs that count it among theirs. The orange arrow is where a step takes the ringed input, longer where the loss is steeper. "
+      + `Seen from the middle, a heap ends where the next input is more than ${GAP} degrees away. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.`,
     picture,
   };
 
@@ -117,11 +118,11 @@ EXPLORABLES.neighbors = async () => {
       }));
       const heaps = [0, 1].map((m) => heapsOf(z.map((row) => Math.atan2(row[2 * m + 1], row[2 * m]) * DEGREES)));
       const body = M === 2 ? shares.map((row, m) => [`by part ${m + 1}`, ...row.map(percent), heaps[m]]) : [["by the whole", ...shares[0].map(percent), `${heaps[0]} and ${heaps[1]}`]];
-      facts.replaceChildren(h("caption", {}, "Neighbours of all 24 inputs that share"),
+      facts.replaceChildren(h("caption", {}, "How many neighbours share colour or form"),
         h("thead", {}, h("tr", {}, ...["nearest", "colour", "form", "heaps"].map((name) => h("th", { scope: "col" }, name)))),
-        h("tbody", {}, ...[...body, ["of all the others", percent(6 / 22), percent(10 / 22), ""]].map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((v) => h("td", {}, String(v)))))));
+        h("tbody", {}, ...[...body, ["all 22 others", percent(6 / 22), percent(10 / 22), ""]].map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((v) => h("td", {}, String(v)))))));
       const begun = steps ? `After ${steps} ${steps === 1 ? "step" : "steps"}` : "Before the first step";
-      return `${begun}: ${sentence(M, n, shares, heaps, steps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others.`;
+      return `${begun}: ${sentence(M, n, shares, heaps, steps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others; losses with different n cannot be compared.`;
     };
   }
 
@@ -130,7 +131,7 @@ EXPLORABLES.neighbors = async () => {
   function sentence(M, n, shares, heaps, steps) {
     const few = `in part 1 everything lies in ${heaps[0]} ${heaps[0] === 1 ? "heap" : "heaps"}, in part 2 in ${heaps[1]}.`;
     if (n === 22) return `${few} With all 22 others as neighbours nobody is nearer than anybody else, so nothing is drawn anywhere.`;
-    if (n > 10) return `${few} An image has 6 others of its colour and 10 of its form in the batch: of ${n} neighbours most must be strangers, who are drawn in as well.`;
+    if (n > 10) return `${few} Only 6 others have an input's colour and 10 its form: of ${n} neighbours at most ${percent(6 / n)} can share the colour and ${percent(10 / n)} the form. The rest must be strangers, who are drawn in as well.`;
     if (M === 1) return `${few} Of the neighbours by the whole vector ${percent(shares[0][0])} share the colour and ${percent(shares[0][1])} the form: two questions are asked as one, and ${Math.abs(shares[0][0] - shares[0][1]) > .2 ? `the ${shares[0][0] < shares[0][1] ? "colour" : "form"} drowns` : "neither is answered in full"}.`;
     const knows = (share, what) => `${share > .97 ? steps ? "has found" : "tells" : share > .7 ? "partly knows" : "does not know"} the ${what} (${percent(share)} of its neighbours share it)`;
     return `${few} Part 1 ${knows(shares[0][0], "colour")} and part 2 ${knows(shares[1][1], "form")}. No label is given: each part is its own teacher.`;

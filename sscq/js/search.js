@@ -17,7 +17,7 @@ EXPLORABLES.search = async (packed) => {
       return Number.isInteger(value) && value >= (name === "item" ? -1 : 0) && value < most ? value : undefined;
     },
     controls: [
-      { kind: "range", name: "step", label: "Step", min: 1, max: 4, step: 1, say: (v) => `${v} ${["table", "look-ups", "sums", "ranks"][v - 1]}` },
+      { kind: "range", name: "step", label: "Step", min: 1, max: 4, step: 1, say: (v) => `${v} · ${["table", "look-ups", "sums", "ranks"][v - 1]}` },
       { kind: "range", name: "parts", label: "Parts used", min: 1, max: M, step: 1, say: (v) => `${v} (${v * Math.log2(K)} bits)` },
       { kind: "choice", name: "by", label: "Rank by", options: Object.entries(ways) },
     ],
@@ -26,7 +26,8 @@ EXPLORABLES.search = async (packed) => {
       { label: "Only 4 bits", set: { parts: 1 } },
       { label: "The whole vector instead", set: { by: "exact" } },
     ],
-    note: "The model was trained without labels; they stand under the pictures so that you can judge the answers. A dashed frame is an answer of another digit.",
+    note: "The model was trained without labels; they stand under the pictures so that you can judge the answers. A dashed frame is an answer of another digit, or a query that fails with all four parts. "
+      + "Sums of one query put its answers in order; sums of different queries cannot be compared, so a small one is no sign of a right answer.",
     picture,
   };
 
@@ -34,7 +35,7 @@ EXPLORABLES.search = async (packed) => {
     const asked = h("ul", { class: "answers" });
     const chooser = [...typical, ...failures].map((i) => {
       const button = h("button", { type: "button", class: failures.includes(i) ? "wrong" : "", "aria-label": `Query: a ${queries[i].label}${failures.includes(i) ? ", a failure" : ""}`, onclick: () => api.set({ query: i, item: -1 }) },
-        paint(h("canvas", { class: "digit", "aria-hidden": "true" }), queries[i].counts), failures.includes(i) ? "fails" : `a ${queries[i].label}`);
+        paint(h("canvas", { class: "digit", "aria-hidden": "true" }), queries[i].counts), `a ${queries[i].label}${failures.includes(i) ? " fails" : ""}`);
       asked.append(h("li", {}, button));
       return [i, button];
     });
@@ -47,11 +48,11 @@ EXPLORABLES.search = async (packed) => {
     });
     const table = tableOf(), sum = h("p", { class: "note", style: "width:330px;max-width:100%;min-height:4.4em" }), dots = dotsOf(api);
     const panels = [
-      h("div", {}, h("h3", {}, "1 Table: each part's distance to its words"), table.svg),
-      h("div", {}, h("h3", {}, "2 Look-ups: one picture's four numbers"), sum),
-      h("div", {}, h("h3", {}, "3 Sums: all 1,497 pictures, near ones left"), dots.canvas),
+      h("div", {}, h("h3", {}, "Step 1 · table: each part's distance to its words; dark: near"), table.svg),
+      h("div", {}, h("h3", {}, "Step 2 · look-ups: one picture's four numbers"), sum),
+      h("div", {}, h("h3", {}, "Step 3 · sums: all 1,497 pictures, near ones left"), dots.canvas),
     ];
-    const ranks = h("div", {}, h("h3", {}, "4 Ranks: the ten nearest"), list);
+    const ranksTitle = h("h3"), ranks = h("div", {}, ranksTitle, list);
     box.append(h("div", { class: "row" }, h("div", {}, h("h3", {}, "Queries"), asked)), h("div", { class: "row" }, h("div", {}, h("h3", {}, "Query"), large), ranks), h("div", { class: "row" }, ...panels));
     return (state) => {
       const query = queries[state.query], f = digits.vectors.subarray(state.query * D, state.query * D + D), full = distanceTable(f, books);
@@ -62,13 +63,14 @@ EXPLORABLES.search = async (packed) => {
       for (const [i, button] of chooser) put(button, { "aria-pressed": i === state.query });
       paint(large, query.counts);
       put(large, { "aria-label": `The query, a ${query.label}` });
+      ranksTitle.textContent = `Step 4 · ranks: the ten nearest by ${ways[state.by]}`;
       slots.forEach(({ canvas, text, button }, i) => {
         const id = ids[i], right = labels[id] === query.label;
         paint(canvas, digits.pictures(id));
-        text.textContent = `${labels[id]} · ${number(sums[id])}`;
+        text.textContent = state.by === "code" ? `${labels[id]} · ${sums[id].toFixed(2)}` : `${labels[id]} · rank ${i + 1}`;
         button.onclick = () => api.set({ item: id });
         button.className = right ? "" : "wrong";
-        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}: a ${labels[id]}${right ? "" : ", another digit"}, sum ${number(sums[id])}` });
+        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}: a ${labels[id]}${right ? "" : ", another digit"}${state.by === "code" ? `, sum ${sums[id].toFixed(2)}` : ""}` });
       });
       table.show(full, code, state.parts, state.step > 1);
       const terms = code.slice(0, state.parts).map((k, m) => full[m * K + k]);
@@ -85,10 +87,10 @@ EXPLORABLES.search = async (packed) => {
       "A stored picture is four numbers. Each says which entry of the table to take: no picture and no vector is touched.",
       "The entries taken are added up. That is done for all 1,497 pictures; equal codes get equal sums, so many dots lie in columns."][state.step - 1];
     const right = ids.filter((id) => labels[id] === query.label).length, first = labels[ids[0]], tied = sums.filter((v) => v === sums[byCode[0]]).length;
-    const shared = exact.filter((id) => byCode.includes(id)).length;
+    const shared = exact.filter((id) => sums[id] <= sums[byCode[9]]).length;  // not those of byCode: ties are in no order
     const began = first === query.label ? `${right === 10 ? "All" : `${right} of the`} ten answers to this ${query.label} are a ${query.label}.` : `A failure: the first answer to this ${query.label} is a ${first}, and ${right} of the ten are right.`;
     const tie = tied > 1 && state.by === "code" ? ` ${tied} pictures have the first one's code, so their sums are equal and their order means nothing.` : "";
-    const more = state.by === "exact" ? ` By all ${D} numbers of f; the code finds ${shared} of these ten.` : state.by === "refined" ? " The code picked 50, and the vectors of those put them in order." : "";
+    const more = state.by === "exact" ? ` They are the nearest by all ${D} numbers of f, whose distances are not kept in this page. By the code, ${shared} of these ten have a sum as small as its tenth answer.` : state.by === "refined" ? " The code picked 50, and the vectors of those put them in order; panels 1 to 3 show the code." : "";
     return began + tie + more;
   }
 
