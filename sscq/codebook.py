@@ -90,14 +90,16 @@ def _assign(f: Tensor, codebooks: Tensor, squares: Tensor) -> Tensor:  # some ro
     near = torch.bmm(parts, codebooks.mT).mul_(2).sub_(squares)  # `affinity`, (M, B, K), in one piece of memory
     best, codes = near.max(-1)
     doubtful = (best.abs() < 1e-25).any(0)  # products too small for float32, or a word that is 0
-    # a vector that is nearly a codeword: its distance to a second one nearby may be less than the rounding of squares
-    own = parts.square().sum(-1)
-    doubtful |= (own - best <= (parts.shape[-1] + 3) * 2 ** -22 * own).any(0)
     if not near.sum().isfinite():
         doubtful |= ~near.isfinite().all(-1).all(0)  # squares too large for it
     codes = codes.T.to(torch.uint8)
     if doubtful.any():
         codes[doubtful] = _fine_affinity(f[doubtful], codebooks).argmax(-1).to(torch.uint8)
+    # a part that is a codeword, where a second word is nearer to that one than the rounding of their squares
+    own = parts.square().sum(-1)
+    if (near := (own - best <= (parts.shape[-1] + 3) * 2 ** -22 * own).any(0)).any():
+        same = (parts.transpose(0, 1)[near][:, :, None] == codebooks).all(-1)  # (b, M, K)
+        codes[near] = torch.where(same.any(-1), same.to(torch.uint8).argmax(-1).to(torch.uint8), codes[near])
     return codes
 
 
