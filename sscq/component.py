@@ -12,6 +12,7 @@ import html
 import json
 import re
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from sscq.train import PRESETS
 from sscq.validation import check_choice
 
 # %% ../nbs/44_component.ipynb #bf39301f
-JS = Path(__file__).parent / "js" if "__file__" in globals() else Path(adc.__code__.co_filename).parent / "js"
+JS = Path(str(files("sscq"))) / "js"
 WIDTH, HIDDEN = 12, 64  # channels of the first convolution; of the head
 
 
