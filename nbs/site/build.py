@@ -368,8 +368,10 @@ class Site:
         shown = [raw(explorable(self, "front", text, "index")) for cell in (component.cells if component else []) for out in cell.get("outputs", [])
                  if 'data-name="search"' in (text := "".join(out.get("data", {}).get("text/html", "")))][:1]
         rest = re.sub(r"\$(\w)\$", r"*\1*", rest)
-        if shown: rest = re.sub(r"^!\[[^\]]*\]\(images/answers\.png\)\n\n.*\n\n", "", rest, flags=re.M)  # a still of the same
-        def later(m): return raw(picture(self, f"front-{m[2]}", light(NBS / f"images/{m[2]}.png"), m[1], "index"))
+        def later(m):
+            shot = picture(self, f"front-{m[2]}", light(NBS / f"images/{m[2]}.png"), m[1], "index")
+            # a third of the page's bytes: they are loaded when somebody opens it
+            return raw(f"<details><summary>{html.escape(m[1])}</summary>{shot}</details>" if shown and m[2] == "answers" else shot)
         rest = re.sub(r"^!\[([^\]]*)\]\(images/(\w+)\.png\)$", later, rest, flags=re.M)
         return "\n\n".join([title, *shown, raw(f'<nav class="doors" aria-label="Where to begin">{"".join(self.door(*door) for door in DOORS)}</nav>'), rest])
 
