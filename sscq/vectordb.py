@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/48_vectordb.ipynb #d1037643
 import argparse
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,7 @@ from .validation import one_line
 def packages(*names: str) -> list[Any]:
     "Modules, or an ImportError that says how to get them"
     try:
-        import lance
-        import pyarrow
-        import pyarrow.parquet
-        return [dict(lance=lance, pyarrow=pyarrow, parquet=pyarrow.parquet)[name] for name in names]
+        return [importlib.import_module("pyarrow.parquet" if name == "parquet" else name) for name in names]
     except ImportError as error:
         raise ImportError("this export is written with pylance and pyarrow: pip install 'sscq[lance]'") from error
 
