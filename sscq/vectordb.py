@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../nbs/48_vectordb.ipynb #d1037643
 import argparse
-import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,13 @@ from .validation import one_line
 def packages(*names: str) -> list[Any]:
     "Modules, or an ImportError that says how to get them"
     try:
-        return [importlib.import_module("pyarrow.parquet" if name == "parquet" else name) for name in names]
+        import pyarrow
+        import pyarrow.parquet
+        found: dict[str, Any] = dict(pyarrow=pyarrow, parquet=pyarrow.parquet)
+        if "lance" in names:
+            import lance
+            found["lance"] = lance
+        return [found[name] for name in names]
     except ImportError as error:
         raise ImportError("this export is written with pylance and pyarrow: pip install 'sscq[lance]'") from error
 
