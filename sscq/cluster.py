@@ -22,12 +22,11 @@ from .answers import as_ids, SearchResult
 from .core import SSCQ
 from .distributed import find_device
 from .images import SkippedFiles
-from .search import check_distance
 from sscq.shards import (
     encode_part, is_done, Manifest, merged_answers, Part, part_answers, PartAnswers, PartDone, read_manifest, read_part,
     ShardedIndex,
 )
-from .validation import check_count, check_number, one_line
+from .validation import check_count, one_line
 
 # %% ../nbs/48_cluster.ipynb #b72c6444
 RAY_SETTINGS = dict(
@@ -171,12 +170,9 @@ class ClusterIndex(ShardedIndex):
         self.actors = actors_on(self.ray, SearchingActor, n, os.path.abspath(folder), first=held, max_concurrency=4)
         self.ray.get([actor.pid.remote() for actor in self.actors], timeout=300)
 
-    def search(self, query, k=10, distance=None, radius=None, among=None, without=None, refine=None) -> SearchResult:
-        "As Index.search, by the actors"
-        distance, k = check_distance(self.distance if distance is None else distance), check_count("k", k)
-        limit = np.inf if radius is None else check_number("radius", radius, 0)
-        asked, ids = self._asked(query), [None if x is None else as_ids(x) for x in (among, without)]
-        now = self.snapshot() if among is None and without is None else self.snapshot().filtered(*ids)
+    def _nearest(self, asked, k, distance, limit, among=None, without=None, refine=None):
+        "As Index's own, by the actors"
+        now, ids = self._considered(among, without), [None if x is None else as_ids(x) for x in (among, without)]
         if refine is not None and self.keep is None: raise ValueError(
             "refine= sorts by embeddings, and these parts keep none: encode with --keep half or int8")
         k = min(k, len(now))
@@ -184,7 +180,7 @@ class ClusterIndex(ShardedIndex):
         answers = self._ask(self.ray.put(asked.f.numpy()), width, distance, refine is not None, *ids)
         found = merged_answers(answers, k, width, limit)
         paths = found.paths and asked.spread_lists(found.paths, [""] * found.ids.shape[1])
-        return SearchResult(
+        return now, SearchResult(
             asked.spread(found.ids, -1), asked.spread(found.distances, torch.inf), paths, asked.files)
 
     def _ask(self, *asked) -> list[PartAnswers]:  # of each group, whoever is alive

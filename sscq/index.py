@@ -346,13 +346,23 @@ class Index:
         "The k nearest, exactly, equal distances by id; a query that cannot be read is warned of, its row empty (id -1)"
         distance, k = check_distance(self.distance if distance is None else distance), check_count("k", k)
         limit = np.inf if radius is None else check_number("radius", radius, 0)
-        asked, now = self._asked(query), self.snapshot()
+        now, found = self._nearest(self._asked(query), k, distance, limit, among, without, refine)
+        if k > len(now): warnings.warn(f"k={k}, but {now.what} {len(now)}: here are all of them", stacklevel=2)
+        return found
+
+    def _considered(self, among, without) -> IndexSnapshot:
+        "The items that a search looks at, as they are now; a ValueError if there are none"
+        now = self.snapshot()
         if not len(now): raise ValueError(f"the index of model {self.model} is empty: add something first")
-        if among is not None or without is not None:
-            now = now.filtered(None if among is None else as_ids(among), None if without is None else as_ids(without))
-        if k > len(now):
-            warnings.warn(f"k={k}, but {now.what} {len(now)}: here are all of them", stacklevel=2)
-            k = len(now)
+        if among is None and without is None: return now
+        return now.filtered(None if among is None else as_ids(among), None if without is None else as_ids(without))
+
+    def _nearest(self,
+        asked: Asked, k: int, distance: str, limit: float, among=None, without=None, refine=None,
+    ) -> tuple[IndexSnapshot, SearchResult]:
+        "What was looked at, in one look, and the k nearest of it, or all"
+        now = self._considered(among, without)
+        k = min(k, len(now))
         width = k if refine is None else min(len(now), max(k, check_count("refine", refine)))
         segments, f = now.state.segments, asked.f
         # four pieces for each thread, of sixes, as FastScan takes them; tables of 1 MB at most
@@ -367,7 +377,7 @@ class Index:
             ))
         if refine is not None:
             found = refined(segments, f, found, k)
-        return now._answers(asked, found, limit, self._trusted())
+        return now, now._answers(asked, found, limit, self._trusted())
 
     def explain(self,
         query,  # one, as in `search`

@@ -167,19 +167,15 @@ def how_of(asked: dict, index: Any, limits: Limits) -> How:
 
 
 def searched(index: Any, f: Tensor, how: How) -> SearchResult:
-    "What an index answers, however few items it holds"
-    n = len(index)
-    if not n: raise Refused(404, "the index is empty: add something first")
-    given = {name: np.array(ids) for name in ("among", "without") if (ids := getattr(how, name)) is not None}
-    k = how.k
-    if given:
-        among, without = given.get("among"), given.get("without")
-        try:
-            k = min(k, index.count(among, without) if hasattr(index, "count")
-                    else len(index.snapshot().filtered(among, without)))
-        except ValueError as error:
-            raise Refused(404, one_line(error)) from None
-    return index.search(f, k=min(k, n), distance=how.distance, radius=how.radius, refine=how.refine, **given)
+    "What an index answers, however few items it holds when it looks"
+    if not len(index): raise Refused(404, "the index is empty: add something first")
+    distance, limit = how.distance or index.distance, math.inf if how.radius is None else how.radius
+    among, without = (None if ids is None else np.array(ids) for ids in (how.among, how.without))
+    asked = index._asked(f)
+    try:
+        return index._nearest(asked, how.k, distance, limit, among, without, how.refine)[1]
+    except ValueError as error:
+        raise Refused(404, one_line(error)) from None
 
 
 def item_vectors(index: Any, ids: np.ndarray) -> Tensor:  # (n, D)
