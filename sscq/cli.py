@@ -329,9 +329,14 @@ def notes() -> Iterator[None]:
 
 
 class _Said(logging.Handler):
+    "What warns is said once a command, also where a command does two things to the same pictures"
+    warned: frozenset[str] = frozenset()
+
     def emit(self, record: logging.LogRecord) -> None:
-        warns = record.levelno >= logging.WARNING
-        say(f"sscq: note: {self.format(record)}" if warns else self.format(record), error=warns)
+        text, warns = self.format(record), record.levelno >= logging.WARNING
+        if text in self.warned: return
+        if warns: self.warned |= {text}
+        say(f"sscq: note: {text}" if warns else text, error=warns)
 
 
 @contextlib.contextmanager

@@ -883,3 +883,7 @@ def test_train_browse_goes_from_a_folder_to_a_page(photos, tmp_path, capsys):
     assert Path(told["index"]) == tmp_path / "m" / f"{photos.name}.sscq" and Path(told["page"]).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(Index.load(told["index"])) == 60 and "60 pictures, " in capsys.readouterr().out
     assert run("train", "digits", "--steps", 2, "--browse") == 1 and "leave it out" in capsys.readouterr().err
+    (same := tmp_path / "same").mkdir()
+    for i in range(20): Image.new("RGB", (16, 16), "red").save(same / f"{i}.png")
+    assert run("train", same, "--steps", 2, "--out", tmp_path / "s", "--browse") == 0
+    assert capsys.readouterr().err.count("all 20 pictures have one and the same code") == 1  # training and encoding both see it
