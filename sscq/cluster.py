@@ -202,8 +202,12 @@ class ClusterIndex(ShardedIndex):
                     refs[group] = sent(group, turns[group])
         return [found[group] for group in range(n)]
 
-    def close(self) -> None:
+    def release(self) -> None:
         "Let the actors go"
         for actor in self.actors:
             with contextlib.suppress(Exception): self.ray.kill(actor)
+
+    def close(self) -> None:
+        "Let the actors go, and Ray"
+        self.release()
         self.ray.shutdown()
