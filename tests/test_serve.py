@@ -403,8 +403,9 @@ def test_each_answer_is_of_one_model_while_the_server_goes_to_and_fro(successors
     wanted, turn = {}, [0]
     for index, model in successors:
         for i in range(12):
-            by_vector, words = index.search(model.embed(picture(home, i)), k=5, refine=12), index.codebooks[torch.arange(len(index.codebooks)), index.codes[i].long()]
-            for kind, found in (("picture", by_vector), ("vector", by_vector), ("id", index.search(words.flatten(), k=5))):
+            words = index.codebooks[torch.arange(len(index.codebooks)), index.codes[i].long()].flatten()
+            by_vector = index.search(model.embed(picture(home, i)), k=5, refine=12)
+            for kind, found in (("picture", by_vector), ("vector", by_vector), ("id", index.search(words, k=5))):
                 wanted[index.fingerprint, kind, i] = found.ids[0].tolist(), found.distances[0].tolist()
     vectors = {index.fingerprint: [model.embed(picture(home, i)).tolist() for i in range(12)] for index, model in successors}
     def reopen():
