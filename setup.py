@@ -10,8 +10,8 @@ ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 lib = cfg["lib_name"]
 status = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"][int(cfg["status"]) - 1]
-extras = ("lab", "docs", "timm", "heif", "onnx", "serve", "ray", "lance", "dev")
-lab, docs, timm, heif, onnx, serve, ray, lance, dev = (cfg[f"{extra}_requirements"].split() for extra in extras)
+extras = ("lab", "docs", "timm", "heif", "onnx", "serve", "ray", "urls", "lance", "dev")
+lab, docs, timm, heif, onnx, serve, ray, urls, lance, dev = (cfg[f"{extra}_requirements"].split() for extra in extras)
 
 setup(
     name=lib,
@@ -28,8 +28,9 @@ setup(
     package_data={lib: ["py.typed", "js/*", "pictures/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
-        "lab": lab, "docs": docs, "timm": timm, "heif": heif, "onnx": onnx, "serve": serve, "ray": serve + ray, "lance": lance,
-        "dev": lab + docs + onnx + serve + dev,
+        "lab": lab, "docs": docs, "timm": timm, "heif": heif, "onnx": onnx, "serve": serve, "ray": serve + ray, "urls": urls,
+        "lance": lance,
+        "dev": lab + docs + onnx + serve + urls + dev,
     },
     entry_points={"console_scripts": [f"{lib}={lib}.__main__:main"], "nbdev": [f"{lib}={lib}._modidx:d"]},
     classifiers=[

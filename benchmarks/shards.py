@@ -6,7 +6,8 @@ Every folder of parts is compared with that of one process: ids, codes, paths an
 and the program that started the actors is, and a process again and again while it saves small parts; what is missing is made by the next run.
 `overhead` is two actors' time over one process's, for at least --seconds of work, start-up excluded; the two take turns, best of the turns.
 Searches go on while an actor is killed, and every answer is compared; `recovered_s` is the slowest of them. `latency` is what a search of
-two actors takes, and what it is made of: the simulation in the tutorial on a billion pictures is compared with it."""
+two actors takes, and what it is made of, measured in turns: the simulation in the tutorial on a billion pictures is built of the pieces and compared with
+the whole. --latency measures this alone, and writes it into the file that is there."""
 import argparse
 import contextlib
 import json
@@ -28,7 +29,8 @@ import numpy as np
 import torch
 
 from encode import photographs
-from sscq.cluster import ClusterIndex, on_cluster, RAY_SETTINGS
+import sscq.cluster
+from sscq.cluster import ClusterIndex, on_cluster, RAY_SETTINGS, SearchingActor
 from sscq.core import SSCQ
 from sscq.index import Index
 from sscq.indexfile import model_fingerprint
@@ -139,10 +141,78 @@ def timed(do, n: int) -> list[float]:
     return times
 
 
+class ProbedActor(SearchingActor):
+    "That says when it began and ended; all on this machine have one clock"
+    def stamped(self, *asked):
+        start = time.perf_counter()
+        return self.answer(*asked), start, time.perf_counter()
+
+
+class Neighbour:
+    "Asks one actor, again and again, as somebody else would"
+    def ask(self, seconds: float, actor, *asked) -> int:
+        import ray
+        end, n = time.perf_counter() + seconds, 0
+        while time.perf_counter() < end:
+            ray.get(actor.answer.remote(*asked))
+            n += 1
+        return n
+
+
+def pieces(actors, one, queries, rounds: int) -> dict:
+    """What a search of two actors is made of, in turns with the search itself; medians and, in `_s`, all times.
+
+    The asker sends one question after the other (`send_s`). A machine has it, searches and answers: `alone_s`, until the answer is in hand, and `beside_s`,
+    while the other actor answers somebody else with the same two cores. The asker takes one answer after the other (`take_s`, of one that is there already)
+    and merges them (`merge_s`)."""
+    ray, clock, asked = actors.ray, time.perf_counter, (10, "squared", False, None, None)
+    times = {name: [] for name in "send_s alone_s work_s beside_s take_s merge_s two_actors_s put_s".split()}
+    def note(**own):
+        for name, seconds in own.items(): times[name].append(round(seconds, 6))
+    answers = [part_answers(ShardedIndex(one.manifest.folder, parts=own), queries[:1], *asked) for own in ([1, 3, 5, 7], [2, 4, 6, 8])]
+    def call(who: int, f) -> tuple[float, float, float]:
+        start = clock()
+        ref = actors.actors[who].stamped.remote(who, f, *asked)
+        sent = clock()
+        _, began, ended = ray.get(ref)
+        return sent - start, clock() - sent, ended - began
+    neighbour = ray.remote(Neighbour).options(num_cpus=0).remote()
+    for i in range(rounds + 20):
+        if i == 20:
+            for own in times.values(): own.clear()  # what came before were searches to get warm
+        q, who = queries[i % 512:i % 512 + 1], i % 2
+        f = q.numpy()
+        send, alone, work = call(who, f)
+        note(send_s=send, alone_s=alone, work_s=work)
+        start = clock()
+        actors.search(q, k=10)
+        note(two_actors_s=clock() - start)
+        busy = neighbour.ask.remote(.03, actors.actors[1 - who], 1 - who, f, *asked)
+        time.sleep(.008)  # until it is at it
+        call(who, f)
+        note(beside_s=call(who, f)[1])
+        ray.get(busy)
+        call(who, f)
+        ref = actors.actors[who].answer.remote(who, f, *asked)
+        time.sleep(.01)
+        start = clock()
+        ray.get(ref)
+        note(take_s=clock() - start)
+        call(who, f)
+        start = clock()
+        actors._asked(q), actors._considered(None, None), merged_answers(answers, 10, 10)
+        note(merge_s=clock() - start)
+        start = clock()
+        actors._ask(ray.put(f), *asked)
+        note(put_s=clock() - start)  # the question in Ray's store, as for many vectors
+    return {name.removesuffix("_s"): quantiles(own) for name, own in times.items()} | times
+
+
 def searched(args, folder: Path) -> dict:
     "Latency of two actors and of its pieces, and what a death costs"
     parts, queries = large(folder, args.items, 8)
     one = ShardedIndex(parts)
+    sscq.cluster.SearchingActor = ProbedActor
     actors = ClusterIndex(parts, cluster=args.address, actors=2, replicas=2)
     wanted = one.search(queries, k=10)
     def right(i: int, n: int = 1) -> bool:
@@ -153,13 +223,14 @@ def searched(args, folder: Path) -> dict:
     latency = dict(
         items=args.items,
         half_here=quantiles(timed(lambda i: part_answers(half, queries[i:i + 1], 10, "squared", False), 200)),
-        one_actor_s=[round(t, 6) for t in timed(lambda i: actors.ray.get(
-            actors.actors[i % 2].answer.remote(i % 2, queries[i:i + 1].numpy(), 10, "squared", False, None, None)), 300)],
-        two_actors_s=[round(t, 6) for t in timed(lambda i: actors.search(queries[i:i + 1], k=10), 300)],
         empty_call=quantiles(timed(lambda i: actors.ray.get(actors.actors[i % 2].pid.remote()), 300)),
-        merge_here=quantiles(timed(lambda i: one._asked(queries[i:i + 1]), 200)),
         batch_of_64=quantiles(timed(lambda i: actors.search(queries[64 * (i % 8):64 * (i % 8) + 64], k=10), 40)),
+        **pieces(actors, one, queries, args.rounds),
+        cores=os.cpu_count(), load=round(os.getloadavg()[0], 1),
     )
+    if args.latency:
+        actors.close()
+        return dict(search_identical=identical, latency=latency)
     slowest, wrong, n = 0., 0, 0
     victim = actors.ray.get(actors.actors[0].pid.remote())
     threading.Timer(1., os.kill, (victim, signal.SIGKILL)).start()
@@ -245,6 +316,8 @@ def main():
     parser.add_argument("--kills", type=int, default=3, help="of a process that saves small parts")
     parser.add_argument("--without-ray", action="store_true", help="only what plain processes do")
     parser.add_argument("--searches", type=int, default=600, help="of two plain processes")
+    parser.add_argument("--latency", action="store_true", help="only what a search of two actors takes; the rest of the file stays")
+    parser.add_argument("--rounds", type=int, default=300, help="of these searches")
     parser.add_argument("--json")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -259,6 +332,12 @@ def main():
         return
     with tempfile.TemporaryDirectory() as folder, cluster(args.attempts) as (args.address, started):
         folder = Path(folder)
+        if args.latency:
+            found = searched(args, folder)
+            print(json.dumps({key: value for key, value in found["latency"].items() if not key.endswith("_s")}, indent=1))
+            before = json.loads(Path(args.json).read_text()) if args.json and Path(args.json).exists() else {}
+            if args.json: Path(args.json).write_text(json.dumps(before | found, indent=1) + "\n")
+            return
         prepare(args, folder)
         result = dict(identical=None, killed_actor_identical=None, killed_driver_identical=None, recovered_s=None, overhead=None, **started)
 

@@ -151,6 +151,9 @@ class SearchingActor:
         return os.getpid()
 
 
+WITH_THE_CALL = 2 ** 16  # bytes of a question: it then arrives sooner than through Ray's store (benchmarks/shards.py)
+
+
 class ClusterIndex(ShardedIndex):
     "Parts that actors search"
     def __init__(self,
@@ -177,7 +180,9 @@ class ClusterIndex(ShardedIndex):
             "refine= sorts by embeddings, and these parts keep none: encode with --keep half or int8")
         k = min(k, len(now))
         width = k if refine is None else min(len(now), max(k, check_count("refine", refine)))
-        answers = self._ask(self.ray.put(asked.f.numpy()), width, distance, refine is not None, *ids)
+        f = asked.f.numpy()
+        sent = f if f.nbytes <= WITH_THE_CALL else self.ray.put(f)
+        answers = self._ask(sent, width, distance, refine is not None, *ids)
         found = merged_answers(answers, k, width, limit)
         paths = found.paths and asked.spread_lists(found.paths, [""] * found.ids.shape[1])
         return now, SearchResult(
@@ -202,8 +207,12 @@ class ClusterIndex(ShardedIndex):
                     refs[group] = sent(group, turns[group])
         return [found[group] for group in range(n)]
 
-    def close(self) -> None:
+    def release(self) -> None:
         "Let the actors go"
         for actor in self.actors:
             with contextlib.suppress(Exception): self.ray.kill(actor)
+
+    def close(self) -> None:
+        "Let the actors go, and Ray"
+        self.release()
         self.ray.shutdown()

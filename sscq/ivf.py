@@ -226,16 +226,21 @@ class IVFIndex:
 
     def _search(self, query, k: int, distance: str | None, n_probe: int) -> SearchResult:
         distance = check_distance(self.index.distance if distance is None else distance)
-        asked, now = self.index._asked(query), self.index.snapshot()
+        # cells first: those of an older moment lack some rows, those of a later one would have too many
+        asked, parts, now = self.index._asked(query), self._parts, self.index.snapshot()
         k = min(k, len(now))
-        found = [self._found(now, some, self.index.tables(some, distance), k, n_probe) for some in asked.f.split(1024)]
+        found = [
+            self._found(now, parts, some, self.index.tables(some, distance), k, n_probe) for some in asked.f.split(1024)
+        ]
         return now._answers(asked, joined_answers(found), np.inf, self.index._trusted())
 
-    def _found(self, now: IndexSnapshot, f: Tensor, table: Tensor, k: int, n_probe: int) -> Found:
+    def _found(self,
+        now: IndexSnapshot, parts: dict[object, list[_Part]], f: Tensor, table: Tensor, k: int, n_probe: int,
+    ) -> Found:
         (far, cell), found = self.cells.search(f.numpy(), n_probe), []
         for number, segment in enumerate(now.state.segments):
             done = 0
-            for part in self._parts.get(segment.kin, []):
+            for part in parts.get(segment.kin, []):
                 hidden = None if segment.hidden is None else segment.hidden[part.first:part.last]
                 part.lists.nprobe = n_probe
                 near, rows = part.search(table, k, hidden, far, cell)

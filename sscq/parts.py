@@ -24,8 +24,9 @@ from .reading import scan, SUFFIXES, WORKERS
 from .report import say
 from sscq.shards import (
     encode_part, is_done, is_sharded, Manifest, Part, PartDone, read_manifest, read_part, share_of, weights_of,
-    write_manifest,
+    write_manifest, write_url_manifest,
 )
+from .urls import by_url, is_list
 from .validation import check_count, one_line, shown
 
 # %% ../nbs/47_parts.ipynb #742ba869
@@ -51,12 +52,20 @@ def manifest_for(args: argparse.Namespace, model: SSCQ, folder: Path) -> Manifes
         if args.part_size is None: raise ValueError(
             f"{one_line(folder)} holds no parts yet: say how many pictures a part shall have, --part-size 1000000")
         check_count("--part-size", args.part_size)
-        found, _ = scan(args.images)
-        if not found: raise ValueError(
-            f"no pictures in {one_line(args.images)}: looked for {' '.join(sorted(SUFFIXES))}")
-        write_manifest(folder, Path(args.images), found, args.part_size, described(model), keep)
+        if by_url(args.images):
+            write_url_manifest(folder, args.images, args.part_size, described(model), keep)
+            if is_list(args.images): say("sscq: note: a list of URLs says neither sizes nor tags: whether a picture "
+                                         "changes later is not known", error=True)
+        else:
+            found, _ = scan(args.images)
+            if not found: raise ValueError(
+                f"no pictures in {one_line(args.images)}: looked for {' '.join(sorted(SUFFIXES))}")
+            write_manifest(folder, Path(args.images), found, args.part_size, described(model), keep)
     manifest = read_manifest(folder)
     check_model(manifest, model)
+    if manifest.urls != by_url(args.images): raise ValueError(
+        f"{one_line(folder)} was begun with {'URLs' if manifest.urls else 'a folder of files'}, and "
+        f"{one_line(args.images)} is {'a folder' if manifest.urls else 'a source of URLs'}: take another folder")
     if args.part_size not in (None, manifest.part_size): raise ValueError(
         f"{one_line(folder)} has parts of {manifest.part_size:,} pictures, not of {args.part_size:,}: leave "
         "--part-size out, or take another folder")
@@ -85,7 +94,7 @@ def encode_parts(
     folder = Path(args.out or Path(args.model) / f"{Path(args.images).resolve().name}-parts")
     if folder.suffix == ".sscq" or folder.is_file(): raise ValueError(
         f"{one_line(folder)} is the name of an index: parts go into a folder")
-    if not os.path.isdir(args.images): raise FileNotFoundError(f"{one_line(args.images)} is not a folder")
+    if not by_url(args.images) and not os.path.isdir(args.images): raise FileNotFoundError(f"{one_line(args.images)} is not a folder")
     if args.part is not None: share_of(args.part, 1)  # found wrong before anything is written
     model = SSCQ.from_pretrained(args.model)
     if model.image_size == 1: raise ValueError(
@@ -118,9 +127,9 @@ def encode_parts(
 
 # %% ../nbs/47_parts.ipynb #297ef3b9
 def by_parts(args: argparse.Namespace) -> bool:
-    "Whether `sscq encode` was asked for parts, or goes on with some"
+    "Whether `sscq encode` was asked for parts, goes on with some, or is given URLs, which go into parts alone"
     if any(getattr(args, name, None) is not None for name in ("part_size", "part", "cluster")): return True
-    return bool(args.out) and is_sharded(args.out)
+    return by_url(args.images) or bool(args.out) and is_sharded(args.out)
 
 # %% ../nbs/47_parts.ipynb #316672c3
 def parts_info(
@@ -136,6 +145,7 @@ def parts_info(
         kind="parts",
         images=sum(len(one.state) for one in read),
         files=manifest.n,
+        named_by="URL" if manifest.urls else "path",
         parts=len(manifest.parts),
         part_size=manifest.part_size,
         missing=", ".join(map(str, missing[:10])) + f" and {len(missing) - 10} more" * (len(missing) > 10) or "none",

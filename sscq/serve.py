@@ -10,12 +10,13 @@ import argparse
 import asyncio
 import math
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from sscq.queries import (
     asked_of, Batcher, body_of, how_of, item_vectors, known, Limits, Metrics, numbers, pictures, Refused, searched,
     SETTINGS, vectors,
 )
+from .parts import check_model
 from .report import say
 from .shards import open_index, ShardedIndex
 from .validation import check_count, check_number, one_line, shown
@@ -64,19 +66,19 @@ class Changes:
 
     def add(self, f: Tensor, ids: np.ndarray | None, names: list[str] | None) -> list[int]:
         "The ids of what was added"
-        has = self.index.snapshot().state.columns
-        if "paths" in has and names is None: raise Refused(
-            400, "this index knows each picture by a name: give names, one for each")
-        if names is not None and ("paths" not in has and len(self.index) or len(names) != len(f)): raise Refused(
-            400, f"{len(names)} names for {len(f)} items of an index "
-            f"{'of names' if 'paths' in has else 'without names'}")
-        columns = {name: list(values) if name == FILE_COLUMNS[0] else np.asarray(values)
-                   for name, values in file_columns([NOT_KNOWN] * len(f)).items() if name in has}
-        first = self.index._state.next
+        first = 0
 
-        def change() -> None:
+        def change() -> None:  # whoever is here is alone: what it looks at stays as it is
             nonlocal first
-            first = self.index._state.next
+            state = self.index._state
+            has, first = state.columns, state.next
+            if "paths" in has and names is None: raise Refused(
+                400, "this index knows each picture by a name: give names, one for each")
+            if names is not None and ("paths" not in has and len(state) or len(names) != len(f)): raise Refused(
+                400, f"{len(names)} names for {len(f)} items of an index "
+                f"{'of names' if 'paths' in has else 'without names'}")
+            columns = {name: list(values) if name == FILE_COLUMNS[0] else np.asarray(values)
+                       for name, values in file_columns([NOT_KNOWN] * len(f)).items() if name in has}
             self.index.add(f, ids, names, columns or None)
         self._change(change)
         return (np.arange(first, first + len(f)) if ids is None else ids).tolist()
@@ -92,7 +94,7 @@ def openapi(write: bool, D: int) -> dict:
     many = dict(oneOf=[one, dict(type="array", items=one)])
     files = dict(oneOf=[dict(type="string", format="byte"), dict(type="array", items=dict(type="string"))])
     settings = dict(k=number, radius=dict(type="number"), refine=number, among=ids, without=ids,
-                    distance=dict(enum=["squared", "unsquared"]))
+                    distance=dict(enum=["squared", "unsquared"]), model=dict(type="string"))
 
     def body(**properties: object) -> dict:
         schema = dict(type="object", properties=properties, additionalProperties=False)
@@ -113,7 +115,8 @@ def openapi(write: bool, D: int) -> dict:
     }
     if write: paths |= {
         "/add": dict(post=answer("add vectors or pictures", requestBody=body(
-            vectors=many, pictures=files, ids=ids, names=dict(type="array", items=dict(type="string"))))),
+            vectors=many, pictures=files, ids=ids, names=dict(type="array", items=dict(type="string")),
+            model=dict(type="string")))),
         "/remove": dict(post=answer("remove items", requestBody=body(ids=ids))),
     }
     return dict(openapi="3.1.0", info=dict(title="sscq", version="1"), paths=paths)
@@ -132,6 +135,23 @@ if(!r.ok)return row(said.error);row('id','distance','');const a=said.answers[0]
 a.ids.forEach((id,i)=>row(id,a.distances[i].toPrecision(4),a.paths?a.paths[i]:''))}</script>
 """
 
+# %% ../nbs/49_serve.ipynb #67d76056
+class Serving:
+    "An index and its model, as long as requests use them"
+    def __init__(self, index: Any, model: SSCQ | None, limits: Limits):
+        self.index, self.model, self.fingerprint = index, model, index.fingerprint
+        self.D: int = index.codebooks[:, 0].numel()
+        self.batcher = Batcher(partial(searched, index), limits)
+        self.users, self.before = 0, 0  # requests under way; batches of those that were replaced
+
+    @property
+    def batches(self) -> int:
+        return self.before + self.batcher.batches
+
+    def close(self) -> None:
+        self.batcher.pool.shutdown(wait=False)
+        if isinstance(self.index, ClusterIndex): self.index.release()
+
 # %% ../nbs/49_serve.ipynb #50bccb9f
 class Service:
     "An index, its model, and how requests are answered"
@@ -141,20 +161,48 @@ class Service:
         limits: Limits = Limits(),
         write: Path | None = None,  # the index file that changes are written to; None: there are none
         paths: bool = False,  # whether answers tell where the pictures lie
+        reopen: Callable[[], tuple[Any, SSCQ | None]] | None = None,  # what `switch` opens
     ):
-        self.index, self.model, self.limits, self.paths = index, model, limits, paths
+        self.limits, self.paths, self.reopen = limits, paths, reopen
         self.metrics, self.changes = Metrics(), Changes(index, write)
-        self.batcher = Batcher(partial(searched, index), limits)
+        self.now = Serving(index, model, limits)  # replaced as a whole, by `switch`
         self.pool = ThreadPoolExecutor(2, "work")  # decoding, embedding and writing
-        self.embedding = threading.Lock()
+        self.embedding, self._counting, self._switching = threading.Lock(), threading.Lock(), threading.Lock()
 
-    @property
-    def D(self) -> int:
-        return self.index.codebooks[:, 0].numel()
+    @contextmanager
+    def using(self) -> Iterator[Serving]:
+        "What one request stays with, from its first look to its last"
+        with self._counting:
+            own = self.now
+            own.users += 1
+        try:
+            yield own
+        finally:
+            with self._counting:
+                own.users -= 1
+                last = own is not self.now and not own.users
+            if last: own.close()
 
-    def embedded(self, files: list[bytes]) -> Tensor:
+    def switch(self) -> bool:
+        "Open anew what the server was started with, answer from that, and let the old one go when nobody uses it"
+        with self._switching:
+            try:
+                if self.changes.path is not None or self.reopen is None: raise ValueError(
+                    "what callers add to this index would be missing in another one; end the server and start it anew")
+                new = Serving(*self.reopen(), self.limits)
+            except Exception as error:
+                say(f"sscq: note: nothing was switched: {one_line(error)}", error=True)
+                return False
+            with self._counting:
+                old, self.now = self.now, new
+                new.before = old.batches
+                unused = not old.users
+            if unused: old.close()
+            say(f"switched to {len(new.index):,} images of model {new.fingerprint}")
+            return True
+
+    def embedded(self, files: list[bytes], model: SSCQ | None) -> Tensor:
         "Vectors of pictures; refused where one cannot be read"
-        model = self.model
         if model is None or model.image_size == 1: raise Refused(
             400, "this server has no model for pictures: ask with vectors or ids")
         try:
@@ -165,26 +213,28 @@ class Service:
             raise Refused(400, one_line(error)[:200]) from None
         with self.embedding: return model.embed(torch.stack(squares))
 
-    async def vectors_of(self, asked: dict, kinds: tuple[str, ...]) -> Tensor:
+    async def vectors_of(self, asked: dict, kinds: tuple[str, ...], own: Serving) -> Tensor:
+        if (said := asked.get("model")) not in (None, own.fingerprint): raise Refused(
+            409, f"this server answers with model {own.fingerprint}, not with {shown(said, 40)}: embed with that one")
         given = [kind for kind in kinds if asked.get(kind) is not None]
         if len(given) != 1: raise Refused(400, f"give one of {', '.join(kinds)}, not {' and '.join(given) or 'none'}")
         value, loop = asked[given[0]], asyncio.get_running_loop()
-        if isinstance(value, list) and len(value) > max(self.limits.queries, self.D): raise Refused(
+        if isinstance(value, list) and len(value) > max(self.limits.queries, own.D): raise Refused(
             413, f"{len(value):,} {given[0]} are more than the {self.limits.queries:,} that one request may have")
         if given[0] == "ids":
             ids = numbers("ids", value)
-            return await loop.run_in_executor(self.pool, item_vectors, self.index, ids)
-        if given[0] == "vectors": f = vectors(value, self.D)
-        else: f = await loop.run_in_executor(self.pool, self.embedded, pictures(value))
+            return await loop.run_in_executor(self.pool, item_vectors, own.index, ids)
+        if given[0] == "vectors": f = vectors(value, own.D)
+        else: f = await loop.run_in_executor(self.pool, self.embedded, pictures(value), own.model)
         if len(f) > self.limits.queries: raise Refused(
             413, f"{len(f):,} {given[0]} are more than the {self.limits.queries:,} that one request may have")
         return f
 
-    async def search(self, asked: dict) -> dict:
-        known(asked, ("vectors", "ids", "pictures", *SETTINGS))
-        how = how_of(asked, self.index, self.limits)
-        f = await self.vectors_of(asked, ("vectors", "ids", "pictures"))
-        found, start = await self.batcher.ask(f, how)
+    async def search(self, asked: dict, own: Serving) -> dict:
+        known(asked, ("vectors", "ids", "pictures", "model", *SETTINGS))
+        how = how_of(asked, own.index, self.limits)
+        f = await self.vectors_of(asked, ("vectors", "ids", "pictures"), own)
+        found, start = await own.batcher.ask(f, how)
         answers = []
         for q in range(start, start + len(f)):
             n = int((found.ids[q] >= 0).sum())
@@ -193,9 +243,10 @@ class Service:
             answers.append(answer)
         return dict(answers=answers)
 
-    async def add(self, asked: dict) -> dict:
-        known(asked, ("vectors", "pictures", "ids", "names"))
-        f = await self.vectors_of({name: asked.get(name) for name in ("vectors", "pictures")}, ("vectors", "pictures"))
+    async def add(self, asked: dict, own: Serving) -> dict:
+        known(asked, ("vectors", "pictures", "ids", "names", "model"))
+        given = {name: asked.get(name) for name in ("vectors", "pictures", "model")}
+        f = await self.vectors_of(given, ("vectors", "pictures"), own)
         ids, names = asked.get("ids"), asked.get("names")
         if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
             raise Refused(400, "names must be a list of texts")
@@ -203,14 +254,15 @@ class Service:
         work = partial(self.changes.add, f, some, names)
         return dict(ids=await asyncio.get_running_loop().run_in_executor(self.pool, work))
 
-    async def remove(self, asked: dict) -> dict:
+    async def remove(self, asked: dict, own: Serving) -> dict:
         known(asked, ("ids",))
         ids = numbers("ids", asked.get("ids"))
         await asyncio.get_running_loop().run_in_executor(self.pool, self.changes.remove, ids)
         return dict(removed=len(np.unique(ids)))
 
     def health(self) -> dict:
-        return dict(status="ok", images=len(self.index), bits=self.index.bits, model=self.index.fingerprint)
+        own = self.now
+        return dict(status="ok", images=len(own.index), bits=own.index.bits, model=own.fingerprint)
 
 # %% ../nbs/49_serve.ipynb #95ecc260
 def application(
@@ -225,7 +277,7 @@ def application(
         from starlette.routing import Route
     except ImportError as error:
         raise ImportError("the server needs Starlette and uvicorn: pip install 'sscq[serve]'") from error
-    limits, metrics, batcher = service.limits, service.metrics, service.batcher
+    limits, metrics = service.limits, service.metrics
 
     def counted(name: str, answer: Callable) -> Callable:
         async def endpoint(request):
@@ -254,7 +306,9 @@ def application(
             except ClientDisconnect:
                 raise Refused(499, "the connection was closed before the body was there") from None
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            return JSONResponse(await do(asked_of(body, kind, request.query_params)))
+            asked = asked_of(body, kind, request.query_params)
+            with service.using() as own:
+                return JSONResponse(await do(asked, own), headers={"sscq-model": own.fingerprint})
         return Route(f"/{name}", counted(name, answer), methods=["POST"])
 
     def got(name: str, give: Callable, form: Any) -> Any:
@@ -268,13 +322,14 @@ def application(
         return JSONResponse(dict(error=text), error.status_code, error.headers)
 
     def text() -> str:
-        return metrics.text(len(service.index), batcher.waiting, batcher.batches)
+        own = service.now
+        return metrics.text(len(own.index), own.batcher.waiting, own.batches)
     write = service.changes.path is not None
     routes = [
         got("", lambda: PAGE, HTMLResponse),
         got("health", service.health, JSONResponse),
         got("metrics", text, PlainTextResponse),
-        got("openapi.json", lambda: openapi(write, service.D), JSONResponse),
+        got("openapi.json", lambda: openapi(write, service.now.D), JSONResponse),
         posted("search", service.search),
     ]
     if write: routes += [posted("add", service.add), posted("remove", service.remove)]
@@ -282,7 +337,7 @@ def application(
     @asynccontextmanager
     async def lifespan(_):
         yield
-        batcher.pool.shutdown(cancel_futures=True)
+        service.now.batcher.pool.shutdown(cancel_futures=True)
         service.pool.shutdown(cancel_futures=True)
     return Starlette(routes=routes, exception_handlers={HTTPException: refused}, lifespan=lifespan)
 
@@ -306,6 +361,37 @@ def listening(host: str, port: int) -> socket.socket:
                       "another, or --port 0 for one that is free") from None
 
 
+@contextmanager
+def on_hangup(
+    do: Callable[[], object],
+    end: Callable[[], object],
+) -> Iterator[None]:
+    "On SIGHUP do something in a thread; or end, where the terminal is closed that the program was started from"
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminal = os.isatty(0)
+
+    def hung_up(*_: object) -> None:
+        if terminal and not os.isatty(0): end()
+        else: threading.Thread(target=do, daemon=True).start()
+    before = signal.signal(signal.SIGHUP, hung_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def opened(args: argparse.Namespace) -> tuple[Any, SSCQ]:
+    "The index and the model that a server was started with, as the names lead to them now"
+    where, model_of = os.path.realpath(args.index), args.model or Path(args.index).parent
+    model = SSCQ.from_pretrained(os.path.realpath(model_of) if os.path.exists(model_of) else model_of)
+    if args.cluster is None: index = open_index(where, model.embed)
+    else: index = ClusterIndex(where, model.embed, args.cluster, args.actors, args.replicas)
+    if isinstance(index, ShardedIndex): check_model(index.manifest, model)
+    return index, model
+
+
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -323,10 +409,9 @@ def serve(args: argparse.Namespace) -> dict:
             if not os.path.isfile(args.index): raise ValueError(
                 f"{one_line(args.index)} is not one index file: parts do not change, so --write is not for them")
             check_writable(args.index)
-        model = SSCQ.from_pretrained(args.model or Path(args.index).parent)
-        index = open_index(args.index, model.embed) if args.cluster is None else ClusterIndex(
-            args.index, model.embed, args.cluster, args.actors, args.replicas)
-        service = Service(index, model, limits, Path(args.index) if args.write else None, args.paths)
+        index, model = opened(args)
+        write = Path(os.path.realpath(args.index)) if args.write else None
+        service = Service(index, model, limits, write, args.paths, partial(opened, args))
         app = application(service)
         if args.host in LOCAL: app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])
         config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, limit_concurrency=4 * args.queue,
@@ -335,8 +420,10 @@ def serve(args: argparse.Namespace) -> dict:
         kind = "parts" if isinstance(index, ShardedIndex) else "index"
         address = f"http://{'[' + host + ']' if ':' in host else host}:{port}"
         say(f"{len(index):,} images of {kind} {one_line(args.index)} at {address}; Ctrl-C ends it")
+        server = uvicorn.Server(config)
         try:
-            uvicorn.Server(config).run(sockets=[sock])
+            with on_hangup(service.switch, partial(setattr, server, "should_exit", True)):
+                server.run(sockets=[sock])
         finally:
-            if isinstance(index, ClusterIndex): index.close()
-    return dict(requests=sum(service.metrics.requests.values()), batches=service.batcher.batches)
+            if isinstance(service.now.index, ClusterIndex): service.now.index.close()
+    return dict(requests=sum(service.metrics.requests.values()), batches=service.now.batches)

@@ -29,6 +29,7 @@ from sscq.indexfile import (
 from .reading import Pictures, read, WORKERS
 from .segment_search import refined, search_segments
 from .segments import State
+from .urls import listed_urls, READERS, UrlPictures, UrlState
 from .validation import check_count, check_path, one_line, shown
 
 # %% ../nbs/39_shards.ipynb #20e77a5c
@@ -38,9 +39,9 @@ _FORMAT = "sscq-shards"
 
 class FilesOfPart(NamedTuple):
     "The files of a part as they were when the manifest was written"
-    names: Texts  # seen from the folder of pictures
+    names: Texts  # seen from the folder of pictures, or URLs
     sizes: np.ndarray  # (n,) bytes
-    mtimes: np.ndarray  # (n,) ns
+    mtimes: np.ndarray  # (n,) ns; of URLs what `state_of_info` makes of a tag
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Manifest:
     part_size: int
     n: int  # files
     parts: tuple[Part, ...]
+    urls: bool = False  # whether files are named by URL
 
     def path(self, number: int) -> Path:  # of a part's index file
         return self.folder / f"part-{number:05}.sscq"
@@ -88,6 +90,16 @@ def _digest_of(first: int, n: int, arrays: Sequence[dict]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../nbs/39_shards.ipynb #741e7b8f
+def roots_of(
+    root: Path | None,  # of pictures; None: they are named by URL
+    folder: Path,  # in which a file of ours lies
+) -> list[str]:
+    "Where relative names begin: seen from the file, and at all"
+    if root is None: return []
+    home = os.path.realpath(root)
+    return [os.path.relpath(home, os.path.realpath(folder)), home]
+
+
 def weights_of(
     model: Any,  # an SSCQ
 ) -> str:
@@ -121,6 +133,22 @@ def write_manifest(
     return _written(folder, root, listed_files(root, files, part_size), part_size, model, keep)
 
 
+def write_url_manifest(
+    folder: Path,
+    source: str,  # the URL of a folder, or a list of URLs
+    part_size: int,
+    model: dict[str, str],
+    keep: str | None,
+) -> "Manifest":
+    "`write_manifest` of pictures behind URLs"
+    part_size = check_count("part_size", part_size)
+    listed = (
+        FilesOfPart(Texts.of(some.urls), *(np.array(own, np.int64) for own in zip(*some.states)))
+        for some in listed_urls(source, part_size)
+    )
+    return _written(folder, None, listed, part_size, model, keep)
+
+
 def write_successor(
     old: Manifest,
     folder: Path,
@@ -128,14 +156,19 @@ def write_successor(
     model: dict[str, str],  # the successor
 ) -> "Manifest":
     "The same files in the same parts, for another model"
-    return _written(folder, root, map(old.files, old.parts), old.part_size, model, old.keep)
+    return _written(folder, None if old.urls else root, map(old.files, old.parts), old.part_size, model, old.keep)
 
 
 def _written(
-    folder: Path, root: Path, listed: Iterable[FilesOfPart], part_size: int, model: dict[str, str], keep: str | None
+    folder: Path,
+    root: Path | None,  # None: files are named by URL
+    listed: Iterable[FilesOfPart],
+    part_size: int,
+    model: dict[str, str],
+    keep: str | None,
 ) -> Manifest:
     folder.mkdir(parents=True, exist_ok=True)
-    where, home = folder / MANIFEST, os.path.realpath(root)
+    where = folder / MANIFEST
 
     def build(put: Callable[[np.ndarray], dict]) -> dict:
         parts, first = [], 0
@@ -146,7 +179,7 @@ def _written(
             first += n
         return dict(
             format=_FORMAT, version=1, model=model, keep=keep, part_size=part_size, n=first, parts=parts,
-            roots=[os.path.relpath(home, os.path.realpath(folder)), home],
+            urls=root is None, roots=roots_of(root, folder),
         )
 
     mine = folder / f".{MANIFEST}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -192,8 +225,9 @@ def read_manifest(
         if first != table["n"] or not parts: raise ValueError(
             f"its parts hold {first} of {shown(table['n'], 20)} files")
         if table["keep"] not in (None, "half", "int8"): raise ValueError(f"keep={shown(table['keep'], 20)}")
-        return Manifest(
-            folder, file, model, table["keep"], check_count("part_size", table["part_size"]), first, tuple(parts))
+        if (urls := table.get("urls", False)) not in (False, True): raise ValueError(f"urls={shown(urls, 20)}")
+        size = check_count("part_size", table["part_size"])
+        return Manifest(folder, file, model, table["keep"], size, first, tuple(parts), urls)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file.name} does not fit together: {one_line(error)[:160]}; take another copy") from None
 
@@ -248,7 +282,7 @@ def save_part(
     manifest: Manifest,
     part: Part,
     index: Index,  # empty, of the model
-    root: Path,  # the folder of pictures
+    root: Path,  # the folder of pictures; not looked at where they are named by URL
     rows: np.ndarray,  # (n,) which of the part's files these are, ascending
     f: Tensor,  # (n, D) embeddings
     unreadable: list[list[str]],
@@ -258,9 +292,9 @@ def save_part(
     index._state = State(next=part.first)
     codes, whole = index._encode(f), len(rows) == part.n
     index._append(codes, None if whole else rows + part.first, {"paths": names[rows], **index._kept(f, len(rows))})
-    where, home = Path(os.path.realpath(manifest.path(part.number))), os.path.realpath(root)
+    where = Path(os.path.realpath(manifest.path(part.number)))
     said = _said_of(index, index._state, dict(
-        roots=[os.path.relpath(home, where.parent), home],
+        roots=roots_of(None if manifest.urls else root, where.parent),
         part=dict(number=part.number, digest=part.digest, unreadable=unreadable),
     ))
     save_state(where, index._state, said, index._books.numpy(), Saved())
@@ -270,15 +304,20 @@ def encode_part(
     manifest: Manifest,
     part: Part,
     model: Any,  # an SSCQ
-    root: Path,  # the folder of pictures
-    workers: int = WORKERS,  # threads that decode
+    root: Path,  # the folder of pictures; not looked at where they are named by URL
+    workers: int = WORKERS,  # threads that decode; URLs are fetched by READERS, or more
     batch_size: int = 256,
     progress: Callable[[int], object] | None = None,  # is given how many pictures more are done
 ) -> PartDone:
     "Encode the files of a part and write its index file"
-    listed = manifest.files(part)
-    check_unchanged(root, part, listed)
-    images = Pictures([os.path.join(root, name) for name in listed.names], model.image_size, model.channels)
+    listed, sides = manifest.files(part), (model.image_size, model.channels)
+    if manifest.urls:
+        states = [UrlState(*own) for own in zip(listed.sizes.tolist(), listed.mtimes.tolist())]
+        images: Pictures = UrlPictures(list(listed.names), states, *sides)
+        workers = max(workers, READERS)
+    else:
+        check_unchanged(root, part, listed)
+        images = Pictures([os.path.join(root, name) for name in listed.names], *sides)
     index = Index(model.codebooks.detach().float(), keep=manifest.keep)
     found: list[tuple[Tensor, Tensor]] = []
     try:
@@ -287,7 +326,8 @@ def encode_part(
             if progress is not None: progress(len(rows))
     except ValueError:
         if len(images.unreadable) < part.n: raise
-    check_unchanged(root, part, listed)
+    if isinstance(images, UrlPictures): images.check_reached()
+    else: check_unchanged(root, part, listed)
     D = index.codebooks[:, 0].numel()
     f = torch.cat([torch.empty(0, D), *(f for f, _ in found)])
     rows = torch.cat([torch.empty(0, dtype=torch.int64), *(rows for _, rows in found)])
@@ -441,13 +481,13 @@ def part_answers(
     without: np.ndarray | None = None,
 ) -> PartAnswers:
     "What a machine with some of the parts has to say"
-    now = index.snapshot()
+    whole = now = index.snapshot()
     try:
         if among is not None or without is not None: now = now.filtered(among, without)
     except ValueError:  # nothing of this here, and others may have some
         none = np.empty((len(f), 0))
         return PartAnswers(none.astype(np.float32), none.astype(np.int64), none.astype(np.float32) if near else None,
-                           [[] for _ in f] if index.snapshot().state.columns else None)
+                           [[] for _ in f] if whole.state.columns else None)
     segments, width, by_embedding = now.state.segments, min(width, len(now)), None
     found = joined_answers([search_segments(segments, index.tables(some, distance), width) for some in f.split(1024)])
     if near:

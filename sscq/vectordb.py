@@ -16,6 +16,7 @@ import numpy as np
 from .codebook import decode, n_bits
 from .files import atomic_write, check_writable, staging
 from .index import Index
+from .segments import IndexSnapshot
 from .report import say
 from .shards import open_index
 from .validation import one_line
@@ -36,19 +37,19 @@ def packages(*names: str) -> list[Any]:
 
 
 def rows_of(
-    index: Index,
+    index: Index | IndexSnapshot,
     first: int,
     last: int,
     codes: bool,  # vectors that the codes stand for; else embeddings that were kept
 ) -> Any:  # a pyarrow table
     "Some items, in the order of their ids"
     (pa,) = packages("pyarrow")
-    now = index.snapshot()
+    now = index.snapshot() if isinstance(index, Index) else index
     order = now.state.order()
     order = np.arange(len(now))[order][first:last]
     ids, state = now.state.ids()[order], now.state
     if codes:
-        vectors = decode(now.codes[first:last], index.codebooks).numpy()
+        vectors = decode(now.codes[first:last], now.codebooks).numpy()
     else:
         vectors = state.column("embedding")[order].astype(np.float32)
         if "embedding_scale" in state.columns: vectors *= state.column("embedding_scale")[order][:, None]
@@ -70,12 +71,14 @@ def to_parquet(
     if index.keep is None: raise ValueError(
         "this index keeps no embeddings, and Parquet is for them: sscq encode --keep half makes one that does")
 
+    now = index.snapshot()  # others may go on adding
+
     def write(part: Path) -> None:
-        first = rows_of(index, 0, BLOCK, False)
+        first = rows_of(now, 0, BLOCK, False)
         with pq.ParquetWriter(part, first.schema) as file:
             file.write_table(first)
-            for start in range(BLOCK, len(index), BLOCK):
-                file.write_table(rows_of(index, start, start + BLOCK, False))
+            for start in range(BLOCK, len(now), BLOCK):
+                file.write_table(rows_of(now, start, start + BLOCK, False))
     return atomic_write(path, write)
 
 # %% ../nbs/48_vectordb.ipynb #3eeccb25
@@ -86,13 +89,14 @@ def to_lance(
     "A data set of Lance with our codebooks, which LanceDB opens; whole or not at all"
     lance, folder = packages("lance", "pyarrow")[0], Path(folder)
     if folder.exists(): raise ValueError(f"{one_line(folder)} is there already: name a folder that is not")
-    if not len(index): raise ValueError("the index is empty: add something first")
+    now = index.snapshot()
+    if not len(now): raise ValueError("the index is empty: add something first")
     if n_bits(index.codebooks.shape[1]) not in (4, 8): raise ValueError(
         f"Lance takes codewords of 4 or 8 bits, and these have {n_bits(index.codebooks.shape[1])}")
     with staging(folder.parent) as part:
         where = str(part / "data")
-        for start in range(0, len(index), BLOCK):
-            lance.write_dataset(rows_of(index, start, start + BLOCK, True), where, mode="append" if start else "create")
+        for start in range(0, len(now), BLOCK):
+            lance.write_dataset(rows_of(now, start, start + BLOCK, True), where, mode="append" if start else "create")
         index_lance(lance.dataset(where), index)
         shutil.move(where, folder)
     return folder

@@ -398,6 +398,26 @@ def test_an_inverted_file_follows_its_index(tmp_path, M, K, distinct):
     ivf.extend(); exact()
 
 
+def test_cells_that_are_extended_during_a_search_bring_no_rows_of_later():
+    f, codebooks, codes = random_search(4, 16, N=400, Q=6)
+    class Growing(Index):
+        "Somebody adds and extends right after a search has looked"
+        later = None
+
+        def snapshot(self):
+            now = super().snapshot()
+            if self.later is not None:
+                some, self.later = self.later, None
+                self.add(some, paths=[f"new-{i}" for i in range(len(some))])
+                ivf.extend()
+            return now
+    index = Growing(codebooks).add(codes[:300], paths=map(str, range(300)))
+    ivf, wanted = index.to_ivf(n_lists=4, n_probe=4), index.search(f, 300)
+    index.later = codes[300:]
+    found = ivf.search(f, 300)
+    assert torch.equal(found.ids, wanted.ids) and found.paths == wanted.paths and len(index) == 400
+
+
 def test_an_inverted_file_is_the_same_after_saving(tmp_path):
     f, codebooks, codes = random_search(M=8, N=6000, Q=50)
     index = Index(codebooks).add(codes)

@@ -1,8 +1,10 @@
 "The server: what it answers, what it refuses, and many callers at once."
 import base64
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,8 +23,8 @@ from PIL import Image
 from sscq.cli import main
 from sscq.core import SSCQ
 from sscq.index import Index
-from sscq.queries import Batcher, Limits
-from sscq.serve import application, listening, openapi, Service
+from sscq.queries import Batcher, How, Limits, Refused, searched
+from sscq.serve import application, listening, on_hangup, openapi, Service
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient  # noqa: E402
@@ -255,11 +257,11 @@ def test_a_streamed_body_is_cut_off(small):
 def test_a_queue_that_is_full_and_a_search_that_is_slow(served, model):
     gate = threading.Event()
     client = served(limits=dict(queue=2, seconds=.6))
-    real = Index.search
+    real = Index._nearest
     def slow(self, *args, **kwargs):
         gate.wait(10)
         return real(self, *args, **kwargs)
-    Index.search = slow
+    Index._nearest = slow
     try:
         with ThreadPoolExecutor(6) as pool:
             asked = [pool.submit(client.post, "/search", json={"ids": [i]}) for i in range(6)]
@@ -269,7 +271,7 @@ def test_a_queue_that_is_full_and_a_search_that_is_slow(served, model):
         assert any("wait already" in text for text in texts) and any("was not done in" in text for text in texts)
     finally:
         gate.set()
-        Index.search = real
+        Index._nearest = real
     for _ in range(50):
         if (last := client.post("/search", json={"ids": [1]})).status_code == 200: break
         time.sleep(.05)
@@ -313,6 +315,45 @@ def test_batches_hold_what_is_asked_alike():
     assert sum(n for n, _ in sizes) == 12 and max(n for n, _ in sizes) <= 4 and len(sizes) <= 6
 
 
+class Restless(Index):
+    "Somebody adds or removes whenever its length is asked for"
+    change = None
+
+    def __len__(self):
+        n = super().__len__()
+        if self.change is not None: self.change(self)
+        return n
+
+
+BETWEEN = {"added": {}, "added, of some": dict(among=tuple(range(40))), "added, without some": dict(without=(3, 50)), "added, near": dict(radius=1e9),
+           "added, sorted": dict(refine=500)}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_is_added_between_two_looks_pushes_nothing_out(name):
+    "The newest are nearest, so that with the number of a moment before, the farthest would be missing"
+    f, asked = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), {**dict(k=100, radius=None, refine=None, distance=None), **BETWEEN[name]}
+    index = Restless(torch.randn(2, 16, 2, generator=torch.Generator().manual_seed(1)), keep="half").add(f)
+    index.change = lambda index: index.add(f[:1])
+    for _ in range(3):
+        before = set(index.snapshot().ids.tolist())
+        found = searched(index, f[:1], How(**asked)).ids[0].tolist()
+        assert before - set(asked.get("without", ())) <= set(found) and len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("filters", [{}, dict(among=tuple(range(30))), dict(without=(0,))], ids=["all", "among", "without"])
+def test_what_is_removed_between_two_looks_is_no_error(filters):
+    f = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    index = Restless(torch.randn(2, 16, 2, generator=torch.Generator().manual_seed(1))).add(f)
+    index.change = lambda index: index.remove([int(index.snapshot().ids[-1])])
+    for _ in range(3):
+        found = searched(index, f[:1], How(100, None, None, None, **filters)).ids[0].tolist()
+        assert sorted(found) == [i for i in index.snapshot().ids.tolist() if i not in filters.get("without", ())]
+    index.change = lambda index: index.remove(index.snapshot().ids.tolist())
+    with pytest.raises(Refused) as refused: searched(index, f[:1], How(100, None, None, None, **filters))
+    assert refused.value.status == 404
+
+
 def test_two_add_while_eight_search(served, model, file):
     client, rng = served(), np.random.default_rng(1)
     D = Index.load(file).codebooks[:, 0].numel()
@@ -346,6 +387,158 @@ def test_two_add_while_eight_search(served, model, file):
     every = {**added[0], **added[1]}
     own = Index(index.codebooks).add(np.stack([every[i] for i in sorted(every)]))
     assert torch.equal(own.codes, index.codes[12:])
+
+
+# --- from old to new
+
+@pytest.fixture(scope="module")
+def successors(home, model) -> list:
+    "Two models of the same number of bits, so that one's vectors are taken by the other's codes, with their indexes"
+    other = SSCQ(bits=16, backbone="tiny_cnn", image_size=16, seed=1)
+    return [(m.index(home / "photos", keep="half", progress=False), m) for m in (model, other)]
+
+
+def test_each_answer_is_of_one_model_while_the_server_goes_to_and_fro(successors, home):
+    "By picture, by id and by vector, from eight callers; the model that an answer names gave all of it"
+    wanted, turn = {}, [0]
+    for index, model in successors:
+        for i in range(12):
+            words = index.codebooks[torch.arange(len(index.codebooks)), index.codes[i].long()].flatten()
+            by_vector = index.search(model.embed(picture(home, i)), k=5, refine=12)
+            for kind, found in (("picture", by_vector), ("vector", by_vector), ("id", index.search(words, k=5))):
+                wanted[index.fingerprint, kind, i] = found.ids[0].tolist(), found.distances[0].tolist()
+    vectors = {index.fingerprint: [model.embed(picture(home, i)).tolist() for i in range(12)] for index, model in successors}
+    def reopen():
+        turn[0] += 1
+        return successors[turn[0] % 2]
+    service, done, seen = Service(*successors[0], reopen=reopen), threading.Event(), [set() for _ in range(8)]
+    def search(who: int):
+        n, own, kind = 0, successors[0][0].fingerprint, ("picture", "id", "vector")[who % 3]
+        while not done.is_set():
+            i = n % 12
+            if kind == "picture": answer = client.post("/search?k=5", content=picture(home, i), headers={"content-type": "image/png"})
+            elif kind == "id": answer = client.post("/search", json={"ids": [i], "k": 5, "refine": 0})
+            else: answer = client.post("/search", json={"vectors": vectors[own][i], "k": 5, "model": own})
+            if answer.status_code == 409:  # embedded anew, as it says
+                assert kind == "vector"
+                own = ({*vectors} - {own}).pop()
+                continue
+            assert answer.status_code == 200, answer.text
+            by = answer.headers["sscq-model"]
+            found = answer.json()["answers"][0]
+            assert (found["ids"], found["distances"]) == wanted[by, kind, i]
+            seen[who].add(by)
+            n += 1
+        return n
+    with TestClient(application(service)) as client, ThreadPoolExecutor(8) as pool:
+        searches = [pool.submit(search, who) for who in range(8)]
+        try:
+            end = time.monotonic() + 60
+            while not all(len(own) == 2 for own in seen) and time.monotonic() < end:  # on a busy machine, later
+                old = service.now
+                assert service.switch()
+                time.sleep(.05)
+        finally: done.set()
+        assert all(one.result() > 0 for one in searches)
+        assert all(len(own) == 2 for own in seen) and service.now is not old and not old.users and old.batcher.pool._shutdown
+    assert not service.now.users
+
+
+def test_the_old_one_stays_until_its_last_answer(successors, home):
+    gate, service = threading.Event(), Service(*successors[0], reopen=lambda: successors[1])
+    old, real = service.now, service.now.batcher.search
+    def slow(*args): return gate.wait(10) and real(*args)
+    old.batcher.search = slow
+    with TestClient(application(service)) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/search", json={"ids": [3], "k": 2})
+        while not old.users: time.sleep(.01)
+        assert service.switch() and not old.batcher.pool._shutdown
+        assert client.post("/search", json={"ids": [3], "k": 2}).headers["sscq-model"] == successors[1][0].fingerprint
+        gate.set()
+        answer = waiting.result()
+        assert answer.status_code == 200 and answer.headers["sscq-model"] == old.fingerprint
+        while old.users: time.sleep(.01)
+        assert old.batcher.pool._shutdown
+        batches = [int(re.search(r"sscq_batches_total (\d+)", client.get("/metrics").text)[1]) for _ in range(2)]
+        assert batches[0] == batches[1] >= 1
+
+
+def test_what_cannot_be_switched_to_changes_nothing(served, successors, home, file, capsys):
+    def missing(): raise FileNotFoundError("part-00002.sscq is missing")
+    service = Service(*successors[0], reopen=missing)
+    assert not service.switch() and service.now.index is successors[0][0]
+    assert capsys.readouterr().err.strip() == "sscq: note: nothing was switched: part-00002.sscq is missing"
+    assert not Service(*successors[0], write=file, reopen=lambda: successors[1]).switch()
+    assert "would be missing" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no such signals here")
+def test_the_command_follows_its_links_on_a_signal(home, model, tmp_path, capsys):
+    "Parts of the successor are first not whole, then of another model than the one beside them, then right"
+    import uvicorn  # noqa: F401
+    new = SSCQ(bits=16, backbone="tiny_cnn", image_size=16, seed=1)
+    for name, own in (("old", model), ("new", new)): own.save_pretrained(tmp_path / name / "model")
+    assert run("encode", tmp_path / "old/model", home / "photos", "--out", tmp_path / "old/parts", "--part-size", 5) == 0
+    again = ("reencode", tmp_path / "old/parts", tmp_path / "new/model", home / "photos", "--out", tmp_path / "new/parts")
+    assert run(*again, "--part", "1/2") == 0
+    (tmp_path / "current").symlink_to("old")
+    with listening("127.0.0.1", 0) as free: port = free.getsockname()[1]
+    prints, steps = [], []
+
+    def get() -> dict:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer: return json.load(answer)
+
+    def switched(to: str, said: str, wanted: str):
+        (tmp_path / "link").symlink_to(to)
+        (tmp_path / "link").replace(tmp_path / "current")
+        os.kill(os.getpid(), signal.SIGHUP)
+        end = time.monotonic() + 30
+        while said not in "".join(prints) and time.monotonic() < end:
+            time.sleep(.02)
+            out = capsys.readouterr()
+            prints.append(out.out + out.err)
+        prints.clear()
+        steps.append(get()["model"] == wanted)
+
+    def callers():
+        try:
+            for _ in range(300):
+                try: get()
+                except OSError: time.sleep(.05)
+                else: break
+            first = get()["model"]
+            switched("new", "is missing", first)
+            run(*again)
+            switched("new", "switched to 12 images", Index(new.codebooks.detach()).fingerprint)
+            switched("old", "switched to 12 images", first)
+        finally: os.kill(os.getpid(), signal.SIGINT)
+    before, thread = signal.getsignal(signal.SIGHUP), threading.Thread(target=callers)
+    thread.start()
+    assert run("serve", tmp_path / "current/parts", "--model", tmp_path / "current/model", "--port", port) == 130
+    thread.join()
+    assert steps == [True] * 3 and signal.getsignal(signal.SIGHUP) is before
+
+
+def test_parts_of_another_network_with_the_same_codebooks_are_not_taken(home, model, tmp_path, capsys):
+    other = SSCQ(bits=16, backbone="tiny_cnn", image_size=16, seed=1)
+    other.codebooks.data.copy_(model.codebooks.data)
+    for name, own in (("a", model), ("b", other)): own.save_pretrained(tmp_path / name)
+    assert run("encode", tmp_path / "a", home / "photos", "--out", tmp_path / "parts", "--part-size", 5) == 0
+    assert run("serve", tmp_path / "parts", "--model", tmp_path / "b", "--port", 0) == 1
+    assert "was begun with model" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no such signals here")
+def test_a_terminal_that_is_closed_ends_the_server(monkeypatch):
+    happened, terminal = [], [True]
+    monkeypatch.setattr("sscq.serve.os.isatty", lambda number: terminal[0])
+    with on_hangup(lambda: happened.append("switch"), lambda: happened.append("end")):
+        os.kill(os.getpid(), signal.SIGHUP)
+        while not happened: time.sleep(.01)
+        terminal[0] = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        while len(happened) < 2: time.sleep(.01)
+    assert happened == ["switch", "end"]
 
 
 def test_a_process_of_its_own(home, tmp_path):

@@ -32,6 +32,27 @@ def test_parquet_has_ids_paths_and_embeddings(tmp_path, monkeypatch):
         assert ((f.norm(dim=1) - 1).abs() < .02).all() and len(f) == 298
 
 
+class Growing(Index):
+    "Somebody adds a new first item after each look"
+    adding = False
+
+    def snapshot(self):
+        now = super().snapshot()
+        if self.adding: self.add(torch.ones(1, 12), ids=[int(now.ids[0]) - 1], paths=["/photos/new.png"])
+        return now
+
+
+@pytest.mark.parametrize("what", ["parquet", "lance"])
+def test_what_is_added_while_rows_are_written_neither_shifts_nor_doubles_them(what, tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("sscq.vectordb.BLOCK", 64)
+    index = Growing(an_index().codebooks, keep="half").add(torch.randn(300, 12), ids=range(1000, 1300), paths=[f"/photos/{i}.png" for i in range(300)])
+    wanted, index.adding = list(zip(index.ids.tolist(), index.paths)), True
+    if what == "parquet": table = parquet.read_table(to_parquet(index, tmp_path / "x.parquet"))
+    else: table = pytest.importorskip("lance").dataset(str(to_lance(index, tmp_path / "x.lance"))).to_table()
+    assert list(zip(table["id"].to_pylist(), table["path"].to_pylist())) == wanted
+
+
 @pytest.mark.parametrize("words", [16, 256])
 def test_lance_answers_as_the_index_does(words, tmp_path, monkeypatch):
     lance = pytest.importorskip("lance")
