@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab_driver import Notebook, close, labelled, lab_server, lay_out
+from lab_driver import Notebook, close, labelled, lab_server, lay_out, without_kernel
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
@@ -56,7 +56,8 @@ def lab(browser, tmp_path_factory):
     for i, source in enumerate((SETUP, *EXPLORERS, KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
     path.write_text(json.dumps(nb), encoding="utf-8")
-    with lab_server(folder) as (url, token): yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args))
+    with lab_server(folder) as (url, token):
+        yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args), read=lambda name: without_kernel(browser, url, token, name))
 
 
 # Holds back plotly's script, which LiveFigure unpacks through a Response without an address, until the test lets it go
@@ -424,3 +425,32 @@ def test_figures_show_what_is_so_now_on_a_late_page_and_on_one_loaded_again(stop
     press(explorer, controls["K"], "ArrowLeft")
     agree(explorer, wanted)
     stopped.assert_clean()
+
+
+KEPT = ["from sscq.component import EXPLORABLES, Explorable\nfrom sscq.explorers import codebook_explorer\nshown = {name: Explorable(name) for name in EXPLORABLES}",
+        *(f'shown["{name}"]' for name in EXPLORABLES), "codebook_explorer()", 'shown["codebook"].state = {"K": 16}', 'print({name: one.state for name, one in shown.items()})']
+
+
+def moved(frame) -> str:
+    "What an explorable shows after a key was pressed on the first thing that a key moves; it has to be something else than before"
+    shown, said = frame.locator("#explorable"), frame.locator(".said")
+    said.wait_for()
+    before, drawn = said.text_content(), int(shown.get_attribute("data-drawn"))
+    thing = frame.locator("input[type=range], .drag").first
+    thing.press("ArrowLeft" if thing.input_value() == thing.get_attribute("max") else "ArrowRight")
+    for _ in range(100):
+        if int(shown.get_attribute("data-drawn")) > drawn and said.text_content() != before: return said.text_content()
+        frame.owner.page.wait_for_timeout(20)
+    raise AssertionError(f"no key changes {before!r}")
+
+
+def test_a_notebook_opened_without_a_kernel_shows_every_explorable_where_it_was_left(lab):
+    cells = [dict(cell_type="code", id=f"cell-{i}", metadata={}, execution_count=None, outputs=[], source=source) for i, source in enumerate(KEPT)]
+    kernel = dict(name="python3", display_name="Python 3", language="python")
+    path = lab.folder / "kept.ipynb"
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)), encoding="utf-8")
+    notebook, left = lab.open("kept.ipynb"), {}
+    try:
+        notebook.ran()
+        for name in EXPLORABLES: left[name] = moved(notebook.page.frame_locator(f"iframe[data-name={name}]"))
+    finally: notebook.close()
