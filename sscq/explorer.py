@@ -277,3 +277,21 @@ def _mimebundle(self, **kwargs):
     return {**ipywidgets.VBox._repr_mimebundle_(self, **kwargs), **text}
 
 Explorer._repr_mimebundle_ = _mimebundle
+
+# %% ../nbs/44_explorer.ipynb #3f5ce7e0
+_ASLEEP = """<p class="sscq-asleep">The {name} explorer asks a kernel for each of its pictures, and no kernel here knows it: run
+this cell to use it.</p><style>
+.sscq-asleep {{ display: none; visibility: hidden; border-left: 4px solid #D55E00; padding: 6px 8px;
+  animation: sscq-asleep 0s 3s forwards; }}
+@keyframes sscq-asleep {{ to {{ visibility: visible; }} }}
+.jp-OutputArea:has(.sscq-asleep):not(:has(.sscq-explorer)) .sscq-asleep {{ display: block; }}
+.jp-OutputArea:has(.sscq-asleep):not(:has(.sscq-explorer)) .jp-OutputArea-output:not(:has(*)) {{ display: none; }}
+</style>"""
+
+def _display(self):
+    from IPython.display import display
+    if not (os.environ.get("IN_TEST") or os.environ.get("SSCQ_STILL")):
+        display({"text/plain": "", "text/html": _ASLEEP.format(name=html.escape(self.name))}, raw=True)
+    display(self._repr_mimebundle_(), raw=True)
+
+Explorer._ipython_display_ = _display
