@@ -10,13 +10,19 @@ import base64
 import gzip
 import html
 import json
+import os
 import re
+import secrets
+from collections.abc import Callable
+from copy import deepcopy
 from functools import lru_cache
+from importlib.util import find_spec
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,7 +34,7 @@ from sscq.learning_explorables import collapse_data
 from sscq.reading import in_memory
 from sscq.search import adc, distance_table
 from sscq.train import PRESETS
-from sscq.validation import check_choice
+from sscq.validation import check_choice, shown
 
 # %% ../nbs/44_component.ipynb #bf39301f
 JS = Path(str(files("sscq"))) / "js"
@@ -69,7 +75,8 @@ def page_layers(
             none = torch.zeros(len(part.weight))
             scales.append([none + 1, none if part.bias is None else part.bias.detach().cpu()])
             layers.append(dict(kind="conv" if part.weight.ndim == 4 else "linear", shape=list(part.weight.shape[:2])))
-        elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) and layers and "shape" in layers[-1]:
+        elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) and layers and layers[-1].get("shape", [0])[0] == (
+            part.num_features) and part.affine and part.track_running_stats:
             known: list = [part.running_mean, part.running_var, part.weight, part.bias]
             mean, var, gain, shift = (t.detach().cpu().double() for t in known)
             scale = gain / (var + part.eps).sqrt()
@@ -88,7 +95,38 @@ def page_layers(
         layer |= dict(at=at, n=weight[0].numel(), row=row)
         at, row = at + weight.numel(), row + 2 * len(weight)
     rows = torch.cat([t.float() for pair in scales for t in pair])
-    return layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
+    found = layers, torch.cat([w.flatten() for w in weights]).half().numpy().tobytes(), rows.numpy().tobytes()
+    images = torch.randint(256, (16, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    f, same = model.embed(images).cpu(), False
+    try:
+        same = bool((as_a_page(*found, images / 255) - f).abs().max() < .02 * f.abs().max())
+    except RuntimeError:  # sizes that do not go together
+        pass
+    if not same: raise ValueError("a page cannot compute this network, although it knows its layers: they are not "
+                                  "one after the other, or not as in tiny_cnn: give a model with backbone='tiny_cnn'")
+    return found
+
+
+def as_a_page(
+    layers: list[dict],
+    weights: bytes,
+    scales: bytes,
+    x: torch.Tensor,  # (B, 1, 8, 8), 0…1
+) -> torch.Tensor:  # (B, D)
+    "f as the page's program computes it: 3×3 convolutions with a border of zeros, the largest of 2×2, one after the other"
+    numbers = torch.frombuffer(bytearray(weights), dtype=torch.float16).float()
+    rows = torch.frombuffer(bytearray(scales), dtype=torch.float32)
+    for layer in layers:
+        if layer["kind"] == "relu":
+            x = x.relu()
+        elif layer["kind"] == "pool":
+            x = F.max_pool2d(x, 2)
+        else:
+            (out, _), at, n, row = layer["shape"], layer["at"], layer["n"], layer["row"]
+            weight, bias = numbers[at:at + out * n].view(out, n) * rows[row:row + out, None], rows[row + out:row + 2 * out]
+            x = F.conv2d(x, weight.view(out, -1, 3, 3), bias, padding=1) if x.ndim == 4 and layer["kind"] == "conv" else (
+                F.linear(x.flatten(1), weight, bias))
+    return x
 
 # %% ../nbs/44_component.ipynb #2bce5941
 def _text(data: bytes) -> str:
@@ -111,9 +149,13 @@ def digits_data(
     network: bool = True,  # so that the page can make f of what is drawn in it; else some queries are ready-made
 ) -> dict:
     "The digits, their codes and the model, for a page"
+    books = model.codebooks.detach().float().cpu()
+    M, K, d = books.shape
+    if (M, K) != (4, 16): raise ValueError(
+        f"the page explains codes of 16 bits, four numbers below 16; the model has {M} below {K}: give one with bits=16")
     data = digits()
     layers, weights, scales = page_layers(model)
-    codes, books = model.encode(data.database.images), model.codebooks.detach().float().cpu()
+    codes = model.encode(data.database.images)
     f, labels = model.embed(data.query.images), data.query.known_labels
     distances = adc(distance_table(f, books), codes)
     first = distances.min(1).indices
@@ -122,7 +164,6 @@ def digits_data(
     chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
     images = torch.cat([in_memory(data.database.images), in_memory(data.query.images)[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
-    M, K, d = books.shape
     found = dict(
         n=len(codes), pictures=_packed(counts.tobytes()), codes=_packed(codes.numpy().tobytes()),
         labels="".join(map(str, data.database.known_labels.tolist())),
@@ -139,7 +180,7 @@ def digits_data(
                         refined=refined.flatten().tolist())
 
 # %% ../nbs/44_component.ipynb #0c743cae
-CORE = ("model", "component", "digits")
+CORE = ("model", "component", "digits", "frame")
 EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
                "contrast": "Contrast and fusion", "neighbors": "Part neighbours", "collapse": "Collapse"}
 
@@ -148,12 +189,12 @@ EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit",
 def script(
     name: str,  # in EXPLORABLES
 ) -> str:
-    "The modules that an explorable needs as one classic script, which defines `sscqMount`"
+    "The modules that an explorable needs as one classic script, which defines `sscqMount` and `sscqFramed`"
     texts = [(JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name)]
     text = "\n".join([*texts[:-1], "{", texts[-1], "}"])  # a block, so that its names are its own
     text = re.sub(r"^import .*\n", "", text, flags=re.M)
     text = re.sub(r"^export ", "", text, flags=re.M)
-    return f'(() => {{\n"use strict";\n{text}\nwindow.sscqMount = mount;\n}})();'
+    return f'(() => {{\n"use strict";\n{text}\nObject.assign(window, {{ sscqMount: mount, sscqFramed: framed }});\n}})();'
 
 # %% ../nbs/44_component.ipynb #a067cab7
 _DOCUMENT = """<!doctype html>
@@ -161,17 +202,15 @@ _DOCUMENT = """<!doctype html>
 <title>{title}</title><style>body{{margin:0}}</style></head>
 <body><main id="explorable"></main><noscript><p>{title}: this picture moves, and needs JavaScript for it.</p></noscript>
 <script type="application/json" id="data">{data}</script>
+<script type="application/json" id="kept">{kept}</script>
 {program}
 <script>
 const host = document.getElementById("explorable");
-Promise.resolve(window.sscqReady).then(() => {{
-  sscqMount(host, "{name}", JSON.parse(document.getElementById("data").textContent), {{heading: "h1"}});
+const given = part => JSON.parse(document.getElementById(part).textContent);
+Promise.resolve(window.sscqReady).then(() => sscqFramed(host, "{name}", given("data"), given("kept"))).catch(error => {{
+  if (!host.shadowRoot) host.textContent = "{title}: this picture moves, but its program does not run here (" + error.message + ").";
+  throw error;
 }});
-new ResizeObserver(() => {{
-  try {{
-    if (frameElement) frameElement.style.height = host.offsetHeight + 2 + "px";
-  }} catch {{ /* another origin's */ }}
-}}).observe(host);
 </script></body></html>
 """
 _UNPACK = """<script type="text/plain" id="code">{packed}</script>
@@ -185,39 +224,111 @@ window.sscqReady = (async () => {{
 }})();
 </script>"""
 
+# %% ../nbs/44_component.ipynb #84b6b6ea
+def check_state(
+    state: dict,
+) -> dict:  # a copy, of what JSON can hold
+    "What an explorable may be set to, as far as Python can judge: the page knows which names and values fit"
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state): raise TypeError(
+        f"state={shown(state)} must be a dict with the names of controls, as in {{'K': 8}}")
+    try:
+        return json.loads(json.dumps(state, allow_nan=False, default=lambda value: value.tolist()))
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"state={shown(state)} must hold numbers, texts, and lists of them, all finite") from None
+
+
+@lru_cache(1)
+def messenger() -> Callable | None:  # called with of= and state=; None without anywidget
+    "The class of the widget that stands between a kernel and the frames of an explorable"
+    if not find_spec("anywidget"): return None
+    import anywidget
+    import traitlets
+    class Messenger(anywidget.AnyWidget):
+        _esm = (JS / "kernel.js").read_text(encoding="utf-8")
+        of = traitlets.Unicode().tag(sync=True)
+        state = traitlets.Dict().tag(sync=True)
+    return Messenger
+
+
+def has_kernel() -> bool:
+    "Whether what is displayed now is seen by somebody who can answer"
+    from IPython import get_ipython
+    return hasattr(get_ipython(), "kernel") and not os.environ.keys() & {"IN_TEST", "SSCQ_STILL"}
+
 # %% ../nbs/44_component.ipynb #de223a5d
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
         name: str,  # "search", "draw", "codebook", "contrast", "neighbors" or "collapse"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
+        state: dict | None = None,  # what its controls shall show, as far as it is not what they begin with
     ):
         self.name = check_choice("name", name, EXPLORABLES)
         self.title = EXPLORABLES[self.name]
+        self._state = check_state({} if state is None else state)
+        self._of, self._messenger = f"{self.name}-{secrets.token_hex(4)}", None
         self.data = explorable_data(self.name, model)
+
+    @property
+    def state(self) -> dict:
+        "What differs from how it begins; in a notebook that runs, what somebody moved is in it, and setting it moves the page"
+        return deepcopy(self._state)
+
+    @state.setter
+    def state(self, state: dict):
+        self._state = check_state(state)
+        if self._messenger is not None: self._connect()
+        self._keep()
+
+    def _connect(self):
+        "A new messenger each time: what it begins with arrives at a page however busy, a later message may not"
+        if self._messenger is not None: self._messenger.close()
+        self._messenger = messenger()(of=self._of, state=self._state)
+        self._messenger.observe(self._heard, "state")
+
+    def _heard(self, change):
+        self._state = deepcopy(change["new"])
+        self._keep()
+
+    def _keep(self, update: bool = True):
+        "Put the state where the notebook keeps it"
+        if self._messenger is None: return
+        from IPython.display import display
+        state = html.escape(json.dumps(self._state))
+        kept = f'<span hidden class="sscq-state" data-of="{self._of}" data-state="{state}"></span>'
+        display({"text/plain": "", "text/html": kept}, raw=True, display_id=self._of, update=update)
 
     def _page(self,
         packed: bool = False,  # the program compressed, which a notebook wants, and nobody can read
     ) -> str:
         "One HTML document with everything inside; it asks nobody for anything"
-        data = json.dumps(self.data, separators=(",", ":")).replace("<", "\\u003c")
+        data, kept = (json.dumps(d, separators=(",", ":")).replace("<", "\\u003c") for d in (self.data, self._state))
         text = script(self.name)
         program = _UNPACK.format(packed=_packed(text.encode())) if packed else f'<script id="code">{text}</script>'
-        return _DOCUMENT.format(title=self.title, name=self.name, data=data, program=program)
+        return _DOCUMENT.format(title=self.title, name=self.name, data=data, kept=kept, program=program)
 
     def save(self,
         path: str | Path,
     ) -> Path:
-        "Write the page whole or not at all"
+        "Write the page whole or not at all, in the state that it is in"
         return atomic_write(check_writable(path), self._page().encode())
 
     def __repr__(self):
         return f"{self.title}: to be moved by hand where JavaScript runs; in JupyterLab, trust the notebook first"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        frame = (f'<iframe class="sscq-explorable" data-name="{self.name}" title="{self.title}" '
-                 f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self._page(packed=True))}"></iframe>')
+        of = f' data-of="{self._of}"' if self._messenger is not None else ""
+        frame = (f'<iframe class="sscq-explorable" data-name="{self.name}"{of} title="{self.title}" '
+                 f'style="width:100%;height:900px;border:0" srcdoc="{html.escape(self._page(packed=True))}">'
+                 f"{self!r}</iframe>")
         return {"text/plain": repr(self), "text/html": frame}
+
+    def _ipython_display_(self):
+        from IPython.display import display
+        if has_kernel() and messenger():
+            if self._messenger is None: self._connect()
+            self._keep(update=False)
+        display(self._repr_mimebundle_(), raw=True)
 
 # %% ../nbs/44_component.ipynb #fa3c055a
 def explorable_data(

@@ -48,21 +48,35 @@ const unpack = async packed => {
   const url = URL.createObjectURL(new Blob([text, "export default Plotly;"], {type: "text/javascript"}));
   try { return (await import(url)).default; } finally { URL.revokeObjectURL(url); }
 };
+// Once a page. What failed is forgotten, so that the next figure, or this one's next change, tries again
+const load = packed => globalThis.sscqPlotly ??= unpack(packed).catch(error => {
+  globalThis.sscqPlotly = undefined;
+  throw error;
+});
 export default {
-  async render({model, el}) {
-    const part = name => model.widget_manager.get_model(model.get(name).slice("IPY_MODEL_".length));
-    const [script, figure] = await Promise.all([part("script"), part("description")]);
-    const plotly = await (globalThis.sscqPlotly ??= unpack(script.get("packed")));
-    let drawn = Promise.resolve();
-    const draw = () => drawn = drawn.then(() => {
-      const {data, layout} = JSON.parse(figure.get("json"));
-      const shown = {...layout, uirevision: true};  // zoom and hidden lines stay
-      return plotly.react(el, data, shown, {displaylogo: false, showSendToCloud: false});
+  async render({model, el, host}) {
+    if (!host) return void (el.textContent = "This figure needs a front end that knows anywidget 0.11.");
+    const [script, figure] = await Promise.all(["script", "description"].map(part => host.getModel(model.get(part))));
+    const clicked = ({points: [p]}) => model.send({trace: p.curveNumber, point: p.pointNumber});
+    let plotly, stands = false, drawn = Promise.resolve();
+    const draw = () => drawn = drawn.then(async () => {
+      try {
+        plotly = await load(script.get("packed"));
+        const {data, layout} = JSON.parse(figure.get("json"));
+        const shown = {...layout, uirevision: true};  // zoom and hidden lines stay
+        if (!stands) el.replaceChildren();
+        await plotly.react(el, data, shown, {displaylogo: false, showSendToCloud: false});
+        if (!stands) el.on("plotly_click", clicked);
+        stands = true;
+      } catch (error) {
+        if (stands) plotly.purge(el);
+        stands = false;
+        el.textContent = `This figure cannot be drawn (${error.message}). Move a control to try again.`;
+      }
     });
     figure.on("change:json", draw);
     await draw();
-    el.on("plotly_click", ({points: [p]}) => model.send({trace: p.curveNumber, point: p.pointNumber}));
-    return () => { figure.off("change:json", draw); plotly.purge(el); };
+    return () => { figure.off("change:json", draw); if (stands) plotly.purge(el); };
   },
 };"""
 
@@ -70,8 +84,8 @@ export default {
 class LiveFigure(anywidget.AnyWidget):
     "A figure on the page, redrawn in place; a page that comes later, or again, gets it as it is then"
     _esm = _DRAW
-    script = traitlets.Instance(PlotlyScript).tag(sync=True, **ipywidgets.widget_serialization)
-    description = traitlets.Instance(Description).tag(sync=True, **ipywidgets.widget_serialization)
+    script = anywidget.WidgetTrait().tag(sync=True)
+    description = anywidget.WidgetTrait().tag(sync=True)
 
     def __init__(self, figure: go.Figure):
         self.figure = figure
@@ -263,3 +277,21 @@ def _mimebundle(self, **kwargs):
     return {**ipywidgets.VBox._repr_mimebundle_(self, **kwargs), **text}
 
 Explorer._repr_mimebundle_ = _mimebundle
+
+# %% ../nbs/44_explorer.ipynb #3f5ce7e0
+_ASLEEP = """<p class="sscq-asleep">The {name} explorer asks a kernel for each of its pictures, and no kernel here knows it: run
+this cell to use it.</p><style>
+.sscq-asleep {{ display: none; visibility: hidden; border-left: 4px solid #D55E00; padding: 6px 8px;
+  animation: sscq-asleep 0s 3s forwards; }}
+@keyframes sscq-asleep {{ to {{ visibility: visible; }} }}
+.jp-OutputArea:has(.sscq-asleep):not(:has(.sscq-explorer)) .sscq-asleep {{ display: block; }}
+.jp-OutputArea:has(.sscq-asleep):not(:has(.sscq-explorer)) .jp-OutputArea-output:not(:has(*)) {{ display: none; }}
+</style>"""
+
+def _display(self):
+    from IPython.display import display
+    if not (os.environ.get("IN_TEST") or os.environ.get("SSCQ_STILL")):
+        display({"text/plain": "", "text/html": _ASLEEP.format(name=html.escape(self.name))}, raw=True)
+    display(self._repr_mimebundle_(), raw=True)
+
+Explorer._ipython_display_ = _display

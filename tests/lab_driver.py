@@ -95,7 +95,7 @@ def lab_server(folder: Path, **env: str):
 
 class Notebook:
     "A notebook open in JupyterLab, its cells running; what went wrong in page, kernel and network is collected"
-    def __init__(self, browser, url: str, token: str, path: str, script: str = ""):  # script: run in the page before all others
+    def __init__(self, browser, url: str, token: str, path: str, script: str = "", run: bool = True):  # script: run in the page before all others
         self.path, self.url, self.token, self.problems, self.outside = path, url, token, [], []
         self.context = browser.new_context(viewport=dict(width=1280, height=1100))
         self.page = self.context.new_page()
@@ -107,7 +107,7 @@ class Notebook:
         name = re.sub(r"\W", "-", path)  # a workspace of its own, else a second page opens the first one's notebook
         self.page.goto(f"{url}/lab/workspaces/{name}/tree/{path}?token={token}&reset", wait_until="domcontentloaded")
         self.attach()
-        self.page.evaluate("() => { sscqTest.run('notebook:run-all-cells'); }")
+        if run: self.page.evaluate("() => { sscqTest.run('notebook:run-all-cells'); }")
 
     def attach(self):
         self.page.wait_for_function("() => window.jupyterapp", timeout=60_000)
@@ -115,9 +115,11 @@ class Notebook:
 
     def reload(self):
         "Save, and load the page again; the kernel lives on"
-        self.page.evaluate("async () => { await jupyterapp.commands.execute('docmanager:save'); }")
+        self.save()
         self.page.reload(wait_until="domcontentloaded")
         self.attach()
+
+    def save(self): self.page.evaluate("async () => { await jupyterapp.commands.execute('docmanager:save'); }")
 
     def look_at(self, address: str):
         if not address.startswith((self.url, self.url.replace("http", "ws"), "data:", "blob:")): self.outside.append(address)
@@ -162,6 +164,25 @@ class Notebook:
         "End the kernel, close the page"
         try: self.page.evaluate("async () => { await window.sscqTest?.panel.sessionContext.shutdown(); }")
         finally: self.context.close()
+
+
+@contextmanager
+def without_kernel(browser, url: str, token: str, path: str):
+    "A page in which JupyterLab shows a notebook and starts nothing for it, and in which nothing may go wrong; as by Open With, Notebook (no kernel)"
+    context = browser.new_context(viewport=dict(width=1280, height=1100))
+    page, problems = context.new_page(), []
+    # JupyterLab's own manager of widgets falls over where there is no session
+    page.on("pageerror", lambda e: problems.append(str(e)) if "jupyterlab-manager" not in (e.stack or "") else None)
+    page.on("request", lambda r: problems.append(f"asked for {r.url}") if r.method == "POST" and re.search(r"/api/(kernels|sessions)", r.url) else None)
+    try:
+        page.goto(f"{url}/lab/workspaces/reader?token={token}&reset", wait_until="domcontentloaded")
+        page.wait_for_function("() => window.jupyterapp", timeout=60_000)
+        page.evaluate("""async path => { await jupyterapp.restored;
+          const kernelPreference = { shouldStart: false, shouldReuse: false, canStart: false, autoStartDefault: false };
+          await (await jupyterapp.commands.execute('docmanager:open', { path, factory: 'Notebook', kernelPreference })).context.ready; }""", path)
+        yield page
+        assert not problems, problems
+    finally: context.close()
 
 
 # What a control is, is read from its classes; its value, from what the reader sees beside it.

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab_driver import Notebook, close, labelled, lab_server, lay_out
+from lab_driver import Notebook, close, labelled, lab_server, lay_out, without_kernel
 from PIL import Image
+from sscq.component import EXPLORABLES
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
@@ -56,7 +57,8 @@ def lab(browser, tmp_path_factory):
     for i, source in enumerate((SETUP, *EXPLORERS, KEEP, *(cell for cell, _ in MISFITS.values()), AGAIN)):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
     path.write_text(json.dumps(nb), encoding="utf-8")
-    with lab_server(folder) as (url, token): yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args))
+    with lab_server(folder) as (url, token):
+        yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args), read=lambda name: without_kernel(browser, url, token, name))
 
 
 # Holds back plotly's script, which LiveFigure unpacks through a Response without an address, until the test lets it go
@@ -424,3 +426,56 @@ def test_figures_show_what_is_so_now_on_a_late_page_and_on_one_loaded_again(stop
     press(explorer, controls["K"], "ArrowLeft")
     agree(explorer, wanted)
     stopped.assert_clean()
+
+
+KEPT = ["from sscq.component import EXPLORABLES, Explorable\nfrom sscq.explorers import codebook_explorer\nshown = {name: Explorable(name) for name in EXPLORABLES}",
+        *(f'shown["{name}"]' for name in EXPLORABLES), "codebook_explorer()", 'shown["codebook"].state |= {"M": 2}\nsorted(shown["codebook"].state)']
+
+
+class Frame:
+    "An explorable in the frame of a notebook"
+    def __init__(self, page, name: str):
+        self.page, self.at = page, page.frame_locator(f"iframe[data-name={name}]")
+        self.said, self.host = self.at.locator(".said"), self.at.locator("#explorable")
+        self.said.wait_for()
+
+    def shows(self) -> str: return self.host.evaluate("e => [...e.shadowRoot.querySelectorAll('.said, output, .drag, [aria-pressed=true]')].map(o => o.getAttribute('aria-label') ?? o.textContent).join('; ')")
+    def press(self):
+        "A key on the first thing that keys move; the picture follows"
+        before, moves = self.shows(), self.at.locator("input[type=range], .drag")
+        if moves.count(): moves.first.press("ArrowLeft" if moves.first.evaluate("e => e.value !== undefined && e.value === e.max") else "ArrowRight")
+        else: self.at.locator(".answers button[aria-pressed=false]").first.press("Enter")
+        for _ in range(200):
+            if self.shows() != before: return
+            self.page.wait_for_timeout(20)
+        raise AssertionError(f"a key changes nothing: {before}")
+
+
+def test_a_notebook_opened_without_a_kernel_shows_every_explorable_where_it_was_left(lab):
+    cells = [dict(cell_type="code", id=f"cell-{i}", metadata={}, execution_count=None, outputs=[], source=source) for i, source in enumerate(KEPT)]
+    kernel = dict(name="python3", display_name="Python 3", language="python")
+    path = lab.folder / "kept.ipynb"
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)), encoding="utf-8")
+    notebook = lab.open("kept.ipynb")
+    try:
+        notebook.ran()
+        frames = {name: Frame(notebook.page, name) for name in EXPLORABLES}
+        for frame in frames.values(): frame.press()
+        kept = "() => [...document.querySelectorAll('.sscq-state')].map(e => JSON.parse(e.dataset.state)).filter(s => Object.keys(s).length).length"
+        notebook.page.wait_for_function(f"n => ({kept})() === n", arg=len(EXPLORABLES))
+        notebook.run_last_cell()  # Python adds to what was moved
+        frames["codebook"].said.filter(has_text="with 6 bits").wait_for()
+        left = {name: frame.shows() for name, frame in frames.items()}
+        notebook.save()
+        notebook.assert_clean()
+    finally: notebook.close()
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert "widgets" not in saved["metadata"], "widget state is stored"
+    assert "'M', 'tau'" in str(saved["cells"][-1]["outputs"]), "Python did not hear what was moved"
+    with lab.read("kept.ipynb") as page:
+        for name in EXPLORABLES:
+            frame = Frame(page, name)
+            assert frame.shows() == left[name]
+            frame.press()
+        page.get_by_text("run this cell to use it").wait_for()
+        assert not page.get_by_text("Loading widget").is_visible()

@@ -127,6 +127,21 @@ export function fromHash(key, spec, hash) {  // the state, and what could not be
   return [state, notes.length ? `Not all of this link fits: ${notes.join("; ")}.` : ""];
 }
 
+// The same from a notebook or a kernel, which keep values and no text
+export function changes(spec, state) {
+  return Object.fromEntries(Object.keys(spec.initial).filter((name) => JSON.stringify(state[name]) !== JSON.stringify(spec.initial[name])).map((name) => [name, state[name]]));
+}
+
+export function fitted(spec, kept) {
+  const state = structuredClone(spec.initial), notes = [];
+  for (const [name, value] of Object.entries(kept)) {
+    const [fits, note] = accepted(spec, name, value);
+    if (fits !== undefined) state[name] = fits;
+    if (note) notes.push(note.replace("the link", "the state"));
+  }
+  return [state, notes.length ? `Not all of this state fits: ${notes.join("; ")}.` : ""];
+}
+
 // ---- the component
 
 function controlOf(control, api) {
@@ -160,7 +175,8 @@ function controlOf(control, api) {
 
 export const EXPLORABLES = {};  // name -> (data) => spec; may be asynchronous
 
-export async function mount(host, name, packed, { heading = "h2" } = {}) {
+// `kept` is what differs from how it begins; `changed` is called with that whenever it is another
+export async function mount(host, name, packed, { heading = "h2", kept = {}, changed = () => {} } = {}) {
   const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
   const fail = (text) => root.replaceChildren(h("style", {}, STYLE), h("div", { class: "sscq" }, h("p", { class: "said bad", role: "alert" }, text)));
   follow(host);
@@ -169,7 +185,7 @@ export async function mount(host, name, packed, { heading = "h2" } = {}) {
     if (typeof DecompressionStream === "undefined") return fail("This browser is too old to unpack the data of this picture (it lacks DecompressionStream).");
     if (!document.createElement("canvas").getContext("2d")) return fail("This browser does not draw on a canvas, so this picture cannot be shown.");
     const spec = await EXPLORABLES[name](packed);
-    return component(host, root, name, spec, heading);
+    return component(host, root, name, spec, heading, kept, changed);
   } catch (error) {
     fail(`This picture could not be made: ${error.message}`);
     throw error;
@@ -186,8 +202,8 @@ function follow(host) {  // the theme of the page around it, where that says one
   new MutationObserver(read).observe(document.body, { attributes: true, attributeFilter: ["data-theme"] });
 }
 
-function component(host, root, key, spec, heading) {
-  let state, note = "", waiting = false;
+function component(host, root, key, spec, heading, kept, changed) {
+  let state, note = "", waiting = false, known = JSON.stringify(kept);
   const linkable = location.protocol !== "about:";
   const said = h("p", { class: "said", role: "status", "aria-live": "polite" });
   const link = h("a", { href: "#" }, "Link to this state");
@@ -198,6 +214,7 @@ function component(host, root, key, spec, heading) {
     say(text) { note = text; api.draw(); },
     draw() { if (!waiting) { waiting = true; requestAnimationFrame(now); } },
     reset() { note = ""; state = structuredClone(spec.initial); api.draw(); },
+    take(values) { [state, note] = fitted(spec, values); api.draw(); },
   };
   const controls = spec.controls.map((control) => controlOf(control, api));
   const tries = spec.tries.map(({ label, set, run }) => h("button", { type: "button", onclick: () => {
@@ -221,6 +238,8 @@ function component(host, root, key, spec, heading) {
       if (said.textContent !== text) said.textContent = text;
       said.classList.toggle("bad", Boolean(note));
       link.href = toHash(key, spec, state);
+      const differing = changes(spec, state), seen = JSON.stringify(differing);
+      if (seen !== known) { known = seen; changed(differing); }
     } catch (error) {
       said.textContent = `This state cannot be drawn (${error.message}); Reset begins anew.`;
       said.classList.add("bad");
@@ -229,7 +248,7 @@ function component(host, root, key, spec, heading) {
     host.dataset.drawn = Number(host.dataset.drawn ?? 0) + 1;
   }
   const read = () => { [state, note] = fromHash(key, spec, location.hash); };
-  read();
+  if (location.hash.startsWith(`#${key}:`)) read(); else [state, note] = fitted(spec, kept);
   now();
   window.addEventListener("hashchange", () => { if (location.hash.startsWith(`#${key}:`)) { read(); api.draw(); } });
   return api;
