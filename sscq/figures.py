@@ -407,10 +407,10 @@ def matrix(
         width=min(900, max(420, 170 + wide * broad)),
     )
     fig.update_xaxes(
-        title_text=x, showgrid=False, **(dict(dtick=max(1, broad // 16)) if columns is None else dict(type="category"))
+        title_text=x, showgrid=False, **(dict(dtick=max(1, broad // 16, 22 // wide)) if columns is None else dict(type="category"))
     )
     fig.update_yaxes(
-        title_text=y, showgrid=False, **(dict(dtick=max(1, tall // 16)) if rows is None else dict(type="category"))
+        title_text=y, showgrid=False, **(dict(dtick=max(1, tall // 16, 18 // high)) if rows is None else dict(type="category"))
     )
     fig.update_yaxes(autorange="reversed")
     return fig
