@@ -220,7 +220,7 @@ def branch_cnn(
     return net, sum(net.widths)
 
 # %% ../nbs/03_backbone.ipynb #e18840ed
-PART_LENGTH = 1.5  # root mean square over the parts of a branch: some times a fresh codeword's
+PART_LENGTH = 1.5  # root mean square over the parts of a branch; chosen, what it does is measured above
 
 
 class BranchHead(nn.Module):

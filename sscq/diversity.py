@@ -27,7 +27,7 @@ def codeword_cosines(
 def codeword_diversity(
     f: Tensor,  # (B, D) embeddings of both views, stacked
     codebooks: Tensor,  # (M, K, d)
-    tau: float | Tensor = 1.,  # τ_cd, softmax temperature; the release's 1 hardly binds
+    tau: float | Tensor = 1.,  # τ_cd, softmax temperature; at the release's 1 the loss hardly changes
 ) -> Float[Tensor, ""]:  # between `-log(K)` (all used alike) and 0 (one takes all)
     "Mean over codebooks of the negative entropy of the average choice (SSCQ, codeword diversity regularization)"
     tau = check_temperature("tau_cd", tau)

@@ -153,7 +153,7 @@ def hypergeometric(
 ) -> tuple[Float[Tensor, "X"], Float[Tensor, "Q X"]]:  # the numbers of hits 0, 1, …; and the probability of each
     "How many right ones are among s items drawn from t of which r are right"
     x = torch.arange(int(torch.minimum(r, s).max()) + 1, device=t.device, dtype=t.dtype)
-    def log_choose(n, m):
+    def log_choose(n, m):  # lgamma(n + 1) is log n!
         return torch.lgamma(n + 1) - torch.lgamma(m + 1) - torch.lgamma(n - m + 1)
     possible = (x <= r) & (x <= s) & (s - x <= t - r)
     p = (log_choose(r, x) + log_choose(t - r, s - x) - log_choose(t, s)).exp()
@@ -456,13 +456,13 @@ def refined_distances(
     db_f: Tensor,  # (N, D)
     refine: int,  # candidates
 ) -> Tensor:  # (Q, N), which rank as a refined search does
-    "Candidates by the angle of embeddings, before all others, which stay as they were"
+    "Candidates by the squared distance of embeddings of length 1, before all others, which stay as they were"
     near = shortlist(distances, refine).ids[:, :min(refine, distances.shape[1])].long()
     f, db_f = F.normalize(f.float().cpu(), dim=1), F.normalize(db_f.float().cpu(), dim=1)
-    angles = (2 - 2 * torch.einsum("qd,qcd->qc", f, db_f[near])).clamp(min=0)
+    apart = (2 - 2 * torch.einsum("qd,qcd->qc", f, db_f[near])).clamp(min=0)
     others = distances.float().cpu().scatter(1, near, torch.inf).amin(1, keepdim=True)  # inf: there are none
-    room = others.clamp(min=1e-30, max=1) / 8  # so that 4, the largest angle, lies before them
-    return distances.float().cpu().scatter(1, near, angles * room)
+    room = others.clamp(min=1e-30, max=1) / 8  # so that 4, the largest distance, lies before them
+    return distances.float().cpu().scatter(1, near, apart * room)
 
 
 def score_refined(

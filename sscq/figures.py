@@ -406,11 +406,12 @@ def matrix(
         height=sum(margin.values()) + max(high * tall, 90),
         width=min(900, max(420, 170 + wide * broad)),
     )
+    every = dict(x=max(1, broad // 16, 22 // wide), y=max(1, tall // 16, 18 // high))  # labels that have room
     fig.update_xaxes(
-        title_text=x, showgrid=False, **(dict(dtick=max(1, broad // 16)) if columns is None else dict(type="category"))
+        title_text=x, showgrid=False, **(dict(dtick=every["x"]) if columns is None else dict(type="category"))
     )
     fig.update_yaxes(
-        title_text=y, showgrid=False, **(dict(dtick=max(1, tall // 16)) if rows is None else dict(type="category"))
+        title_text=y, showgrid=False, **(dict(dtick=every["y"]) if rows is None else dict(type="category"))
     )
     fig.update_yaxes(autorange="reversed")
     return fig

@@ -311,13 +311,6 @@ def affine_matrices(
     rows = [cos * sx, (lean * cos - sin) * sy * oblong, dx, sin * sx / oblong, (lean * sin + cos) * sy, dy]
     return torch.cat(rows, 1).view(-1, 2, 3)
 
-# %% ../nbs/02_views.ipynb #18f37a7f
-def gray_view(
-    x: Tensor,  # (B, C, H, W), floats in 0…1
-) -> Float[Tensor, "B C H W"]:
-    "`gentle_view` for pictures without colours, of any number of channels: larger parts, mirrored, darker or lighter"
-    return random_ink(random_flip(random_resized_crop(check_floats(x), scale=(.25, 1.))), contrast=.2, noise=.02)
-
 # %% ../nbs/02_views.ipynb #d989aae7
 def random_affine(
     x: Float[Tensor, "B C H W"],
@@ -352,7 +345,14 @@ def digit_view(
     "One view of each drawing: no flips (a mirrored 2 is no 2) and no colours"
     return random_ink(random_affine(check_floats(x)))
 
+# %% ../nbs/02_views.ipynb #18f37a7f
+def gray_view(
+    x: Tensor,  # (B, C, H, W), floats in 0…1
+) -> Float[Tensor, "B C H W"]:
+    "`gentle_view` for pictures without colours, of any number of channels: larger parts, mirrored, darker or lighter"
+    return random_ink(random_flip(random_resized_crop(check_floats(x), scale=(.25, 1.))), contrast=.2, noise=.02)
 
+# %% ../nbs/02_views.ipynb #8be5e6aa
 VIEWS = {"photo": photo_view, "gentle": gentle_view, "gray": gray_view, "digit": digit_view}
 
 # %% ../nbs/02_views.ipynb #3ecb2b5a

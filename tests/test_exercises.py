@@ -424,7 +424,8 @@ def test_the_head_says_how_long_reading_takes(nb):
     lines = sum(bool(line.strip()) and not line.startswith("#|") for c in shown if c["cell_type"] == "code" for line in source(c).splitlines())
     minutes, count = words / 200 + lines / 20, sum(there == nb for there, _ in SOLUTIONS.values())
     head = next(source(c) for c in cells(nb) if c["cell_type"] == "markdown" and source(c).startswith("Needs:"))
-    said = re.search(r"Reading time: (\d+) minutes; computing time on a laptop CPU: \d+ \w+; exercises: (\d+)\.", head)
-    assert said and abs(int(said[1]) - minutes) <= 1 and int(said[2]) == count and minutes <= 45
+    said = re.search(r"Reading time: (\d+) minutes; computing time on a laptop CPU: (\d+) (second|minute)s?; exercises: (\d+)\.", head)
+    assert said and abs(int(said[1]) - minutes) <= 1 and int(said[4]) == count and minutes <= 45
+    assert int(said[2]) * (60 if said[3] == "minute" else 1) <= 120, "seconds of computing"
     assert len(cells(nb)) - 3 * count <= 160, "cells, exercises not counted"
     assert any(re.search("^## What was shown, what it cost, what next$", source(c), re.M) for c in cells(nb)[-12:]), "an ending"
