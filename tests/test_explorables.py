@@ -320,7 +320,7 @@ def test_a_cold_choice_is_the_word(show):
 def test_a_query_has_its_answers_and_failures_are_named(show):
     shown = show("search")
     page = shown.page
-    assert "A failure: the first answer" in changed(shown, page.get_by_role("button", name=re.compile("a failure")).first.click)
+    assert "A failure: the first answer" in changed(shown, page.get_by_role("button", name=re.compile(r"^Query: a \d fails$")).first.click)
     assert page.locator("ol.answers button.wrong").count() > 0
     sums = [float(t.rsplit(" ", 1)[1]) for t in [b.get_attribute("aria-label") for b in page.locator("ol.answers button").all()]]
     assert sums == sorted(sums)

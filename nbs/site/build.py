@@ -399,12 +399,28 @@ class Site:
 
     def finish(self, out: Path):
         "After Sphinx, which takes pages away no more than it knows of old addresses"
+        for page in (p for p in out.rglob("*.html") if not p.is_relative_to(out / "_static")):
+            before = page.read_text(encoding="utf-8")
+            if (after := mended(before)) != before: page.write_text(after, encoding="utf-8")
         for name in self.stale:
             page = re.sub(r"\.md$", ".html", name.removeprefix("moved/"))
             (out / re.sub(r"^static/", "_static/", page)).unlink(missing_ok=True)
         for old in MOVED:
             (out / f"{old}.html").parent.mkdir(parents=True, exist_ok=True)
             (out / f"{old}.html").write_bytes((self.folder / f"moved/{old}.html").read_bytes())
+
+
+MENDED = [('<aside class="sidebar-drawer', '<aside aria-label="The site" class="sidebar-drawer'), ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
+          ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'), ('<th class="head"><p></p></th>', "<td></td>")]
+PARAMETERS = re.compile(r'<dl>\n((?:<dd><em class="sig-param">(?:(?!</?dl>).)*?</dd>\n)+)</dl>', re.S)
+
+
+def mended(page: str) -> str:
+    "What the theme leaves to be desired by those who do not see the page: landmarks with names, headings with levels, lists only where something is listed"
+    for old, new in MENDED: page = page.replace(old, new)
+    page = re.sub(r'(<a href="#" class="back-to-top.*?</a>)', r'<nav aria-label="To the top">\1</nav>', page, flags=re.S)
+    def plain(m): return f'<span class="params">{m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>")}</span>'
+    return PARAMETERS.sub(plain, page)
 
 
 def redirect(old: str, new: str) -> str:

@@ -249,6 +249,7 @@ function component(host, root, key, spec, heading) {
     h("div", { class: "row controls" }, ...controls.map((c) => c.element)),
     said, box, ...(spec.legend ? [h("ul", { class: "legend", "aria-label": "Colours" }, ...spec.legend.map(([mark, colour, text]) => h("li", {}, h("i", { class: mark, style: `--mark: var(--${colour})`, "aria-hidden": "true" }), text)))] : []), ...(spec.note ? [h("p", { class: "note" }, spec.note)] : []), ...(linkable ? [h("p", { class: "note" }, link)] : [])));
   const draw = spec.picture(box, api);
+  for (const part of box.querySelectorAll("h3")) put(part, { "aria-level": Number(heading[1]) + 1 });  // a page of its own has no h2
   function now() {
     waiting = false;
     try {

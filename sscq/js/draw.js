@@ -142,7 +142,7 @@ EXPLORABLES.draw = async (packed) => {
         under.textContent = `${digits.labels[id]} · ${value.toFixed(2)}`;
         const wrong = state.query >= 0 && digits.labels[id] !== digits.queries[state.query].label;
         button.className = wrong ? "wrong" : "";
-        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}: a ${digits.labels[id]}${wrong ? ", another digit" : ""}, distance ${value.toFixed(2)}` });
+        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}${wrong ? ", another digit" : ""}, label and distance: ${under.textContent}` });
       });
       const same = byVector ? byVector.filter((id) => byCode.includes(id)).length : 0;
       other.textContent = byVector ? `By the code's ${M} numbers and by all ${M * d} numbers of f, ${WORDS[same]} of the ten answers are the same.`

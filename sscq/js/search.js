@@ -36,7 +36,7 @@ EXPLORABLES.search = async (packed) => {
   function picture(box, api) {
     const asked = h("ul", { class: "answers" });
     const chooser = [...typical, ...failures].map((i) => {
-      const button = h("button", { type: "button", class: failures.includes(i) ? "wrong" : "", "aria-label": `Query: a ${queries[i].label}${failures.includes(i) ? ", a failure" : ""}`, onclick: () => api.set({ query: i, item: -1 }) },
+      const button = h("button", { type: "button", class: failures.includes(i) ? "wrong" : "", "aria-label": `Query: a ${queries[i].label}${failures.includes(i) ? " fails" : ""}`, onclick: () => api.set({ query: i, item: -1 }) },
         paint(h("canvas", { class: "digit", "aria-hidden": "true" }), queries[i].counts), `a ${queries[i].label}${failures.includes(i) ? " fails" : ""}`);
       asked.append(h("li", {}, button));
       return [i, button];
@@ -73,7 +73,7 @@ EXPLORABLES.search = async (packed) => {
         text.textContent = `${labels[id]} · ${value}`;
         button.onclick = () => api.set({ item: id });
         button.className = right ? "" : "wrong";
-        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}: a ${labels[id]}${right ? "" : ", another digit"}${far ? ", distance" : ", sum"} ${value}` });
+        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}${right ? "" : ", another digit"}, label and ${far ? "distance" : "sum"}: ${text.textContent}` });
       });
       table.show(full, code, { parts: state.parts, ringed: state.step > 1, label: `the chosen picture takes the entries ${code.slice(0, state.parts).join(", ")}` });
       const terms = code.slice(0, state.parts).map((k, m) => full[m * K + k]);
