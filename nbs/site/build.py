@@ -419,7 +419,7 @@ def mended(page: str) -> str:
     "What the theme leaves to be desired by those who do not see the page: landmarks with names, headings with levels, lists only where something is listed"
     for old, new in MENDED: page = page.replace(old, new)
     page = re.sub(r'(<a href="#" class="back-to-top.*?</a>)', r'<nav aria-label="To the top">\1</nav>', page, flags=re.S)
-    def plain(m): return f'<span class="params">{m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>")}</span>'
+    def plain(m): return '<span class="params">' + m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>") + "</span>"
     return PARAMETERS.sub(plain, page)
 
 

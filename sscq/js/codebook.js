@@ -183,7 +183,7 @@ EXPLORABLES.codebook = async () => {
         ["books × words", `${M} × ${K}`], ["dimensions a book, d", 2 / M], ["bits a point, M log₂ K", bits], ["mean squared loss of 400 points", number(loss)], ["f to its word (lost by the code)", number(apart(state.f, word), 2)],
         ["f to z", number(apart(state.f, soft), 2)], ["z to the word", number(rounded(apart(soft, word)), 2)]].map(([what, v]) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, String(v))))));
       const most = shares.reduce((product, row) => product * Math.max(...row), 1), where = code.length === 1 ? `word ${code[0]}` : `words ${code.join(" and ")}`;
-      const mixture = most > .98 ? `z takes all of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
+      const mixture = most > .98 ? `z takes ${most > .9995 ? "all" : "nearly all"} of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
         : `z takes ${Math.round(most * 100)} % from there and the rest from others, so it lies between words and moves smoothly with f`;
       return `${state.happened ? `${state.happened} ` : ""}f is in the cell of ${where}: with ${bits} bits that is all that is stored of it. At τ = ${number(tau, 2)} ${mixture}.`;
     };

@@ -79,7 +79,7 @@ button[aria-pressed=true] { outline: 2px solid var(--lit); outline-offset: 1px; 
 .answers .digit { margin: 0 auto 2px; }
 .answers .wrong { border: 2px dashed var(--bad); padding: 3px; }
 svg { display: block; max-width: 100%; touch-action: manipulation; }
-svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
+svg text { fill: var(--ink); font-family: system-ui, sans-serif; font-size: 11px; }
 svg text.soft { fill: var(--soft); }
 svg .line { stroke: var(--line); fill: none; }
 svg .axis { stroke: var(--soft); fill: none; }

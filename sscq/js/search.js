@@ -106,7 +106,7 @@ EXPLORABLES.search = async (packed) => {
       if (apart[best] < 200) api.set({ item: best });
     });
     return { canvas, show(sums, first, item, label) {
-      const style = getComputedStyle(canvas), [blue, soft, lit, ink] = ["--blue", "--soft", "--lit", "--ink"].map((v) => style.getPropertyValue(v));
+      const style = getComputedStyle(canvas), [blue, soft, lit, ink, back] = ["--blue", "--soft", "--lit", "--ink", "--back"].map((v) => style.getPropertyValue(v));
       const most = sums.reduce((a, b) => Math.max(a, b), 0), least = sums[first[0]], c = canvas.getContext("2d");
       at = Array.from(sums, (v, i) => [8 + (v - least) / (most - least || 1) * (wide - 16), 8 + (i * 37 % 97) / 97 * (high - 24)]);
       c.setTransform(2, 0, 0, 2, 0, 0);
@@ -120,7 +120,7 @@ EXPLORABLES.search = async (packed) => {
       c.fillStyle = soft;
       c.font = "11px system-ui, sans-serif";
       const border = at[first[9]][0] + 3, beside = border < wide - 90;
-      c.strokeStyle = ink;
+      Object.assign(c, { strokeStyle: ink, lineWidth: 1 });
       c.beginPath(); c.moveTo(border, 2); c.lineTo(border, high - 14); c.stroke();
       c.fillText(number(least), 2, high - 2);
       c.textAlign = "right";
@@ -129,7 +129,8 @@ EXPLORABLES.search = async (packed) => {
       c.fillText("sum (heights mean nothing)", wide / 2, high - 2);
       c.fillStyle = ink;
       c.textAlign = beside ? "left" : "right";
-      c.fillText("tenth answer", border + (beside ? 4 : -4), 11);
+      Object.assign(c, { strokeStyle: back, lineWidth: 4, lineJoin: "round" });
+      for (const way of ["strokeText", "fillText"]) c[way]("tenth answer", border + (beside ? 4 : -4), 11);
       c.textAlign = "left";
       put(canvas, { "aria-label": `All ${n} sums, from ${number(sums[first[0]])} to ${number(most)}; a line stands behind the tenth answer, at ${number(sums[first[9]])}` });
     } };
