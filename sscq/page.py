@@ -20,7 +20,7 @@ from plotly.basedatatypes import BaseFigure
 from plotly.offline import get_plotlyjs
 
 from .files import atomic_write, check_writable
-from .validation import shown
+from .validation import one_line, shown
 
 # %% ../nbs/41_page.ipynb #a374297b
 def theme() -> str:
@@ -58,13 +58,16 @@ td:first-child,th:first-child{text-align:left}
 """
 
 
-def figure_name(layout: dict) -> str:
-    "What a figure shows, for those who do not see it: its title, or the words in it, and its axes"
+def figure_name(figure: dict) -> str:
+    "What a figure shows, for those who do not see it: its title, or the words in it, its axes, what is drawn"
+    layout, traces = figure["layout"], figure["data"]
     notes = [(note.get("text") or "") for note in layout.get("annotations", [])[:12]]
     title = (layout.get("title") or {}).get("text") or ", ".join(filter(None, notes))
     axes = [(layout.get(axis, {}).get("title") or {}).get("text") for axis in ("xaxis", "yaxis")]
-    words = "; ".join(filter(None, [title, *(f"{axis}: {text}" for axis, text in zip("xy", axes) if text)]))
-    return "Figure: " + (" ".join(re.sub("<[^>]+>", " ", words).split()) or "a drawing")
+    drawn = dict.fromkeys(one.get("name") or f"a {one.get('type', 'line')}" for one in traces)
+    axes = [f"{axis}: {text}" for axis, text in zip("xy", axes) if text]
+    words = "; ".join(filter(None, [title, *axes, ", ".join(list(drawn)[:8]) or "pictures"]))
+    return "Figure: " + one_line(" ".join(re.sub("<[^>]+>", " ", words).split()))
 
 
 # %% ../nbs/41_page.ipynb #e978f324
@@ -119,7 +122,7 @@ def page(
     for block in blocks:
         if isinstance(block, BaseFigure):
             shape = block.to_dict()
-            name = html.escape(figure_name(shape["layout"]))
+            name = html.escape(figure_name(shape))
             pictures = shape["layout"].get("images") or any(one.get("type") == "heatmap" for one in shape["data"])
             body.append(
                 f'<div class="figure" id="figure-{len(figures)}" role="group" aria-label="{name}"'
