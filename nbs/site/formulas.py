@@ -9,7 +9,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 LONG = [(r"\\([dt]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}"), (r"\\([bB]igg?)\s*(?=[(\[{|]|\\[l{])", r"\\\1l"), (r"\\([bB]igg?)\s*(?=[)\]}]|\\[r}])", r"\\\1r"),
-        (r"\\[bB]igg?\s*/", "/"), (r"\\dots\b|…", r"\\ldots ")]
+        (r"\\[bB]igg?\s*/", "/"), (r"\\dots\b|…", r"\\ldots "), (r"(\\\\)\s*\[[\d.]+\w\w\]", r"\1")]  # a line's end says how far the next is
 
 
 def mathml(tex: str, block: bool = False) -> str:

@@ -63,7 +63,8 @@
     const top = sliders.find((s) => s.y >= 1), gap = top ? layout.margin.t - (top.pad?.b || 0) : 0;
     const gd = make("div"), clip = make("div", { className: "clip", hidden: true }, gd);
     paper.append(clip);
-    await Plotly.newPlot(gd, { data, layout, frames, config });
+    // Buttons over a drawing without data would only hide a part of it.
+    await Plotly.newPlot(gd, { data, layout, frames, config: data.length ? config : { ...config, displayModeBar: false } });
     const run = async ({ method = "restyle", args = [] }) => { await Plotly[method](gd, ...args); await fit(gd, gap); };
     paper.querySelector("img")?.remove();
     paper.prepend(...updatemenus.map((m) => buttons(m, run)), ...sliders.map((s, n) => slider(s, `${name}-slider-${n}`, run)));
