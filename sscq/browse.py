@@ -28,46 +28,50 @@ from .validation import check_count, one_line
 # %% ../nbs/48_browse.ipynb #9348a1e6
 BROWSE_STYLE = STYLE + """
 html,body{height:100%}
-body{display:grid;grid-template:auto 1fr auto/1fr auto}
+body{display:grid;grid-template:auto 1fr auto/1fr auto;font-size:15px}
+main{display:grid;min-width:0;min-height:0}
 header{grid-column:1/3;display:flex;flex-wrap:wrap;gap:.4rem .9rem;align-items:center;padding:.5rem .9rem}
 header{border-bottom:1px solid var(--line)}
 h1{font-size:1.05rem;margin:0;overflow-wrap:anywhere}
 h2{font-size:.95rem;margin:1rem 0 .2rem}
 input[type=search]{width:13rem}
 select{max-width:18rem}
-input,select,button{font:inherit}
+input,select,button{font:inherit;color:var(--ink);background:var(--card);border:1px solid var(--soft)}
+input,select,button{border-radius:5px;padding:.15rem .5rem}
 #gallery{overflow-y:auto;min-width:0;outline:none}
-#gallery:focus-visible{box-shadow:inset 0 0 0 1px var(--mark)}
+#gallery:focus-visible{box-shadow:inset 0 0 0 2px var(--blue)}
 #space{position:relative}
 .tile{position:absolute;width:92px;height:112px;padding:4px;border:2px solid transparent;border-radius:6px}
 .tile{text-align:center;font-size:11px;cursor:pointer}
 .tile img,.tile .gone{width:80px;height:80px;display:flex;margin:auto}
 .tile span{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.tile:hover{background:var(--soft)}
-.tile[aria-selected=true]{border-color:var(--mark)}
+.tile:hover{background:var(--card)}
+.tile[aria-selected=true]{border-color:var(--blue)}
+.gone{font-size:12px}
 #panel{width:min(36rem,46vw);overflow-y:auto;padding:.6rem .9rem;border-left:1px solid var(--line)}
 .this{display:grid;grid-template-columns:13rem 1fr auto;gap:.8rem;align-items:start}
 .this img,.this .gone{width:100%;height:13rem;object-fit:contain}
 .path{overflow-wrap:anywhere;margin:0}
-.note{color:#777;font-size:13px;margin:.2rem 0}
+.note{color:var(--soft);font-size:13px;margin:.2rem 0}
 ol{list-style:none;margin:.4rem 0;padding:0}
 ol{display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:0 1rem}
 li{display:grid;grid-template-columns:72px minmax(0,1fr);gap:0 .7rem;padding:.3rem 0;border-top:1px solid var(--line)}
 li a{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 li>button{padding:0;border:1px solid transparent;background:none;cursor:pointer;width:72px;height:72px}
-li>button:hover,li>button:focus{border-color:var(--mark)}
+li>button:hover,li>button:focus{border-color:var(--blue)}
 li img,li .gone{width:70px;height:70px;display:flex}
-.parts{display:flex;height:10px;background:var(--soft);margin:.2rem 0;max-width:100%}
-.parts i{background:var(--mark)}
-.parts i:nth-child(even){background:#e08a1e}
-summary{cursor:pointer;font-size:13px;color:#777}
+.parts{display:flex;height:10px;background:var(--wash);margin:.2rem 0;max-width:100%}
+.parts i{background:var(--blue)}
+.parts i:nth-child(even){background:var(--soft)}
+.rank{color:var(--soft);margin-right:.5em}
+summary{cursor:pointer;font-size:13px;color:var(--soft)}
 table{border-collapse:collapse;font-size:12px}
 td,th{padding:.1rem .3rem;text-align:right}
-footer{grid-column:1/3;border-top:1px solid var(--line);padding:.3rem .9rem;font-size:13px;color:#777}
+footer{grid-column:1/3;border-top:1px solid var(--line);padding:.3rem .9rem;font-size:13px;color:var(--soft)}
 kbd{border:1px solid var(--line);border-radius:3px;padding:0 .25rem}
 [hidden]{display:none!important}
 @media(max-width:700px){body{grid-template-columns:1fr}header,footer{grid-column:1}
-#panel{position:fixed;inset:0;width:100%;background:Canvas}.this{grid-template-columns:8rem 1fr auto}}
+#panel{position:fixed;inset:0;width:100%;background:var(--back)}.this{grid-template-columns:8rem 1fr auto}}
 """
 
 # %% ../nbs/48_browse.ipynb #38e9d679
@@ -131,8 +135,9 @@ let shown = everything, at = 0, tiles = new Map();
 const columns = () => Math.max(1, Math.floor(gallery.clientWidth / TILE));
 const tile = i => {
   const name = el("span", {textContent: facts.names[i]});
-  const node = el("div", {className: "tile", id: "picture-" + i, title: folder(i)[0] + "/" + facts.names[i]},
-    picture(i), name);
+  const seen = picture(i), where = folder(i)[0] + "/" + facts.names[i];
+  if (seen.alt) seen.alt = "";  // its name stands below it
+  const node = el("div", {className: "tile", id: "picture-" + i, title: where}, seen, name);
   node.setAttribute("role", "option");
   return node;
 };
@@ -176,12 +181,17 @@ const chosen = () => /^#\d+$/.test(location.hash) && +location.hash.slice(1) < N
 const choose = i => { location.hash = i === null ? "" : i; };
 const original = i => {
   if (!facts.sizes[i]) return gone();
-  const image = el("img", {src: link(i), alt: facts.names[i]});
-  image.onerror = () => image.replaceWith(picture(i), el("p", {className: "note",
-    textContent: "The original cannot be shown: it is gone, or of a kind that this browser does not know."}));
-  return image;
+  const image = el("img", {src: link(i), alt: facts.names[i]}), larger = el("input", {type: "checkbox"});
+  larger.setAttribute("aria-label", facts.names[i] + ": larger");
+  const view = el("label", {className: "zoom"}, larger, image);
+  image.onerror = () => {
+    image.replaceWith(picture(i));
+    view.after(el("p", {className: "note",
+      textContent: "The original cannot be shown: it is gone, or of a kind that this browser does not know."}));
+  };
+  return view;
 };
-const answer = (i, [far, j], most, part) => {
+const answer = (i, [far, j], most, part, rank) => {
   const parts = Array.from({length: M}, (_, m) => part(m, i, j)), bar = el("div", {className: "parts"});
   parts.forEach((x, m) => {
     const piece = el("i", {title: `part ${m}: ${x.toFixed(3)}`});
@@ -197,7 +207,9 @@ const answer = (i, [far, j], most, part) => {
   const button = el("button", asks, picture(j));
   const name = el("a", {href: link(j), target: "_blank", rel: "noreferrer", textContent: facts.names[j]});
   name.title = folder(j)[0] + "/" + facts.names[j];
-  return el("li", {}, button, el("div", {}, name, el("b", {textContent: far.toFixed(3)}), bar, why));
+  const said = el("div", {}, el("span", {className: "rank", textContent: rank}),
+    el("b", {textContent: far.toFixed(3)}));
+  return el("li", {}, button, el("div", {}, name, said, bar, why));
 };
 const open = () => {
   const i = chosen(), panel = $("panel");
@@ -218,7 +230,7 @@ const open = () => {
   panel.replaceChildren(el("div", {className: "this"}, el("div", {}, original(i)), el("div", {}, path,
       el("h2", {textContent: near.length ? `The ${near.length} nearest` : "There are no others to compare it with"}),
       ...notes.map(textContent => el("p", {className: "note", textContent}))), close),
-    el("ol", {}, ...near.map(one => answer(i, one, most, part))));
+    el("ol", {}, ...near.map((one, n) => answer(i, one, most, part, n + 1))));
   panel.scrollTop = 0;
   go(Math.max(shown.indexOf(i), shown.includes(i) ? 0 : at));
 };
@@ -241,7 +253,9 @@ onhashchange = open;
 onkeydown = event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const where = document.activeElement, typing = ["INPUT", "SELECT"].includes(where.tagName);
-  if (event.key === "Escape") {
+  const larger = document.querySelector(".zoom input:checked");
+  if (event.key === "Escape" && larger) larger.checked = false;
+  else if (event.key === "Escape") {
     if (typing) gallery.focus(); else { choose(null); gallery.focus(); }
   } else if (typing) {
     if (where === $("filter") && ["Enter", "ArrowDown"].includes(event.key)) { gallery.focus(); go(0); }
@@ -271,9 +285,11 @@ BODY = """<header><h1>{title}</h1><span id="count" role="status"></span>
 <select id="folder" aria-label="folder"><option value="">all folders</option></select>
 <label><input type="checkbox" id="among"> nearest among these only</label>
 <label><input type="checkbox" id="refine" checked> sorted by embeddings</label></header>
-<div id="gallery" role="listbox" aria-label="pictures" tabindex="0"><div id="space"></div></div>
+<main>
+<div id="gallery" role="listbox" aria-label="pictures" tabindex="0"><div id="space"></div></div></main>
 <aside id="panel" aria-label="the nearest" hidden></aside>
-<footer>Click a picture to see its nearest. <kbd>←↑↓→</kbd> move, <kbd>Enter</kbd> shows the nearest,
+<footer>Click a picture to see its nearest, and the large one to see it larger.
+<kbd>←↑↓→</kbd> move, <kbd>Enter</kbd> shows the nearest,
 <kbd>Escape</kbd> closes, <kbd>/</kbd> filters by name. {note}<noscript>This page needs JavaScript. </noscript>Nothing
 is fetched from a network.</footer>
 <script type="application/json" id="facts">{facts}</script>
@@ -305,7 +321,8 @@ def directions(now: IndexSnapshot) -> np.ndarray:
 def meanings(parts: int, squared: bool) -> dict[str, str]:
     "What a number of the page is: of codes, and of the embeddings that sort what codes chose"
     return dict(
-        meaning=f"The number is the symmetric distance: between two codes, the {'squared ' * squared}distances of "
+        meaning=f"A code names a word (a codeword) for each of {parts} parts of a picture's vector. The number is the "
+                f"symmetric distance: between two codes, the {'squared ' * squared}distances of "
                 f"their {parts} pairs of codewords, added up. 0 is the same code. A bar shows the parts.",
         refining="The codes choose a hundred; the embeddings that are kept beside them sort these, and theirs is the "
                  "number: 2 − 2 cos, which is 0 for one direction and 2 for a right angle. A bar shows its "

@@ -176,8 +176,10 @@ def digits_data(
     short = distances[chosen].argsort(stable=True)[:, :50]
     refined = short.gather(1, apart.gather(1, short).argsort(stable=True)[:, :10])
     exact = apart.argsort(stable=True)[:, :10]
+    def far(ids: torch.Tensor) -> list[float]:  # squared, as the sums of the code are
+        return [round(v, 3) for v in apart.gather(1, ids).square().flatten().tolist()]
     return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
-                        refined=refined.flatten().tolist())
+                        refined=refined.flatten().tolist(), exact_distances=far(exact), refined_distances=far(refined))
 
 # %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits", "frame")
@@ -199,7 +201,8 @@ def script(
 # %% ../nbs/44_component.ipynb #a067cab7
 _DOCUMENT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>body{{margin:0}}</style></head>
+<title>{title}</title><style>:root{{color-scheme:light dark}}body{{margin:0;background:#fff}}
+@media(prefers-color-scheme:dark){{body{{background:#131416}}}}</style></head>
 <body><main id="explorable"></main><noscript><p>{title}: this picture moves, and needs JavaScript for it.</p></noscript>
 <script type="application/json" id="data">{data}</script>
 <script type="application/json" id="kept">{kept}</script>

@@ -9,29 +9,73 @@ __all__ = ['save_page']
 import base64
 import gzip
 import html
+import re
+from collections.abc import Iterable
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from plotly.basedatatypes import BaseFigure
 from plotly.offline import get_plotlyjs
 
 from .files import atomic_write, check_writable
-from .validation import shown
+from .validation import one_line, shown
+
+# %% ../nbs/41_page.ipynb #a374297b
+def theme() -> str:
+    "Colours of the explorables, light and dark, for a page that is not within one"
+    text = (files("sscq") / "js/component.js").read_text(encoding="utf-8")
+    colours = text.partition("export const THEME = `")[2].partition("`")[0]
+    return re.sub(r":host(?:\((.*?)\)(?= {))?", r":root\1", colours)
+
+
+# A click makes a picture as large as the window lets it be; a checkbox that is not seen does it, with no script.
+# Figures are white cards; in the dark theme those without pictures are turned dark, with their hues kept
+PAGE_STYLE = """
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);margin:0}
+a{color:var(--blue)}
+h1{font-size:1.5rem;line-height:1.25}
+h1,h2,h3{overflow-wrap:anywhere}
+:focus-visible{outline:3px solid var(--blue);outline-offset:2px}
+code,pre{background:var(--card);padding:.1rem .3rem;border-radius:3px;overflow-wrap:anywhere}
+.gone{display:flex;align-items:center;justify-content:center;border:2px dashed var(--soft);color:var(--soft)}
+.zoom{cursor:zoom-in;display:block}
+.zoom input{position:absolute;opacity:0}
+.zoom input:focus-visible+img{outline:3px solid var(--blue)}
+.zoom input:checked+img{position:fixed;inset:0;margin:auto;width:min(92vw,92vh);height:min(92vw,92vh)}
+.zoom input:checked+img{cursor:zoom-out;z-index:1;box-shadow:0 0 0 100vmax #000a;object-fit:contain}
+"""
+REPORT_STYLE = """
+main{max-width:960px;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
+td,th{padding:.35rem .9rem;border-bottom:1px solid var(--line);text-align:right}
+td:first-child,th:first-child{text-align:left}
+.wide{overflow-x:auto}
+.figure{overflow-x:auto;overflow-y:hidden;background:#fff;border-radius:6px}
+@media(prefers-color-scheme:dark){.figure[data-turns]{filter:invert(.92) hue-rotate(180deg)}}
+"""
+
+
+def figure_name(figure: dict) -> str:
+    "What a figure shows, for those who do not see it: its title, or the words in it, its axes, what is drawn"
+    layout, traces = figure["layout"], figure["data"]
+    notes = [(note.get("text") or "") for note in layout.get("annotations", [])[:12]]
+    title = (layout.get("title") or {}).get("text") or ", ".join(filter(None, notes))
+    axes = [(layout.get(axis, {}).get("title") or {}).get("text") for axis in ("xaxis", "yaxis")]
+    drawn = dict.fromkeys(one.get("name") or f"a {one.get('type', 'line')}" for one in traces)
+    axes = [f"{axis}: {text}" for axis, text in zip("xy", axes) if text]
+    words = "; ".join(filter(None, [title, *axes, ", ".join(list(drawn)[:8]) or "pictures"]))
+    return "Figure: " + one_line(" ".join(re.sub("<[^>]+>", " ", words).split()))
+
 
 # %% ../nbs/41_page.ipynb #e978f324
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light"><title>{title}</title>
-<style>
-body{{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem}}
-body{{color:#222;background:#fff}}
-table{{border-collapse:collapse;margin:1rem 0}}
-td,th{{padding:.35rem .9rem;border-bottom:1px solid #ddd;text-align:right}}
-td:first-child,th:first-child{{text-align:left}}
-.figure{{overflow-x:auto;overflow-y:hidden}}
-code,pre{{background:#f3f3f3;padding:.1rem .3rem;border-radius:3px}}
-</style></head>
-<body>{body}<noscript><p>The figures of this page need JavaScript; nothing is fetched from the network.</p></noscript>
+<title>{title}</title><style>{style}</style></head>
+<body><main>{body}<noscript><p>The figures of this page need JavaScript; nothing is fetched from the network.</p>
+</noscript></main>
 <script type="text/plain" id="plotly">{plotly}</script>
 <script>
 const figures = {figures};
@@ -42,6 +86,7 @@ const figures = {figures};
   for (const [i, f] of figures.entries()) {{
     const box = document.getElementById("figure-" + i);
     await Plotly.newPlot(box, {{...f, config: {{displaylogo: false, showSendToCloud: false}}}});
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     if (!f.layout.sliders) continue;
     box.tabIndex = 0;
     box.onkeydown = async e => {{
@@ -56,6 +101,7 @@ const figures = {figures};
 }})();
 </script></body></html>
 """
+
 
 # %% ../nbs/41_page.ipynb #0b06af4a
 @lru_cache(1)
@@ -75,8 +121,12 @@ def page(
     figures: list[str] = []
     for block in blocks:
         if isinstance(block, BaseFigure):
+            shape = block.to_dict()
+            name = html.escape(figure_name(shape))
+            pictures = shape["layout"].get("images") or any(one.get("type") == "heatmap" for one in shape["data"])
             body.append(
-                f'<div class="figure" id="figure-{len(figures)}" style="height:{block.layout.height or 300}px"></div>'
+                f'<div class="figure" id="figure-{len(figures)}" role="group" aria-label="{name}"'
+                f'{"" if pictures else " data-turns"} style="height:{block.layout.height or 300}px"></div>'
             )
             figures.append(block.to_json().replace("<", "\\u003c"))  # so that no text in a figure can end the script
         elif isinstance(block, str):
@@ -85,8 +135,56 @@ def page(
             raise TypeError(f"a block of type {type(block).__name__} must be a plotly figure or HTML text")
     packed = base64.b64encode(packed_plotly()).decode()
     return _PAGE.format(
-        title=html.escape(title), body="\n".join(body), figures="[" + ",\n".join(figures) + "]", plotly=packed
+        title=html.escape(title),
+        style=theme() + PAGE_STYLE + REPORT_STYLE + ANSWERS_STYLE,
+        body="\n".join(body),
+        figures="[" + ",\n".join(figures) + "]",
+        plotly=packed,
     )
+
+# %% ../nbs/41_page.ipynb #4629dc33
+ANSWERS_STYLE = """
+.answers{display:flex;flex-wrap:wrap;gap:.8rem;margin:.6rem 0 1.6rem}
+.answers figure{width:170px;margin:0}
+.answers figure.query{border-right:2px solid var(--line);padding-right:.6rem;width:182px}
+.answers img,.answers .gone{width:170px;height:170px;display:flex;border-radius:4px;object-fit:cover}
+.answers.small figure{width:84px}
+.answers.small figure.query{width:96px}
+.answers.small img{width:84px;height:84px;image-rendering:pixelated;background:#fff;border:1px solid var(--line)}
+.answers .right img{border:3px solid var(--good)}
+.answers .wrong img{border:3px dashed var(--bad)}
+.answers figcaption{font-size:13px;line-height:1.35;overflow-wrap:anywhere}
+"""
+
+
+class Shown(NamedTuple):
+    "A picture of a page, with what is said below it"
+    picture: str  # a data URI; none if it is gone
+    name: str
+    said: str = ""
+    link: str = ""  # to the original
+    right: bool | None = None  # an answer, where that is known
+
+
+def shown_picture(one: Shown, rank: int) -> str:  # 0: the query
+    "A figure of a page: a larger view on a click, rank, number, and name with a link to the original"
+    name, rest = html.escape(one.name), [f"<b>{html.escape(one.said)}</b>" if one.said else ""]
+    view = '<div class="gone">gone</div>'
+    if one.picture:
+        box = f'<input type="checkbox" aria-label="{name}: larger">'
+        view = f'<label class="zoom">{box}<img alt="{name}" src="{one.picture}"></label>'
+    kind = "query" if not rank else {True: "right", False: "wrong", None: "answer"}[one.right]
+    mark = {True: " ✓", False: " ✗", None: ""}[one.right]
+    rest.append(f'<a href="{html.escape(one.link)}" rel="noreferrer">{name}</a>' if one.link else name)
+    caption = " ".join(filter(None, [f"{rank or 'query'}{mark}", *rest]))
+    return f'<figure class="{kind}">{view}<figcaption>{caption}</figcaption></figure>'
+
+
+def answers_row(query: Shown, answers: Iterable[Shown], small: bool = False) -> str:
+    "A query and its answers, nearest first"
+    figures = [shown_picture(query, 0), *(shown_picture(one, rank) for rank, one in enumerate(answers, 1))]
+    return f'<div class="answers{" small" * small}">{"".join(figures)}</div>'
+
 
 # %% ../nbs/41_page.ipynb #86f2e643
 def save_page(

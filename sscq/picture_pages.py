@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from .files import atomic_write
 from .images import load_image
 from .index import Index
+from .page import ANSWERS_STYLE, answers_row, PAGE_STYLE, Shown, theme
 from .reading import WORKERS
 from .report import say
 from .validation import one_line
@@ -107,14 +108,7 @@ def listed(
     )
 
 # %% ../nbs/47_picture_pages.ipynb #33ca7d11
-STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882;--mark:#0b62c4}
-@media(prefers-color-scheme:dark){:root{--mark:#6db3ff}}
-*{box-sizing:border-box}
-body{font:15px/1.45 system-ui,sans-serif;margin:0}
-a{color:var(--mark)}
-.gone{display:flex;align-items:center;justify-content:center;border:2px dashed #888;color:#888;font-size:12px}
-"""
+STYLE = theme() + PAGE_STYLE
 
 # %% ../nbs/47_picture_pages.ipynb #2d7230ad
 PAGE = """<!doctype html>
@@ -142,21 +136,9 @@ def sealed_page(
     return page.encode("utf-8", "backslashreplace")
 
 # %% ../nbs/47_picture_pages.ipynb #161c7399
-ANSWERS_STYLE = STYLE + """
-body{max-width:1100px;margin:1.5rem auto;padding:0 1rem}
-h1{font-size:1.3rem}
-h2{font-size:1rem;margin:1.6rem 0 .4rem;overflow-wrap:anywhere}
-.row{display:flex;flex-wrap:wrap;gap:.8rem}
-figure{width:170px;margin:0}
-figure.query{border-right:2px solid var(--line);padding-right:.6rem;width:182px}
-figure img,figure .gone{width:170px;height:170px;display:flex;border-radius:4px}
-figcaption{font-size:13px;overflow-wrap:anywhere}
-label{cursor:zoom-in}
-input{position:absolute;opacity:0}
-input:focus-visible+*{outline:2px solid var(--mark)}
-input:checked+img{position:fixed;inset:0;margin:auto;width:min(92vw,92vh);height:min(92vw,92vh)}
-input:checked+img{cursor:zoom-out;z-index:1}
-input:checked+img{box-shadow:0 0 0 100vmax #000a}
+SEARCH_STYLE = STYLE + ANSWERS_STYLE + """
+main{max-width:1100px;margin:1.5rem auto;padding:0 1rem}
+h2{font-size:1.05rem;margin:1.6rem 0 .4rem}
 """
 
 
@@ -166,25 +148,16 @@ def answers_page(
     meaning: str,  # of the numbers, in a sentence
     start: str | Path,  # the folder of the page
 ) -> bytes:
-    "Queries, each with its answers: names, links to the originals, and a larger view of what is clicked"
-    def figure(path, number, kind=""):
-        picture = small_picture(path, LARGE)
-        name = html.escape(one_line(os.path.basename(path)))
-        box = '<input type="checkbox" aria-label="larger">'
-        view = (f'<label>{box}<img alt="{name}" src="{data_uri(picture)}"></label>' if picture
-                else '<div class="gone">gone</div>')
-        link = f'<a href="{html.escape(address(path, start))}" rel="noreferrer">{name}</a>' if picture else name
-        return f'<figure{kind}>{view}<figcaption><b>{number}</b> {link}</figcaption></figure>'
+    "Queries, each with its answers: ranks, names, links to the originals, and a larger view of what is clicked"
+    def shown(path, number=""):
+        picture, name = small_picture(path, LARGE), one_line(os.path.basename(path))
+        return Shown(data_uri(picture), name, number, address(path, start)) if picture else Shown("", name, number)
     blocks = [f"<h1>{html.escape(one_line(title))}</h1><p>{html.escape(meaning)} Click a picture to see it larger, its "
               "name for the original file.</p>"]
     for answer in answers:
-        pairs = zip(answer["paths"], answer["distances"])
-        blocks.append(
-            f'<h2>{html.escape(one_line(answer["query"]))}</h2><div class="row">'
-            + figure(answer["query"], "query", ' class="query"')
-            + "".join(figure(path, f"{distance:.3f}") for path, distance in pairs) + "</div>"
-        )
-    return sealed_page(title, "\n".join(blocks), ANSWERS_STYLE)
+        found = [shown(path, f"{far:.3f}") for path, far in zip(answer["paths"], answer["distances"])]
+        blocks.append(f'<h2>{html.escape(one_line(answer["query"]))}</h2>{answers_row(shown(answer["query"]), found)}')
+    return sealed_page(title, "<main>" + "\n".join(blocks) + "</main>", SEARCH_STYLE)
 
 # %% ../nbs/47_picture_pages.ipynb #add33f24
 def show_answers(

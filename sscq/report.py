@@ -6,6 +6,7 @@
 __all__ = ['score_figure', 'pr_figure', 'save_report', 'demo']
 
 # %% ../nbs/43_report.ipynb #7c501580
+import base64
 import html
 import json
 import math
@@ -14,9 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn, Tensor
 
 from .backbone import linear_head
@@ -285,7 +288,9 @@ def html_rows(head: Iterable, body: Iterable[Iterable]) -> str:
     "A table of a web page"
     def row(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-    return "<table>" + row(head, "th") + "".join(row(cells, "td") for cells in body) + "</table>"
+    wide = '<div class="wide" role="group" aria-label="table" tabindex="0">'
+    rows = "".join(row(cells, "td") for cells in body)
+    return f'{wide}<table><thead>{row(head, "th")}</thead><tbody>{rows}</tbody></table></div>'
 
 
 def html_table(rows: list[dict]) -> str:
@@ -307,6 +312,42 @@ def html_table(rows: list[dict]) -> str:
             for r in rows
         ],
     )
+
+# %% ../nbs/43_report.ipynb #21dd0cfc
+ANSWERS_MEAN = (
+    "The number in bold is the distance: the query's vector is cut into parts, the squared distance of each part "
+    "from the codeword that the answer has for it is looked up, and these are added. Smaller is nearer; answers of "
+    "one code have one number, and numbers of different queries cannot be compared."
+)
+
+
+def picture_uri(image: Tensor) -> str:  # uint8 (C, H, W)
+    "A picture within a page, as it is"
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file := BytesIO(), "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def answer_rows(
+    data: RetrievalData,
+    index: Index,
+    n_queries: int = 8,
+    k: int = 9,
+) -> list[str]:
+    "Queries, each with its nearest images, for a web page"
+    from sscq.page import answers_row, Shown
+    asked = torch.linspace(0, len(data.query.images) - 1, n_queries).long()
+    found = index.search(next(batches(data.query.images, [asked])), k=k)
+    def shown(part, i, said="", right=None):
+        picture = to_float(next(batches(part.images, [i[None]]))[0]).mul(255).round().to(torch.uint8)
+        return Shown(picture_uri(picture), f"a {part.known_labels[i]}, number {i}", said, right=right)
+    rows = []
+    for q, ids, distances in zip(asked, found.ids, found.distances):
+        right = data.database.known_labels[ids] == data.query.known_labels[q]
+        answers = [shown(data.database, i, f"{far:.3f}", bool(hit)) for i, far, hit in zip(ids, distances, right)]
+        rows.append(answers_row(shown(data.query, q), answers, small=True))
+    return rows
+
 
 # %% ../nbs/43_report.ipynb #d63f4dff
 def save_report(
@@ -331,9 +372,9 @@ def save_report(
         [
             f"<h1>Digits, without labels</h1><p>{html.escape(protocol(results))}.</p>",
             html_table(summary(results)),
-            "<h2>Answers</h2><p>Each row: a query, then its nearest images. A green frame with a tick: the same "
-            "digit. A dashed frame with a cross: another.</p>",
-            answers_grid(data, index),
+            f"<h2>Answers</h2><p>Each row: a query, then its nearest images. {ANSWERS_MEAN} A solid frame with a tick "
+            "is the same digit, a dashed one with a cross another. Click a picture to see it larger.</p>",
+            *answer_rows(data, index),
             "<h2>Loss</h2><p>The objective's terms, unweighted.</p>",
             curves({t: (epochs, [r[t] for r in history]) for t in terms}, x="epoch", y="term"),
             "<h2>mAP over time</h2><p>Labels score; they choose nothing.</p>",

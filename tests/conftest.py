@@ -1,4 +1,5 @@
 "Shapes in signatures are checked, here and only here; and one browser for the tests that open pages."
+import importlib.util
 import os
 import signal
 import sys
@@ -26,6 +27,19 @@ def browser():
         found = p.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
         yield found
         found.close()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    "What axe-core finds wrong with a page, a line for each kind; it comes in a wheel, so nothing is fetched. Without it, its tests are skipped, but in CI they fail"
+    found = importlib.util.find_spec("axe_playwright_python")
+    if not found: (pytest.fail if os.environ.get("CI") else pytest.skip)("no axe-core: pip install axe-playwright-python to test pages by its rules")
+    program = Path(found.submodule_search_locations[0], "axe.min.js").read_text(encoding="utf-8")
+    def wrong(page, *rules: str) -> list[str]:  # all rules, or these
+        if not page.evaluate("!!window.axe"): page.evaluate(program)
+        return page.evaluate("""async (rules) => (await axe.run(document, rules.length ? {runOnly: rules} : {})).violations.map(
+          (v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => `${n.target.join(' ')} ${n.html.slice(0, 120)}`).join(' | ')}`)""", list(rules))
+    return wrong
 
 
 LONGEST = ("test_tutorials.py", "test_lab.py", "test_notebooks.py")

@@ -305,6 +305,39 @@ def test_keys_and_filters(made, opened):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong(made, browser, axe, scheme, tmp_path):
+    context = browser.new_context(viewport=dict(width=1280, height=900), color_scheme=scheme, bypass_csp=True)  # axe is no script of the page's
+    tab = context.new_page()
+    (tmp_path / "page.html").write_bytes(answers_page([dict(query="a.png", paths=["b.png"], distances=[.5])], "t", "m", tmp_path))
+    for page in (made / "some-browse.html", tmp_path / "page.html"):
+        tab.goto(f"{page.as_uri()}#1")
+        for width in (1280, 390):
+            tab.set_viewport_size(dict(width=width, height=900))
+            assert not axe(tab)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        back = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert back == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 20, 22)"}[scheme]
+    context.close()
+
+
+@pytest.mark.browser
+def test_the_large_picture_gets_larger_and_answers_have_ranks(made, opened):
+    tab = opened(made / "some-browse.html")
+    tab.locator("#picture-1").click()
+    until(tab, "document.querySelector('.this img')?.naturalWidth === 30")
+    assert tab.locator("#panel .rank").all_text_contents() == [str(n) for n in range(1, 31)]
+    assert "names a word (a codeword)" in tab.locator("#panel").text_content(), "what a number means, in words explained"
+    large = tab.locator(".this img")
+    before = large.bounding_box()["width"]
+    tab.locator(".this input").focus()
+    tab.keyboard.press("Space")
+    assert large.bounding_box()["width"] > 2 * before
+    tab.keyboard.press("Escape")
+    assert large.bounding_box()["width"] == before and tab.locator("#panel").is_visible()
+
+
+@pytest.mark.browser
 def test_only_what_can_be_seen_is_drawn(opened, tmp_path):
     index = an_index(tmp_path, ["a.png"])
     many = Index(index.codebooks).add(torch.randint(16, (3000, 4), dtype=torch.uint8), paths=index.paths * 3000)

@@ -82,7 +82,27 @@ def test_the_report_is_one_file_that_asks_for_nothing(demo_run):
     page = (demo_run / "digits" / "report.html").read_text()
     assert len(page.encode()) < 5_000_000
     assert "src=\"http" not in page and "href=\"http" not in page and "@import" not in page
-    assert page.count('class="figure"') == 5 and "raw-pq" in page
+    assert page.count('class="figure"') == 4 and "raw-pq" in page
+    assert page.count('<div class="answers small">') == 8 and page.count("<figure") == 80  # each query with nine answers
+    assert page.count('type="checkbox"') == 80 and "Smaller is nearer" in page and page.count("<h1>") == 1
+
+
+@pytest.mark.browser
+def test_the_report_can_be_read_by_everyone(demo_run, browser, axe):
+    tab = browser.new_page(viewport=dict(width=1280, height=900), color_scheme="dark")
+    tab.goto((demo_run / "digits" / "report.html").as_uri())
+    tab.wait_for_selector("body[data-drawn='4']")
+    assert not axe(tab)
+    for width in (390, 640, 800):  # 640 is 1280 at a zoom of 200 %
+        tab.set_viewport_size(dict(width=width, height=900))
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.emulate_media(color_scheme="light")
+    assert not axe(tab, "color-contrast", "scrollable-region-focusable")
+    box = tab.get_by_role("checkbox").nth(3)
+    box.focus()
+    box.press("Space")
+    assert tab.locator(".answers img").nth(3).bounding_box()["width"] > 300, "larger by keyboard too"
+    tab.close()
 
 
 @pytest.mark.parametrize("argv, code", [

@@ -91,6 +91,22 @@ def test_everything_has_a_name_and_a_role(show, name): assert not show(name).pag
 
 
 @explorables
+def test_axe_finds_nothing_wrong(show, axe, name):
+    page = show(name).page
+    assert not axe(page)
+    page.emulate_media(color_scheme="dark")
+    assert not axe(page, "color-contrast")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 22)"  # below the card too
+
+
+@explorables
+def test_a_legend_gives_each_colour_one_meaning(show, name):
+    page = show(name).page
+    marks = page.locator("ul.legend i").evaluate_all("all => all.map(i => i.className + ' ' + i.getAttribute('style'))")
+    assert len(marks) == len(set(marks)) >= 2 and page.locator("p.terms").count() == 1
+
+
+@explorables
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_can_be_read(show, name, scheme):
     page = show(name, color_scheme=scheme).page
@@ -304,12 +320,20 @@ def test_a_cold_choice_is_the_word(show):
 def test_a_query_has_its_answers_and_failures_are_named(show):
     shown = show("search")
     page = shown.page
-    assert "A failure: the first answer" in changed(shown, page.get_by_role("button", name=re.compile("a failure")).first.click)
+    assert "A failure: the first answer" in changed(shown, page.get_by_role("button", name=re.compile(r"^Query: a \d fails$")).first.click)
     assert page.locator("ol.answers button.wrong").count() > 0
     sums = [float(t.rsplit(" ", 1)[1]) for t in [b.get_attribute("aria-label") for b in page.locator("ol.answers button").all()]]
     assert sums == sorted(sums)
     said = changed(shown, page.get_by_role("button", name="Only 4 bits").click)
     assert int(re.search(r"(\d+) pictures have the first one's code", said)[1]) > 20
+
+
+@pytest.mark.parametrize("way", ["the whole vector", "the code, then the vector"])
+def test_answers_by_the_vector_have_its_distances(show, way):
+    shown = show("search")
+    changed(shown, lambda: shown.page.get_by_label("Rank by").select_option(way))
+    found = [float(b.get_attribute("aria-label").rsplit(" ", 1)[1]) for b in shown.page.locator("ol.answers button").all()]
+    assert found == sorted(found) and len(set(found)) > 7 and "not kept" not in shown.said()
 
 
 def test_steps_of_a_search_come_one_by_one(show):

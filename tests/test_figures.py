@@ -367,9 +367,23 @@ def test_page_draws_all_figures_offline(browser, tmp_path):
         assert (box["width"], box["height"]) == pytest.approx((fig.layout.width, fig.layout.height), abs=2), name
     assert tab.locator("#figure-3 image").count() == len(images)  # bitmaps arrived with the page
     assert tab.locator("#figure-2 .bars .point").count() == 2
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"  # also where dark is preferred
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 22)"  # dark where that is preferred
+    cards = tab.evaluate("[...document.querySelectorAll('.figure')].map(f => [getComputedStyle(f).backgroundColor, getComputedStyle(f).filter !== 'none'])")
+    assert {back for back, _ in cards} == {"rgb(255, 255, 255)"}, "a figure's card is white, and turned dark as a whole"
+    assert [turned for _, turned in cards] == [not fig.layout.images and all(t.type != "heatmap" for t in fig.data) for fig in figures.values()]
     assert not problems and fetched == [path.as_uri()]
     context.close()
+
+
+@pytest.mark.browser
+def test_axe_finds_nothing_wrong_with_a_page_of_figures(browser, axe, tmp_path):
+    tab = browser.new_page(viewport=dict(width=390, height=900))
+    tab.goto(save_page(tmp_path / "all.html", "All", ["<h1>All</h1>", *slides().values(), *all_figures().values()]).as_uri())
+    tab.wait_for_function("() => document.body.dataset.drawn", timeout=60_000)
+    assert not axe(tab) and tab.evaluate("document.documentElement.scrollWidth") <= 390
+    names = tab.locator(".figure").evaluate_all("all => all.map(f => f.getAttribute('aria-label'))")
+    assert all(name.startswith("Figure: ") and len(name) > 15 for name in names)
+    tab.close()
 
 
 @pytest.mark.browser

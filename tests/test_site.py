@@ -314,7 +314,7 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def window(browser, address):
-    "One page for most tests, since a fresh one has to read plotly and MathJax anew; and what went wrong in it"
+    "One page for most tests, since a fresh one has to read plotly anew; and what went wrong in it"
     page, problems = browser.new_page(viewport=dict(width=1280, height=900)), []
     page.on("pageerror", lambda e: problems.append(f"{page.url}: {e}"))
     page.on("console", lambda m: m.type in ("error", "warning") and problems.append(f"{page.url}: {m.text}"))
@@ -341,10 +341,9 @@ DRAW = """async () => {
   return cards.map(c => ({name: c.dataset.figure, drawn: c.classList.contains('drawn') && !!c.querySelector('.main-svg') && !c.querySelector('img'),
                           said: [...c.querySelectorAll('.annotation-text, .gtitle')].map(t => t.textContent)}));
 }"""
-MATH = """async () => {
-  if (window.MathJax) await MathJax.startup.promise;
-  return [document.querySelectorAll('.math').length, document.querySelectorAll('.math mjx-container').length,
-          document.querySelectorAll('[data-mml-node=merror]').length, document.documentElement.scrollWidth - innerWidth];
+MATH = """() => {
+  const formulas = [...document.querySelectorAll('.math')], drawn = formulas.filter(f => f.querySelectorAll('math').length === 1 && f.offsetHeight > 5);
+  return [formulas.length, drawn.length, document.querySelectorAll('merror').length, document.documentElement.scrollWidth - innerWidth];
 }"""
 
 
@@ -447,14 +446,54 @@ def test_the_front_page_answers_before_it_explains(tab, address):
     tab.wait_for_function(MOUNTED, timeout=60_000)
     tab.wait_for_load_state("networkidle")
     tab.remove_listener("response", look)
-    assert sum(sizes.values()) <= 300_000 and not [url for url in sizes if re.search("plotly|tex-svg", url)], sizes
+    assert sum(sizes.values()) <= 300_000 and not [url for url in sizes if re.search("plotly|mathjax|tex-svg", url)], sizes
     first = tab.locator(".explorable")
     top = first.bounding_box()["y"]
     assert top < min(p.bounding_box()["y"] for p in tab.locator("article p").all() if p.is_visible()), "text comes first"
-    first.get_by_role("button", name=re.compile("a failure")).first.click()
+    first.get_by_role("button", name=re.compile(r"^Query: a \d fails$")).first.click()
     tab.wait_for_function("e => e.textContent.startsWith('A failure')", arg=first.locator(".said").element_handle())
     assert first.locator("ol.answers button").count() == 10
     assert tab.get_by_role("navigation", name="Where to begin").get_by_role("link").count() == 3
+
+
+@pytest.mark.browser
+def test_plotly_waits_for_a_reader_and_comes_once(tab, address):
+    "What is near the screen is drawn at the first sign of interest; other figures wait until they are near"
+    loaded = []
+    tab.goto("about:blank")
+    tab.on("response", look := lambda r: loaded.append((r.url.removeprefix(address), len(r.body()))))
+    tab.goto(f"{address}/04_codebook.html")
+    tab.wait_for_load_state("networkidle")
+    before = dict(loaded)
+    assert not [url for url in before if re.search("plotly|mathjax", url)] and sum(before.values()) <= BEFORE_READING, before
+    assert tab.locator("figure.live img").first.is_visible()
+    tab.mouse.move(300, 300)
+    tab.locator("figure.drawn").first.wait_for()
+    programs = [url for url, _ in loaded if "/_static/plotly" in url]
+    figures = [url for url, _ in loaded if "/_static/figures/" in url and url.endswith(".js")]
+    assert len(programs) == 1 and 1 <= len(figures) < tab.locator("figure.live").count()
+    tab.remove_listener("response", look)
+    tab.evaluate(DRAW)
+    assert sum(size for _, size in loaded) < 2_400_000
+
+
+READ = ["index", "04_codebook", "05_contrastive", "06_diversity", "07_neighbors", "10_search", "tutorials/quick_tour", "explanations/speed", "api/index", "api/codebook"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", READ)
+def test_axe_finds_nothing_wrong(browser, address, axe, name):
+    page = browser.new_page(viewport=dict(width=1280, height=900), reduced_motion="reduce")
+    page.goto(f"{address}/{name}.html")
+    page.wait_for_function(MOUNTED, timeout=60_000)
+    page.mouse.move(300, 300)
+    if page.locator("figure.live").count(): page.locator("figure.drawn").first.wait_for()
+    assert not axe(page)
+    page.set_viewport_size(dict(width=390, height=844))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and not axe(page, "scrollable-region-focusable", "target-size")
+    page.emulate_media(color_scheme="dark")
+    assert not axe(page, "color-contrast")
+    page.close()
 
 
 @pytest.mark.browser

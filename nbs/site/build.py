@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from plotly.offline import get_plotlyjs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from api import Entry, Row, entries, gives, only_imports, statements, without_noqa
@@ -138,7 +139,8 @@ def figure(site: "Site", name: str, data: dict, page: str) -> str:
     width, height = layout.get("width"), layout.get("height", 450)
     img = picture(site, name, data["image/png"], alt, page, (width, height) if width else None) if "image/png" in data else ""
     site.write(f"static/figures/{name}.js", f"sscqFigure({json.dumps(name)}, {json.dumps(spec, separators=(',', ':'), ensure_ascii=False)});\n".encode())
-    return f'<figure class="live" data-figure="{name}" role="group" aria-label="{html.escape(alt)}"><div class="paper">{img}</div></figure>'
+    drawing = " drawing" * (not layout.get("images") and not any(t.get("type") == "heatmap" for t in spec["data"]))  # may be dark where the page is
+    return f'<figure class="live{drawing}" data-figure="{name}" role="group" aria-label="{html.escape(alt)}"><div class="paper">{img}</div></figure>'
 
 
 EXPLORABLE = 'class="sscq-explorable"'
@@ -389,6 +391,7 @@ class Site:
         self.write_page("api/index", api_index(self.modules, imports))
         for file, page in PROJECT.items(): self.write_page(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT, self.pages, page))
         for image in (NBS / "images").iterdir(): self.write(f"images/{image.name}", image.read_bytes())
+        self.write("static/plotly.js", f'sscqPlotly("{base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()}");\n'.encode())
         for old, new in MOVED.items(): self.write(f"moved/{old}.html", redirect(old, new).encode())
         for stale in {f for f in self.folder.rglob("*") if f.is_file()} - self.written:
             self.stale.append(stale.relative_to(self.folder).as_posix())
@@ -396,12 +399,28 @@ class Site:
 
     def finish(self, out: Path):
         "After Sphinx, which takes pages away no more than it knows of old addresses"
+        for page in (p for p in out.rglob("*.html") if not p.is_relative_to(out / "_static")):
+            before = page.read_text(encoding="utf-8")
+            if (after := mended(before)) != before: page.write_text(after, encoding="utf-8")
         for name in self.stale:
             page = re.sub(r"\.md$", ".html", name.removeprefix("moved/"))
             (out / re.sub(r"^static/", "_static/", page)).unlink(missing_ok=True)
         for old in MOVED:
             (out / f"{old}.html").parent.mkdir(parents=True, exist_ok=True)
             (out / f"{old}.html").write_bytes((self.folder / f"moved/{old}.html").read_bytes())
+
+
+MENDED = [('<aside class="sidebar-drawer', '<aside aria-label="The site" class="sidebar-drawer'), ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
+          ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'), ('<th class="head"><p></p></th>', "<td></td>")]
+PARAMETERS = re.compile(r'<dl>\n((?:<dd><em class="sig-param">(?:(?!</?dl>).)*?</dd>\n)+)</dl>', re.S)
+
+
+def mended(page: str) -> str:
+    "What the theme leaves to be desired by those who do not see the page: landmarks with names, headings with levels, lists only where something is listed"
+    for old, new in MENDED: page = page.replace(old, new)
+    page = re.sub(r'(<a href="#" class="back-to-top.*?</a>)', r'<nav aria-label="To the top">\1</nav>', page, flags=re.S)
+    def plain(m): return '<span class="params">' + m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>") + "</span>"
+    return PARAMETERS.sub(plain, page)
 
 
 def redirect(old: str, new: str) -> str:

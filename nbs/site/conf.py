@@ -1,19 +1,18 @@
 "Sphinx's settings; build.py calls it"
 import configparser
-import importlib.util
+import sys
 from pathlib import Path
 
-import plotly
 from docutils import nodes
 from sphinx.util.nodes import make_refnode
 
 here = Path(__file__).parent
+sys.path.insert(0, str(here))  # where formulas.py lies
 ini = configparser.ConfigParser(delimiters=["="])
 ini.read(here.parents[1] / "settings.ini", encoding="utf-8")
 project, author, release = (ini["DEFAULT"][key] for key in ("lib_name", "author", "version"))
-mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
 
-extensions = ["myst_parser", "sphinx.ext.mathjax", "sphinx_copybutton"]
+extensions = ["myst_parser", "formulas", "sphinx_copybutton"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # a notebook may go from # to ###
@@ -27,7 +26,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_favicon = str(here / "static/favicon.svg")
 html_title = f"{project} {release}"
-html_static_path = [str(here / "static"), str(Path(plotly.__file__).parent / "package_data/plotly.min.js"), str(mathjax / "tex-svg.js")]
+html_static_path = [str(here / "static")]
 exclude_patterns = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["figures.js"]
@@ -39,8 +38,7 @@ html_theme_options = {"navigation_with_keys": True, "light_css_variables": {"col
                       "dark_css_variables": {"color-brand-primary": "#7cc4f0", "color-brand-content": "#7cc4f0"}}
 pygments_style, pygments_dark_style = "a11y-light", "a11y-dark"
 copybutton_selector = "div.highlight pre"
-mathjax_path = "tex-svg.js"
-mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
+html_math_renderer = "mathml"
 
 
 def link_names(app, doctree, docname):

@@ -74,8 +74,8 @@ EXPLORABLES.codebook = async () => {
     },
     controls: [
       { kind: "range", name: "tau", label: "Temperature τ", min: -3, max: 1, step: .05, say: (v) => number(10 ** v, 2) },
-      { kind: "choice", name: "K", label: "Words a book, K", options: LEVELS.map((K) => [K, String(K)]) },
-      { kind: "choice", name: "M", label: "Books, M", options: [[1, "1 of two dimensions"], [2, "2 of one dimension"]] },
+      { kind: "choice", name: "K", label: "Words of a book, K", options: LEVELS.map((K) => [K, String(K)]) },
+      { kind: "choice", name: "M", label: "Books, M", options: [[1, "one, for both numbers of f"], [2, "two, one for each number of f"]] },
       { kind: "button", label: "One step of k-means", press: (api) => step(api, 1) },
       { kind: "button", label: "Other first words", press: (api) => api.set({ happened: "", seed: api.state.seed + 1, words: begun(api.state.K, api.state.M, api.state.seed + 1) }) },
     ],
@@ -87,6 +87,8 @@ EXPLORABLES.codebook = async () => {
       } },
       { label: "Run k-means to its end", run: (api) => step(api, 40) },
     ],
+    terms: "A word, or codeword, is one of the points that may stand for others; a book, or codebook, is the list of them. f is the vector of one picture, here of two numbers; z is the soft choice, a mean of all words that weighs near ones more. The 400 grey points were drawn by chance along a bow.",
+    legend: [["round", "ink", "f"], ["round", "blue", "words; dashed: from f to the word that stands for it"], ["", "lit", "z, its line from f, and what it takes of each word and cell"], ["round", "soft", "the points that the loss is measured on"]],
     picture,
   };
 
@@ -125,7 +127,7 @@ EXPLORABLES.codebook = async () => {
     draggable(svg, f, (px, py) => api.set({ happened: "", f: inView(back(px, py)) }), (dx, dy) => api.set({ happened: "", f: inView([api.state.f[0] + dx * .03, api.state.f[1] - dy * .03]) }));
     const weights = weightsOf(), curve = curveOf(), facts = h("table", { class: "numbers" });
     box.append(h("div", { class: "row" }, h("div", {}, h("h3", {}, "Drag f, and drag the words"), svg),
-      h("div", {}, h("h3", {}, "How much of each word z takes"), weights.svg, h("h3", { style: "margin-top:10px" }, "What the bits buy"), curve.svg), h("div", {}, facts)));
+      h("div", {}, h("h3", {}, "How much of each word z takes; bold: the nearest"), weights.svg, h("h3", { style: "margin-top:10px" }, "What the bits buy"), curve.svg), h("div", {}, facts)));
     let handles = [], borders = "", handlesFor = "";
 
     function drawHandles({ M, K, words }) {
@@ -155,8 +157,8 @@ EXPLORABLES.codebook = async () => {
       const key = JSON.stringify(words);
       if (key !== borders) {
         borders = key;
-        cells.replaceChildren(...(words.length === 1 ? words[0].map((_, k) => s("path", { d: cellOf(words[0], k), stroke: "var(--line)", fill: "var(--blue)" }))
-          : bandsOf(words[0]).flatMap(([a, b]) => bandsOf(words[1]).map(([low, high]) => s("rect", { x: xOf(a), y: yOf(high), width: Math.max(0, (b - a) * UNIT), height: Math.max(0, (high - low) * UNIT), stroke: "var(--line)", fill: "var(--blue)" })))));
+        cells.replaceChildren(...(words.length === 1 ? words[0].map((_, k) => s("path", { d: cellOf(words[0], k), stroke: "var(--line)", fill: "var(--lit)" }))
+          : bandsOf(words[0]).flatMap(([a, b]) => bandsOf(words[1]).map(([low, high]) => s("rect", { x: xOf(a), y: yOf(high), width: Math.max(0, (b - a) * UNIT), height: Math.max(0, (high - low) * UNIT), stroke: "var(--line)", fill: "var(--lit)" })))));
       }
       const all = words.length === 1 ? shares[0] : shares[0].flatMap((a) => shares[1].map((b) => a * b));
       all.forEach((share, i) => put(cells.children[i], { "fill-opacity": (.6 * Math.sqrt(share)).toFixed(3) }));
@@ -181,7 +183,7 @@ EXPLORABLES.codebook = async () => {
         ["books × words", `${M} × ${K}`], ["dimensions a book, d", 2 / M], ["bits a point, M log₂ K", bits], ["mean squared loss of 400 points", number(loss)], ["f to its word (lost by the code)", number(apart(state.f, word), 2)],
         ["f to z", number(apart(state.f, soft), 2)], ["z to the word", number(rounded(apart(soft, word)), 2)]].map(([what, v]) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, String(v))))));
       const most = shares.reduce((product, row) => product * Math.max(...row), 1), where = code.length === 1 ? `word ${code[0]}` : `words ${code.join(" and ")}`;
-      const mixture = most > .98 ? `z takes all of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
+      const mixture = most > .98 ? `z takes ${most > .9995 ? "all" : "nearly all"} of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
         : `z takes ${Math.round(most * 100)} % from there and the rest from others, so it lies between words and moves smoothly with f`;
       return `${state.happened ? `${state.happened} ` : ""}f is in the cell of ${where}: with ${bits} bits that is all that is stored of it. At τ = ${number(tau, 2)} ${mixture}.`;
     };
@@ -211,13 +213,14 @@ EXPLORABLES.codebook = async () => {
   }
 
   function weightsOf() {
-    const svg = s("svg", { viewBox: "0 0 300 92", width: 300, height: 92, role: "img" });
+    const svg = s("svg", { viewBox: "0 -12 300 104", width: 300, height: 104, role: "img" });
     return { svg, show(shares, code) {
       const K = shares[0].length, M = shares.length, wide = 300 / K, parts = [];
       shares.forEach((row, m) => row.forEach((share, k) => {
         const high = (M === 1 ? 70 : 30) * share, floor = M === 1 ? 76 : 32 + 44 * m;
-        parts.push(s("rect", { x: k * wide + 1, y: floor - high, width: wide - 2, height: high, fill: code[m] === k ? "var(--lit)" : "var(--blue)" }),
-          s("text", { class: "soft", x: (k + .5) * wide, y: floor + 12, "text-anchor": "middle" }, String(k)));
+        parts.push(s("rect", { x: k * wide + 1, y: floor - high, width: wide - 2, height: high, fill: "var(--lit)" }),
+          s("text", { class: code[m] === k ? "" : "soft", x: (k + .5) * wide, y: floor + 12, "text-anchor": "middle", "font-weight": code[m] === k ? 700 : 400 }, String(k)));
+        if (M === 1 && K <= 8 && share >= .005) parts.push(s("text", { x: (k + .5) * wide, y: floor - high - 3, "text-anchor": "middle" }, `${Math.round(share * 100)} %`));
       }));
       svg.replaceChildren(...parts);
       put(svg, { "aria-label": `Weights of the words: ${shares.map((row) => row.map((v) => `${Math.round(v * 100)} %`).join(", ")).join("; ")}` });
@@ -226,15 +229,16 @@ EXPLORABLES.codebook = async () => {
 
   function curveOf() {
     const svg = s("svg", { viewBox: "0 0 300 150", width: 300, height: 150, role: "img" }), most = best[0][0][1] * 1.5;
-    const at = (bits, loss) => [34 + bits * 31, 124 - 112 * between(loss / most, 0, 1.02)];
-    svg.append(s("path", { class: "axis", d: "M34 8V124H295" }), s("text", { class: "soft", x: 295, y: 147, "text-anchor": "end" }, "bits a point"), s("text", { class: "soft", x: 40, y: 14 }, "loss"));
+    const at = (bits, loss) => [34 + bits * 31, 124 - 112 * between(loss / most, 0, 1.02)], tick = 10 ** Math.floor(Math.log10(most)) * (most / 10 ** Math.floor(Math.log10(most)) < 3 ? .5 : 1);
+    svg.append(s("path", { class: "axis", d: "M34 8V124H295" }), s("text", { class: "soft", x: 295, y: 147, "text-anchor": "end" }, "bits a point"), s("text", { class: "soft", x: 40, y: 14 }, "mean squared loss"));
+    for (let v = 0; v <= most; v += tick) svg.append(s("text", { class: "soft", x: 30, y: at(0, v)[1] + 4, "text-anchor": "end" }, number(v, 2)), s("path", { class: "axis", d: `M31 ${at(0, v)[1]}h3` }));
     for (let b = 1; b <= 8; b++) svg.append(s("text", { class: "soft", x: 34 + b * 31, y: 137, "text-anchor": "middle" }, String(b)));
     best.forEach((row, m) => {
-      svg.append(s("path", { d: `M${row.map((p) => at(...p).join(" ")).join("L")}`, fill: "none", stroke: m ? "var(--good)" : "var(--blue)", "stroke-width": 2 }));
+      svg.append(s("path", { d: `M${row.map((p) => at(...p).join(" ")).join("L")}`, fill: "none", stroke: m ? "var(--good)" : "var(--soft)", "stroke-width": 2 }));
       const [x, y] = at(...row[m ? 2 : 0]);
       svg.append(s("text", m ? { x: 292, y: y - 34, "text-anchor": "end" } : { x: x + 10, y: y + 2 }, m ? "2 books, k-means" : "1 book, k-means"));
     });
-    const dot = svg.appendChild(s("circle", { r: 6, fill: "var(--lit)", stroke: "var(--back)", "stroke-width": 2 }));
+    const dot = svg.appendChild(s("circle", { r: 6, fill: "var(--ink)", stroke: "var(--back)", "stroke-width": 2 }));
     const here = svg.appendChild(s("text", { "font-weight": 600, style: "paint-order:stroke;stroke:var(--back);stroke-width:4px" }, "you are here"));
     return { svg, show(bits, loss) {
       const [cx, cy] = at(bits, loss);

@@ -25,7 +25,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     accept(name, value) { return Array.isArray(value) && value.length <= weights.length && value.every((v) => Number.isInteger(v) && v >= 0 && v < weights.length) ? value : undefined; },
     controls: [
       { kind: "range", name: "weight", label: "Diversity weight", min: 0, max: weights.length - 1, step: 1, say: (v) => String(weights[v]) },
-      { kind: "choice", name: "tau", label: "its temperature τ_cd", options: taus.map((v) => [v, String(v)]) },
+      { kind: "choice", name: "tau", label: "temperature τ of diversity", options: taus.map((v) => [v, String(v)]) },
       { kind: "choice", name: "contrast", label: "Instance contrast on z", options: [[1, "as in the method"], [0, "left out"]] },
       { kind: "range", name: "epoch", label: "Epoch", min: 0, max: about.epochs, step: 1, say: (v) => `${v} of ${about.epochs}` },
       { kind: "button", label: "Play the training", press: play },
@@ -36,6 +36,8 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       { label: "The paper's setting", set: { weight: paper, tau: 1, contrast: 1, tried: [paper] } },
       { label: "Show every weight", run: (api) => api.set({ ...spec.initial, weight: Math.max(nought, smallestOf({ tau: .1, contrast: 1 })), tried: weights.map((_, i) => i) }) },
     ],
+    terms: "A search stores each of the four parts of a picture's vector as the number of the nearest word of a list, the part's book. A word that hardly any picture chooses is dead: its number tells nothing apart. Diversity is a term of the loss that rewards the use of many words.",
+    legend: [["", "blue", "words alive; below, the mean of the books for a weight"], ["", "lit", "dead words"], ["line", "good", "twelve, what is wanted"], ["round frame", "ink", "the weight looked at"]],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on 1,497 handwritten digits, ${fewest === seeds.length ? fewest : `${fewest} to ${seeds.length}`} for every setting, each with four books of sixteen words. `
       + "A word is alive if at least 1 % of the pictures choose it. Under the bars stand the words, w0 to w15, each with the mean of the pictures that choose it in the end. mAP says how good a search by the codes is; 1 is best.",
     picture,
@@ -118,7 +120,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
         if (!state.tried.includes(i)) { parts.push(s("text", { class: "soft", x: xOf(i), y: 150, "text-anchor": "middle" }, "?")); return; }
         const all = everyBook({ ...state, weight: i }, about.epochs), mean = meanOf(all);
         parts.push(s("line", { x1: xOf(i), x2: xOf(i), y1: yOf(Math.min(...all)), y2: yOf(Math.max(...all)), stroke: "var(--soft)", "stroke-width": 2 }),
-          s("circle", { cx: xOf(i), cy: yOf(mean), r: i === state.weight ? 8 : 6, fill: i === state.weight ? "var(--lit)" : "var(--blue)", stroke: "var(--back)", "stroke-width": 2 }),
+          s("circle", { cx: xOf(i), cy: yOf(mean), r: i === state.weight ? 8 : 6, fill: "var(--blue)", stroke: i === state.weight ? "var(--ink)" : "var(--back)", "stroke-width": i === state.weight ? 3 : 2 }),
           s("text", { x: xOf(i) + 11, y: yOf(mean) + 4, style: "paint-order:stroke;stroke:var(--back);stroke-width:4px" }, number(mean)));
       });
       svg.replaceChildren(...parts);

@@ -33,10 +33,14 @@ export function paint(canvas, counts, side = 8) {
   return canvas;
 }
 
-export const STYLE = `
-:host { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --back: #fff; --card: #f6f8fa; --blue: #00588a; --lit: #b54700; --wash: #cfe5f2; --good: #1a6e37; color-scheme: light; }
-@media (prefers-color-scheme: dark) { :host(:not([data-theme=light])) { --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d; --back: #131416; --card: #1e2126; --blue: #7cc4f0; --lit: #ff9e5e; --wash: #1f4257; --good: #6fd391; color-scheme: dark; } }
-:host([data-theme=dark]) { --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d; --back: #131416; --card: #1e2126; --blue: #7cc4f0; --lit: #ff9e5e; --wash: #1f4257; --good: #6fd391; color-scheme: dark; }
+// Colours, light and dark. Reports and pages of pictures take them from here too
+export const THEME = `
+:host { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --back: #fff; --card: #f6f8fa; --blue: #00588a; --lit: #b54700; --bad: #b3134f; --wash: #cfe5f2; --good: #1a6e37; color-scheme: light; }
+@media (prefers-color-scheme: dark) { :host(:not([data-theme=light])) { --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d; --back: #131416; --card: #1e2126; --blue: #7cc4f0; --lit: #ff9e5e; --bad: #ff8fb4; --wash: #1f4257; --good: #6fd391; color-scheme: dark; } }
+:host([data-theme=dark]) { --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d; --back: #131416; --card: #1e2126; --blue: #7cc4f0; --lit: #ff9e5e; --bad: #ff8fb4; --wash: #1f4257; --good: #6fd391; color-scheme: dark; }
+`;
+
+export const STYLE = `${THEME}
 :host { display: block; }
 .sscq { box-sizing: border-box; font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--back); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; max-width: 100%; }
 .sscq *, .sscq *::before { box-sizing: border-box; }
@@ -60,15 +64,22 @@ button[aria-pressed=true] { outline: 2px solid var(--lit); outline-offset: 1px; 
 .said { border-left: 4px solid var(--blue); padding: 3px 0 3px 10px; margin: 10px 0; min-height: 3em; max-width: 56em; }
 .note { color: var(--soft); font-size: .87em; margin: 4px 0; max-width: 56em; }
 .sscq a { color: var(--blue); }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 18px; list-style: none; margin: 8px 0 4px; padding: 0; color: var(--soft); font-size: .87em; }
+.legend li { display: flex; align-items: center; gap: 6px; }
+.legend i { flex: none; width: 14px; height: 14px; border-radius: 3px; background: var(--mark); border: 2px solid var(--mark); }
+.legend i.frame { background: none; }
+.legend i.dashed { background: none; border-style: dashed; }
+.legend i.line { height: 0; border-width: 2px 0 0; border-radius: 0; width: 20px; }
+.legend i.round { border-radius: 50%; }
 .card { background: var(--card); border-radius: 6px; padding: 8px 10px; max-width: 100%; }
 .scroll { overflow-x: auto; max-width: 100%; }
 .digit { image-rendering: pixelated; width: 44px; height: 44px; border-radius: 3px; display: block; background: #fff; }
 .answers { display: flex; flex-wrap: wrap; gap: 6px; list-style: none; margin: 0; padding: 0; }
 .answers button { padding: 4px; font-size: .78em; line-height: 1.25; min-height: 0; text-align: center; font-variant-numeric: tabular-nums; }
 .answers .digit { margin: 0 auto 2px; }
-.answers .wrong { border-color: var(--lit); border-style: dashed; }
+.answers .wrong { border: 2px dashed var(--bad); padding: 3px; }
 svg { display: block; max-width: 100%; touch-action: manipulation; }
-svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
+svg text { fill: var(--ink); font-family: system-ui, sans-serif; font-size: 11px; }
 svg text.soft { fill: var(--soft); }
 svg .line { stroke: var(--line); fill: none; }
 svg .axis { stroke: var(--soft); fill: none; }
@@ -84,6 +95,31 @@ table.numbers thead th { font-weight: 600; }
 .bad { border-left-color: var(--lit); }
 @media (prefers-reduced-motion: no-preference) { .moves { transition: fill .15s, opacity .15s; } }
 `;
+
+// Distances of each part to each word of its book: a row a part, the stronger the colour the nearer
+export function distancesOf(M, K) {
+  const size = 20, wide = 20 + K * size, high = 20 + M * size, svg = s("svg", { viewBox: `0 0 ${wide} ${high + 20}`, width: wide, height: high + 20, role: "img" }), rects = [];
+  const cell = (x, y) => svg.appendChild(s("rect", { x, y, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" }));
+  const shade = (nearness) => .08 + .92 * nearness ** 2;
+  for (let k = 0; k < K; k++) svg.append(s("text", { class: "soft", x: 18 + (k + .5) * size, y: 11, "text-anchor": "middle" }, String(k)));
+  for (let m = 0; m < M; m++) {
+    svg.append(s("text", { class: "soft", x: 0, y: 32 + m * size }, String(m + 1)));
+    for (let k = 0; k < K; k++) rects.push(cell(19 + k * size, 19 + m * size));
+  }
+  const least = s("text", { x: 19, y: high + 15 }), most = s("text", { x: 0, y: high + 15, "text-anchor": "end" });
+  svg.append(least, most);
+  for (let i = 0; i < 5; i++) put(cell(wide / 2 - 50 + i * size, high + 1), { opacity: shade(1 - i / 4) });
+  put(most, { x: wide - 2 });
+  const rings = Array.from({ length: M }, () => svg.appendChild(s("rect", { width: size, height: size, rx: 3, fill: "none", stroke: "var(--lit)", "stroke-width": 3 })));
+  return { svg, show(table, code, { parts = M, ringed = true, faint = false, label }) {
+    const near = Math.min(...table), far = Math.max(...table);
+    table.forEach((v, i) => put(rects[i], { opacity: Math.floor(i / K) < parts ? shade(1 - (v - near) / (far - near || 1)) * (faint ? .3 : 1) : .03 }));
+    rings.forEach((ring, m) => put(ring, { x: 18 + code[m] * size, y: 18 + m * size, opacity: ringed && m < parts ? 1 : 0 }));
+    least.textContent = `near, ${near.toFixed(2)}`;
+    most.textContent = `far, ${far.toFixed(2)}`;
+    put(svg, { "aria-label": `Table of ${M} times ${K} distances, from ${near.toFixed(2)}, in the strongest colour, to ${far.toFixed(2)}; ${label}` });
+  } };
+}
 
 // ---- state in the address: only what differs from how it begins
 
@@ -225,10 +261,12 @@ function component(host, root, key, spec, heading, kept, changed) {
   } }, label));
   const title = h(heading, { id: `${key}-title` }, spec.title);
   root.replaceChildren(h("style", {}, STYLE), h("section", { class: "sscq", "aria-labelledby": `${key}-title` }, title, h("p", { class: "question" }, spec.question),
+    ...(spec.terms ? [h("p", { class: "note terms" }, spec.terms)] : []),
     h("div", { class: "row tries", role: "group", "aria-label": "Try this" }, h("span", {}, "Try this:"), ...tries, h("button", { type: "button", class: "reset", onclick: () => api.reset() }, "Reset")),
     h("div", { class: "row controls" }, ...controls.map((c) => c.element)),
-    said, box, ...(spec.note ? [h("p", { class: "note" }, spec.note)] : []), ...(linkable ? [h("p", { class: "note" }, link)] : [])));
+    said, box, ...(spec.legend ? [h("ul", { class: "legend", "aria-label": "Colours" }, ...spec.legend.map(([mark, colour, text]) => h("li", {}, h("i", { class: mark, style: `--mark: var(--${colour})`, "aria-hidden": "true" }), text)))] : []), ...(spec.note ? [h("p", { class: "note" }, spec.note)] : []), ...(linkable ? [h("p", { class: "note" }, link)] : [])));
   const draw = spec.picture(box, api);
+  for (const part of box.querySelectorAll("h3")) put(part, { "aria-level": Number(heading[1]) + 1 });  // a page of its own has no h2
   function now() {
     waiting = false;
     try {

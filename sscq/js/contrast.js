@@ -3,7 +3,7 @@ import { infoNce, seenNegatives, softmax, softQuantize, symmetricKl, cosines } f
 import { EXPLORABLES, draggable, h, number, put, s } from "./component.js";
 
 const SIDE_C = 340, MIDDLE = 170, RADIUS_C = 118, TURN = Math.PI / 180, TAU_Q = .2;
-const SHADES = ["#3b82c4", "#c46a1b", "#3f9a4d", "#a25ac4"];  // of the images
+const SHADES = ["#3b82c4", "#c2477f", "#3f9a4d", "#8458c9"];  // of the images; orange is kept for what is looked at
 const BOOK = { M: 1, K: 4, d: 2, words: Float64Array.from([20, 110, 200, 290].flatMap((a) => [Math.cos(a * TURN), Math.sin(a * TURN)])) };
 const APART = [70, 150, 235, 330, 40, 175, 262, 300];  // degrees: view a of four images, then view b
 const TORN = [70, 150, 235, 330, 285, 175, 262, 300];
@@ -63,6 +63,8 @@ EXPLORABLES.contrast = async () => {
       { label: "Let two views disagree", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", tau: .2 }); } },
       { label: "Look through the codebook", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", of: "z", tau: .2 }); } },
     ],
+    terms: "f is the vector that a network makes of a view. z is f as a search stores it, softly replaced by words, a few fixed vectors of a list that is called a codebook.",
+    legend: [["round", "soft", "a circle: view a"], ["", "soft", "a square: view b"], ["frame", "lit", "the input looked at, and its row"], ["line", "ink", "an arrow: a step downhill; a frame round a bar: the other view"]],
     note: `A circle is view a of an image and a square view b; both lie on the circle of all vectors of length 1 in a plane. z is f softly replaced by four codewords (hollow squares) at a temperature of ${TAU_Q}. An arrow is a step downhill, longer where the loss is steeper, but never beyond the other view.`,
     picture,
   };
@@ -106,7 +108,7 @@ EXPLORABLES.contrast = async () => {
     box.append(h("div", { class: "row" },
       h("div", {}, h("h3", {}, "Drag a point round the circle"), svg),
       h("div", { style: "max-width:100%" }, rowsTitle, rows.svg, h("h3", { style: "margin-top:8px" }, "Mean KL between the rows of the two views"), bars.svg),
-      h("div", {}, h("h3", {}, "All eight rows"), table.svg)));
+      h("div", {}, h("h3", {}, "All eight rows; strong: much"), table.svg)));
     return (state) => {
       const { angles, input, tau, loss, of } = state, f = onCircle(angles), z = quantized(f), u = FUSIONS[of](f, z);
       const itself = loss === "contrast", shares = itself ? cosines(u).map((row, i) => softmax(row.map((v, j) => i === j ? -Infinity : v / tau))) : seen(u, tau, loss === "kl");
@@ -165,7 +167,7 @@ EXPLORABLES.contrast = async () => {
         parts.push(s("text", { x: 0, y: floor - 26, "font-weight": 600 }, NAMES[i]), s("line", { class: "axis", x1: 26, x2: 318, y1: floor, y2: floor }));
         shares[i].forEach((v, j) => {
           const x = 28 + j * 36.5, hidden = loss === "contrast" ? i === j : loss === "kl" && i % 4 === j % 4, target = loss === "contrast" && j === (i + 4) % 8;
-          parts.push(s("rect", { x, y: floor - 70 * v, width: 30, height: 70 * v, fill: SHADES[j % 4], stroke: target ? "var(--lit)" : "none", "stroke-width": 3 }),
+          parts.push(s("rect", { x, y: floor - 70 * v, width: 30, height: 70 * v, fill: SHADES[j % 4], stroke: target ? "var(--ink)" : "none", "stroke-width": 2 }),
             s("text", { class: "soft", x: x + 15, y: floor + 13, "text-anchor": "middle", "font-weight": target ? 700 : 400 }, NAMES[j]),
             s("text", { class: hidden ? "soft" : "", x: x + 15, y: floor - 70 * v - 3, "text-anchor": "middle" }, hidden ? "hidden" : String(Math.round(v * 100))));
         });
@@ -186,7 +188,7 @@ EXPLORABLES.contrast = async () => {
         put(cells[i * 8 + j], { fill: hidden ? "none" : "var(--blue)", stroke: hidden ? "var(--line)" : "none", "fill-opacity": (.06 + .94 * v).toFixed(3) });
       }));
       put(ring, { y: 22 + input * size });
-      put(svg, { "aria-label": `Shares of all eight inputs, a row each, dark is much; the row of ${NAMES[input]} is framed` });
+      put(svg, { "aria-label": `Shares of all eight inputs, a row each, strong is much; the row of ${NAMES[input]} is framed` });
     } };
   }
 
@@ -195,7 +197,7 @@ EXPLORABLES.contrast = async () => {
     return { svg, show(values, marked) {
       const parts = Object.entries(labels).flatMap(([key, label], i) => {
         const y = 4 + i * 23, wide = Math.min(1, values[key] / 1.5) * 190;
-        return [s("text", { x: 0, y: y + 13, "font-weight": key === marked ? 700 : 400 }, label), s("rect", { x: 58, y, width: Math.max(1, wide), height: 17, fill: key === marked ? "var(--lit)" : "var(--blue)" }),
+        return [s("text", { x: 0, y: y + 13, "font-weight": key === marked ? 700 : 400 }, label), s("rect", { x: 58, y, width: Math.max(1, wide), height: 17, fill: key === marked ? "var(--ink)" : "var(--soft)", opacity: key === marked ? 1 : .6 }),
           s("text", { x: 64 + wide, y: y + 13 }, values[key] < .0005 ? "0.000" : values[key].toFixed(3))];
       });
       svg.replaceChildren(...parts);

@@ -1,6 +1,6 @@
 // Draw a digit: what happens to a picture on its way to its answers.
 import { adc, countsOf, countsOfPicture, distanceTable, hardAssign, nearest, pixelsOf, squared } from "./model.js";
-import { EXPLORABLES, h, number, paint, put, s } from "./component.js";
+import { distancesOf, EXPLORABLES, h, number, paint, put, s } from "./component.js";
 import { digitsOf } from "./digits.js";
 
 const THREE = [[[.28, .16], [.42, .08], [.6, .09], [.72, .2], [.7, .34], [.58, .44], [.45, .48], [.6, .5], [.74, .6], [.75, .76], [.63, .9], [.45, .93], [.28, .84]]];
@@ -44,8 +44,10 @@ EXPLORABLES.draw = async (packed) => {
       } },
       { label: "A scribble", set: { strokes: SCRIBBLE } },
     ],
+    terms: `A network makes ${M * d} numbers of a picture, the vector f, in ${M} parts. For each part there is a book of ${K} words, typical values of that part; what is stored of a picture is the number of the nearest word in each book, ${M} numbers in all.`,
+    legend: [["frame", "lit", "chosen: the nearest word of each part, and the answer that is explained"], ["dashed", "bad", "an answer of another digit than a test digit's own"]],
     note: "As in the collection, ink is dark on light paper, and a drawing is scaled to full height and centred before it becomes 8×8 counts of ink. "
-      + "Labels were never seen in training; they stand under the answers so that you can judge them; a dashed frame is another digit than a test digit's own. "
+      + "Labels were never seen in training; they stand under the answers so that you can judge them. "
       + "Sums of different pictures cannot be compared, so whether to trust the answers is judged by pixels: how far the drawing is from the most similar of the ten. "
       + "The first stroke on an example begins a drawing of yours. Your drawing stays in this page.",
     picture,
@@ -54,6 +56,7 @@ EXPLORABLES.draw = async (packed) => {
   function close(api) {  // the 4 stands a while, then the stroke is drawn that is missing, unless somebody did something else
     const mine = ++turn;
     let drawn = FOUR;
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) { api.set({ ...spec.initial, strokes: [...FOUR, CLOSING] }); return; }
     api.set({ ...spec.initial, strokes: drawn });
     const next = (n) => {
       if (mine !== turn || api.state.counts || JSON.stringify(api.state.strokes) !== JSON.stringify(drawn)) return;
@@ -86,7 +89,7 @@ EXPLORABLES.draw = async (packed) => {
   function picture(box, api) {
     const pen = h("canvas", { class: "pen", width: 400, height: 400, tabindex: 0, role: "img" });
     const small = h("canvas", { class: "digit", style: "width:112px;height:112px", role: "img" });
-    const bars = barsOf(), table = tableOf();
+    const bars = barsOf(), table = distancesOf(M, K);
     const list = h("ul", { class: "answers" }), other = h("p", { class: "note" });
     const why = h("div", { class: "card" });
     const slots = Array.from({ length: 10 }, (_, i) => {
@@ -106,7 +109,7 @@ EXPLORABLES.draw = async (packed) => {
         h("div", {}, h("h3", {}, "1 Your drawing: draw here"), pen),
         h("div", {}, h("h3", {}, "2 As the network sees it"), small, h("p", { class: "note" }, "8×8 counts of ink")),
         h("div", {}, h("h3", {}, `3 The vector f, in ${M} parts`), bars.svg),
-        h("div", {}, h("h3", {}, `4 Distance of each part to its ${K} words; dark: near`), table.svg)),
+        h("div", {}, h("h3", {}, `4 Distance of each part to its ${K} words`), table.svg)),
       h("div", { class: "row" },
         h("div", { style: "width:370px" }, h("h3", {}, "5 The ten nearest of 1,497"), list, other),
         h("div", {}, h("h3", {}, "Why this answer, and what would change it"), why)),
@@ -123,7 +126,7 @@ EXPLORABLES.draw = async (packed) => {
       const blank = !counts.some((v) => v);
       const distances = distanceTable(f, books), code = hardAssign(f, books);
       bars.show(f, blank);
-      table.show(distances, code, blank);
+      table.show(distances, code, { ringed: !blank, faint: blank, label: `the nearest words are ${code.join(", ")}` });
       list.hidden = why.hidden = blank;
       if (blank) {
         other.textContent = "";
@@ -139,7 +142,7 @@ EXPLORABLES.draw = async (packed) => {
         under.textContent = `${digits.labels[id]} · ${value.toFixed(2)}`;
         const wrong = state.query >= 0 && digits.labels[id] !== digits.queries[state.query].label;
         button.className = wrong ? "wrong" : "";
-        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}: a ${digits.labels[id]}${wrong ? ", another digit" : ""}, distance ${value.toFixed(2)}` });
+        put(button, { "aria-pressed": i === state.answer, "aria-label": `Answer ${i + 1}${wrong ? ", another digit" : ""}, label and distance: ${under.textContent}` });
       });
       const same = byVector ? byVector.filter((id) => byCode.includes(id)).length : 0;
       other.textContent = byVector ? `By the code's ${M} numbers and by all ${M * d} numbers of f, ${WORDS[same]} of the ten answers are the same.`
@@ -185,22 +188,6 @@ EXPLORABLES.draw = async (packed) => {
       const most = Math.max(...f.map(Math.abs), 1e-9);
       f.forEach((v, i) => put(rects[i], { y: 17 + 33 * Math.floor(i / d) - Math.max(0, v) / most * 15, height: Math.abs(v) / most * 15, opacity: blank ? .2 : 1 }));
       put(svg, { "aria-label": `The vector f: ${M} parts of ${d} numbers, the largest ${number(most)}` });
-    } };
-  }
-
-  function tableOf() {
-    const size = 20, svg = s("svg", { viewBox: `0 0 ${20 + K * size} ${20 + M * size}`, width: 20 + K * size, height: 20 + M * size, role: "img" }), rects = [];
-    for (let k = 0; k < K; k++) svg.append(s("text", { class: "soft", x: 18 + (k + .5) * size, y: 11, "text-anchor": "middle" }, String(k)));
-    for (let m = 0; m < M; m++) {
-      svg.append(s("text", { class: "soft", x: 0, y: 32 + m * size }, String(m + 1)));
-      for (let k = 0; k < K; k++) rects.push(svg.appendChild(s("rect", { x: 19 + k * size, y: 19 + m * size, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" })));
-    }
-    const rings = Array.from({ length: M }, () => svg.appendChild(s("rect", { width: size, height: size, rx: 3, fill: "none", stroke: "var(--lit)", "stroke-width": 3 })));
-    return { svg, show(table, code, blank) {
-      const least = Math.min(...table), most = Math.max(...table);
-      table.forEach((v, i) => put(rects[i], { opacity: (.08 + .92 * (1 - (v - least) / (most - least || 1)) ** 2) * (blank ? .3 : 1) }));
-      rings.forEach((ring, m) => put(ring, { x: 18 + code[m] * size, y: 18 + m * size, opacity: blank ? 0 : 1 }));
-      put(svg, { "aria-label": `Table of ${M} times ${K} distances, dark is near; the nearest words are ${code.join(", ")}` });
     } };
   }
 

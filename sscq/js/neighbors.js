@@ -3,7 +3,8 @@ import { gaussOf, nearestNegatives, partNeighbor, randomOf, softmax, unit } from
 import { EXPLORABLES, draggable, h, number, put, s } from "./component.js";
 
 const N_IMAGES = 12, N_INPUTS = 24, DEGREES = 180 / Math.PI, BOX = 300, REACH = 98, RATE = 4, GAP = 20;
-const SHADES = ["#3b82c4", "#c46a1b", "#3f9a4d"], COLOURS = ["blue", "orange", "green"], FORMS = ["round", "square"];
+const SHADES = ["#3b82c4", "#c2477f", "#3f9a4d"], COLOURS = ["blue", "pink", "green"],  // orange is kept for what is looked at
+  FORMS = ["round", "square"];
 const colourOf = (i) => i % N_IMAGES % 3, formOf = (i) => Math.floor(i % N_IMAGES / 3) % 2;
 const nameOf = (i) => `${i % N_IMAGES + 1}${i < N_IMAGES ? "a" : "b"}`;
 
@@ -75,8 +76,10 @@ EXPLORABLES.neighbors = async () => {
       { label: "Let heaps form", run: (api) => { api.set(spec.initial); run(api, 100); } },
       { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 16 }); run(api, 100); } },
     ],
-    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, which have dark outlines, thicker where the pull is stronger; "
-      + "dotted ones come from inputs that count it among theirs. The orange arrow is where a step takes the ringed input, longer where the loss is steeper. "
+    terms: "A network makes a vector of each view of an image; it is cut into parts, here two of two numbers, and a search stores each part by itself. An input is one view of an image; its neighbours in a part are the inputs whose part points most nearly the same way.",
+    legend: [["", "soft", "colour and form of a mark: the image's"], ["frame", "lit", "ring and arrow: the input looked at, and where a step takes it"], ["frame", "ink", "dark outline: a neighbour of it"]],
+    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
+      + "dotted ones come from inputs that count it among theirs. The arrow is longer where the loss is steeper. "
       + `Seen from the middle, a heap ends where the next input is more than ${GAP} degrees away. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.`,
     picture,
   };

@@ -1,6 +1,6 @@
 // Search: from a query to its answers by table, look-ups, sums and ranks.
 import { adc, distanceTable, nearest } from "./model.js";
-import { EXPLORABLES, h, number, paint, put, s } from "./component.js";
+import { distancesOf, EXPLORABLES, h, number, paint, put } from "./component.js";
 import { digitsOf } from "./digits.js";
 
 EXPLORABLES.search = async (packed) => {
@@ -26,7 +26,9 @@ EXPLORABLES.search = async (packed) => {
       { label: "Only 4 bits", set: { parts: 1 } },
       { label: "The whole vector instead", set: { by: "exact" } },
     ],
-    note: "The model was trained without labels; they stand under the pictures so that you can judge the answers. A dashed frame is an answer of another digit, or a query that fails with all four parts. "
+    terms: `A network makes ${D} numbers of a picture, the vector f, in ${M} parts. For each part there is a book of ${K} words, typical values of that part; what is stored of a picture is the number of the nearest word in each book: ${M} numbers, its code.`,
+    legend: [["frame", "lit", "chosen: the query, the answer looked at, its entries and its dot"], ["dashed", "bad", "another digit: a wrong answer, or a query that fails with all four parts"], ["round", "blue", "sums of the query's digit"], ["round", "soft", "sums of others"]],
+    note: "The model was trained without labels; they stand under the pictures so that you can judge the answers. "
       + "Sums of one query put its answers in order; sums of different queries cannot be compared, so a small one is no sign of a right answer.",
     picture,
   };
@@ -34,7 +36,7 @@ EXPLORABLES.search = async (packed) => {
   function picture(box, api) {
     const asked = h("ul", { class: "answers" });
     const chooser = [...typical, ...failures].map((i) => {
-      const button = h("button", { type: "button", class: failures.includes(i) ? "wrong" : "", "aria-label": `Query: a ${queries[i].label}${failures.includes(i) ? ", a failure" : ""}`, onclick: () => api.set({ query: i, item: -1 }) },
+      const button = h("button", { type: "button", class: failures.includes(i) ? "wrong" : "", "aria-label": `Query: a ${queries[i].label}${failures.includes(i) ? " fails" : ""}`, onclick: () => api.set({ query: i, item: -1 }) },
         paint(h("canvas", { class: "digit", "aria-hidden": "true" }), queries[i].counts), `a ${queries[i].label}${failures.includes(i) ? " fails" : ""}`);
       asked.append(h("li", {}, button));
       return [i, button];
@@ -46,9 +48,9 @@ EXPLORABLES.search = async (packed) => {
       list.append(h("li", {}, button));
       return { canvas, text, button };
     });
-    const table = tableOf(), sum = h("p", { class: "note", style: "width:330px;max-width:100%;min-height:4.4em" }), dots = dotsOf(api);
+    const table = distancesOf(M, K), sum = h("p", { class: "note", style: "width:330px;max-width:100%;min-height:4.4em" }), dots = dotsOf(api);
     const panels = [
-      h("div", {}, h("h3", {}, "Step 1 · table: each part's distance to its words; dark: near"), table.svg),
+      h("div", {}, h("h3", {}, "Step 1 · table: each part's distance to its words"), table.svg),
       h("div", {}, h("h3", {}, "Step 2 · look-ups: one picture's four numbers"), sum),
       h("div", {}, h("h3", {}, "Step 3 · sums: all 1,497 pictures, near ones left"), dots.canvas),
     ];
@@ -58,21 +60,22 @@ EXPLORABLES.search = async (packed) => {
       const query = queries[state.query], f = digits.vectors.subarray(state.query * D, state.query * D + D), full = distanceTable(f, books);
       const used = full.map((v, i) => Math.floor(i / K) < state.parts ? v : 0), sums = adc(used, codes, K, M);
       const exact = packed.exact.slice(state.query * 10, state.query * 10 + 10), refined = packed.refined.slice(state.query * 10, state.query * 10 + 10);
-      const byCode = nearest(sums, 10), ids = { code: byCode, exact, refined }[state.by], item = state.item < 0 ? ids[0] : state.item;
+      const byCode = nearest(sums, 10), far = packed[`${state.by}_distances`]?.slice(state.query * 10, state.query * 10 + 10), ids = { code: byCode, exact, refined }[state.by], item = state.item < 0 ? ids[0] : state.item;
       const code = Array.from(codes.subarray(item * M, item * M + M));
       for (const [i, button] of chooser) put(button, { "aria-pressed": i === state.query });
       paint(large, query.counts);
       put(large, { "aria-label": `The query, a ${query.label}` });
-      ranksTitle.textContent = `Step 4 · ranks: the ten nearest by ${ways[state.by]}`;
+      ranksTitle.textContent = `Step 4 · ranks: the ten nearest by ${ways[state.by]}; label · ${far ? `squared distance of all ${D} numbers` : "sum"}`;
       slots.forEach(({ canvas, text, button }, i) => {
         const id = ids[i], right = labels[id] === query.label;
         paint(canvas, digits.pictures(id));
-        text.textContent = state.by === "code" ? `${labels[id]} · ${sums[id].toFixed(2)}` : `${labels[id]} · rank ${i + 1}`;
+        const value = (far ? far[i] : sums[id]).toFixed(2);
+        text.textContent = `${labels[id]} · ${value}`;
         button.onclick = () => api.set({ item: id });
         button.className = right ? "" : "wrong";
-        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}: a ${labels[id]}${right ? "" : ", another digit"}${state.by === "code" ? `, sum ${sums[id].toFixed(2)}` : ""}` });
+        put(button, { "aria-pressed": id === item, "aria-label": `Rank ${i + 1}${right ? "" : ", another digit"}, label and ${far ? "distance" : "sum"}: ${text.textContent}` });
       });
-      table.show(full, code, state.parts, state.step > 1);
+      table.show(full, code, { parts: state.parts, ringed: state.step > 1, label: `the chosen picture takes the entries ${code.slice(0, state.parts).join(", ")}` });
       const terms = code.slice(0, state.parts).map((k, m) => full[m * K + k]);
       sum.textContent = `Picture ${item}, a ${labels[item]}, is stored as ${code.join(", ")}. Its entries in the table are ${terms.map((v) => v.toFixed(2)).join(" + ")} = ${terms.reduce((a, b) => a + b, 0).toFixed(2)}.`;
       dots.show(sums, byCode, item, query.label);
@@ -90,24 +93,8 @@ EXPLORABLES.search = async (packed) => {
     const shared = exact.filter((id) => sums[id] <= sums[byCode[9]]).length;  // not those of byCode: ties are in no order
     const began = first === query.label ? `${right === 10 ? "All" : `${right} of the`} ten answers to this ${query.label} are a ${query.label}.` : `A failure: the first answer to this ${query.label} is a ${first}, and ${right} of the ten are right.`;
     const tie = tied > 1 && state.by === "code" ? ` ${tied} pictures have the first one's code, so their sums are equal and their order means nothing.` : "";
-    const more = state.by === "exact" ? ` They are the nearest by all ${D} numbers of f, whose distances are not kept in this page. By the code, ${shared} of these ten have a sum as small as its tenth answer.` : state.by === "refined" ? " The code picked 50, and the vectors of those put them in order; panels 1 to 3 show the code." : "";
+    const more = state.by === "exact" ? ` They are the nearest by all ${D} numbers of f, so hardly two distances are equal; panels 1 to 3 show the code, which plays no part. By the code, ${shared} of these ten have a sum as small as its tenth answer.` : state.by === "refined" ? " The code picked 50, and the distances of their vectors put them in order; panels 1 to 3 show the code." : "";
     return began + tie + more;
-  }
-
-  function tableOf() {
-    const size = 20, svg = s("svg", { viewBox: `0 0 ${20 + K * size} ${20 + M * size}`, width: 20 + K * size, height: 20 + M * size, role: "img" }), rects = [];
-    for (let k = 0; k < K; k++) svg.append(s("text", { class: "soft", x: 18 + (k + .5) * size, y: 11, "text-anchor": "middle" }, String(k)));
-    for (let m = 0; m < M; m++) {
-      svg.append(s("text", { class: "soft", x: 0, y: 32 + m * size }, String(m + 1)));
-      for (let k = 0; k < K; k++) rects.push(svg.appendChild(s("rect", { x: 19 + k * size, y: 19 + m * size, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" })));
-    }
-    const rings = Array.from({ length: M }, () => svg.appendChild(s("rect", { width: size, height: size, rx: 3, fill: "none", stroke: "var(--lit)", "stroke-width": 3 })));
-    return { svg, show(table, code, parts, lit) {
-      const least = Math.min(...table), most = Math.max(...table);
-      table.forEach((v, i) => put(rects[i], { opacity: Math.floor(i / K) < parts ? .08 + .92 * (1 - (v - least) / (most - least || 1)) ** 2 : .03 }));
-      rings.forEach((ring, m) => put(ring, { x: 18 + code[m] * size, y: 18 + m * size, opacity: lit && m < parts ? 1 : 0 }));
-      put(svg, { "aria-label": `Table of ${M} times ${K} distances, dark is near; the chosen picture takes the entries ${code.slice(0, parts).join(", ")}` });
-    } };
   }
 
   function dotsOf(api) {
@@ -119,7 +106,7 @@ EXPLORABLES.search = async (packed) => {
       if (apart[best] < 200) api.set({ item: best });
     });
     return { canvas, show(sums, first, item, label) {
-      const style = getComputedStyle(canvas), [blue, soft, lit] = ["--blue", "--soft", "--lit"].map((v) => style.getPropertyValue(v));
+      const style = getComputedStyle(canvas), [blue, soft, lit, ink, back] = ["--blue", "--soft", "--lit", "--ink", "--back"].map((v) => style.getPropertyValue(v));
       const most = sums.reduce((a, b) => Math.max(a, b), 0), least = sums[first[0]], c = canvas.getContext("2d");
       at = Array.from(sums, (v, i) => [8 + (v - least) / (most - least || 1) * (wide - 16), 8 + (i * 37 % 97) / 97 * (high - 24)]);
       c.setTransform(2, 0, 0, 2, 0, 0);
@@ -132,10 +119,19 @@ EXPLORABLES.search = async (packed) => {
       dot(at[item], 5, lit);
       c.fillStyle = soft;
       c.font = "11px system-ui, sans-serif";
-      c.fillText("blue: the query's digit; grey: others", 8, high - 2);
-      const border = at[first[9]][0];
-      c.strokeStyle = lit;
-      c.beginPath(); c.moveTo(border + 3, 2); c.lineTo(border + 3, high - 14); c.stroke();
+      const border = at[first[9]][0] + 3, beside = border < wide - 90;
+      Object.assign(c, { strokeStyle: ink, lineWidth: 1 });
+      c.beginPath(); c.moveTo(border, 2); c.lineTo(border, high - 14); c.stroke();
+      c.fillText(number(least), 2, high - 2);
+      c.textAlign = "right";
+      c.fillText(number(most), wide - 2, high - 2);
+      c.textAlign = "center";
+      c.fillText("sum (heights mean nothing)", wide / 2, high - 2);
+      c.fillStyle = ink;
+      c.textAlign = beside ? "left" : "right";
+      Object.assign(c, { strokeStyle: back, lineWidth: 4, lineJoin: "round" });
+      for (const way of ["strokeText", "fillText"]) c[way]("tenth answer", border + (beside ? 4 : -4), 11);
+      c.textAlign = "left";
       put(canvas, { "aria-label": `All ${n} sums, from ${number(sums[first[0]])} to ${number(most)}; a line stands behind the tenth answer, at ${number(sums[first[9]])}` });
     } };
   }

@@ -1,4 +1,4 @@
-// Draw each figure when it comes near; until then, and without JavaScript, its picture stands there.
+// Draw each figure when it comes near and somebody has begun to read; until then, and without JavaScript, its picture stands there.
 (() => {
   const here = document.currentScript.src.replace(/figures\.js.*$/, "");
   const loaded = new Map(), specs = {};
@@ -11,6 +11,13 @@
     }));
     return loaded.get(src);
   };
+  // plotly comes compressed, and as a script, because a page that is opened from a disk may not fetch a file.
+  let packed, plotly;
+  window.sscqPlotly = (text) => { packed = text; };
+  const unpacked = () => plotly ??= load(here + "plotly.js").then(async () => {
+    const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)), stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    document.head.append(make("script", { textContent: await new Response(stream).text() }));
+  });
   const make = (tag, settings = {}, ...inside) => {
     const made = Object.assign(document.createElement(tag), settings);
     made.append(...inside);
@@ -51,12 +58,13 @@
 
   const draw = async (card) => {
     const name = card.dataset.figure, paper = card.querySelector(".paper");
-    await Promise.all([load(here + "plotly.min.js"), load(`${here}figures/${name}.js`)]);
+    await Promise.all([unpacked(), load(`${here}figures/${name}.js`)]);
     const { data, layout: { sliders = [], updatemenus = [], ...layout }, frames } = specs[name];
     const top = sliders.find((s) => s.y >= 1), gap = top ? layout.margin.t - (top.pad?.b || 0) : 0;
     const gd = make("div"), clip = make("div", { className: "clip", hidden: true }, gd);
     paper.append(clip);
-    await Plotly.newPlot(gd, { data, layout, frames, config });
+    // Buttons over a drawing without data would only hide a part of it.
+    await Plotly.newPlot(gd, { data, layout, frames, config: data.length ? config : { ...config, displayModeBar: false } });
     const run = async ({ method = "restyle", args = [] }) => { await Plotly[method](gd, ...args); await fit(gd, gap); };
     paper.querySelector("img")?.remove();
     paper.prepend(...updatemenus.map((m) => buttons(m, run)), ...sliders.map((s, n) => slider(s, `${name}-slider-${n}`, run)));
@@ -64,12 +72,33 @@
     await fit(gd, gap);
     window.addEventListener("resize", () => fit(gd, gap));
     card.classList.add("drawn");
+    reach();
+  };
+
+  // Whoever only looks at the head of a page, or follows a link at once, needs no drawing program: it waits for a first sign of interest.
+  const interest = new Promise((done) => {
+    for (const sign of ["scroll", "pointermove", "pointerdown", "touchstart", "keydown", "focusin"]) addEventListener(sign, done, { once: true, passive: true, capture: true });
+  });
+
+  // What scrolls sideways in a box of its own can be reached by keyboard, and says what it is.
+  const boxes = { "div.highlight pre": "code", "pre.output": "output", ".output": "output", "div.math": "formula", ".table-wrapper": "table", ".graph": "picture", "figure.live, figure.still": "" };
+  const reach = () => {
+    for (const [which, what] of Object.entries(boxes)) for (const box of document.querySelectorAll(which)) {
+      if (box.scrollWidth <= box.clientWidth + 1 || box.tabIndex >= 0) continue;
+      box.tabIndex = 0;
+      if (!what) continue;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", `${what}, wider than the page: the arrow keys scroll it`);
+    }
   };
 
   document.addEventListener("DOMContentLoaded", () => {
     const near = new IntersectionObserver((seen) => {
-      for (const { isIntersecting, target } of seen) if (isIntersecting) { near.unobserve(target); draw(target); }
+      for (const { isIntersecting, target } of seen) if (isIntersecting) { near.unobserve(target); interest.then(() => draw(target)); }
     }, { rootMargin: "600px" });
     document.querySelectorAll("figure.live").forEach((card) => near.observe(card));
+    reach();
+    addEventListener("resize", reach);
+    addEventListener("load", reach);
   });
 })();
