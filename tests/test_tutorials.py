@@ -127,3 +127,25 @@ def test_why_codes_results_are_complete(name, n, wanted, seeds):
     ways = [tuple(r[k] for k in ("objective", "bits", "seed", "vectors", "made", "n_words")) for r in rows]
     assert len(set(ways)) == len(ways) == sum(12 + (o == "full objective") for o, _, _ in runs), "every run was scored in every way, once"
     assert about["n_queries"] == n and all(about[k] is not None for k in ("data", "metric", "distance", "ties", "refined", "features", "device", "spread"))
+
+
+def test_what_why_codes_says_of_colour_pictures_follows_the_file(tmp_path, monkeypatch):
+    "Another length of code, and a third seed, whatever they show: the page's sentences name them"
+    results, there = ROOT / "benchmarks/results", tmp_path / "benchmarks/results"
+    for folder in (there, here := tmp_path / "nbs/tutorials"): folder.mkdir(parents=True)
+    (there / "why_codes_digits.json").write_text((results / "why_codes_digits.json").read_text())
+    found = json.loads((results / "why_codes_colour.json").read_text())
+    rows = [r for r in found["rows"] if r["bits"] == 16 and r["seed"] < 2]
+    longer = [dict(r, bits=32, seed=seed, map=r["map"] + .05 * (r["objective"] == "full objective")) for r in rows if r["seed"] == 0 for seed in range(3)]
+    (there / "why_codes_colour.json").write_text(json.dumps(found | {"rows": rows + longer}))
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sscq.figures.notebook_pictures", lambda: None)
+    cells = ["".join(c["source"]) for c in json.loads((ROOT / "nbs/tutorials/why_learn_codes.ipynb").read_text(encoding="utf-8"))["cells"]]
+    scope: dict = {}
+    for mark in ("from IPython.display import Markdown", "def read(name)", "RECIPES = {", "def table(head", "def verdict(", "def best_of_all("):
+        (source,) = [s for s in cells if mark in s]
+        exec(source, scope)
+    assert scope["SEEDS"]["colour pictures"] == {16: 2, 32: 3}
+    losses, best = scope["by_length"]("colour pictures", "A₁", "B₁"), scope["best_of_all"]("colour pictures", 32)
+    assert re.fullmatch(r"level at 16 bits \(.*, 2 seeds\), ahead at 32 bits \(\+0\.0\d\d ± 0\.000, 3 seeds\)", losses)
+    assert best.startswith("at 32 bits full objective")
