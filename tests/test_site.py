@@ -605,6 +605,27 @@ def test_keyboard_skips_to_the_content(tab, address):
     tab.wait_for_url("**#furo-main-content")
 
 
+@pytest.mark.browser
+def test_a_narrow_window_hides_nothing_from_the_keyboard(browser, address):
+    "Tab goes to nothing that stands outside the window; a box that is ticked by Space brings the menu in"
+    page = browser.new_page(viewport=dict(width=390, height=844), reduced_motion="reduce")
+    page.goto(f"{address}/04_codebook.html")
+    seen = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("(() => { const e = document.activeElement, r = e.getBoundingClientRect(); return [e.id, r.left >= 0 && r.right <= innerWidth]; })()"))
+    assert all(within for _, within in seen), seen
+    assert {"__navigation", "__toc"} <= {name for name, _ in seen}
+    for box, drawer in (("__navigation", ".sidebar-drawer"), ("__toc", ".toc-drawer")):
+        first = page.locator(f"{drawer} a").first
+        assert not first.is_visible()
+        page.locator(f"#{box}").press("Space")
+        page.wait_for_function("e => { const r = e.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }", arg=first.element_handle())
+        assert first.is_visible()
+        page.locator(f"#{box}").press("Space")
+    page.close()
+
+
 # --- slides
 
 def some_notebook():
