@@ -478,7 +478,8 @@ def test_plotly_waits_for_a_reader_and_comes_once(tab, address):
     assert sum(size for _, size in loaded) < 3_400_000  # all of the page, with every figure
 
 
-READ = ["index", "04_codebook", "05_contrastive", "06_diversity", "07_neighbors", "10_search", "tutorials/quick_tour", "explanations/speed", "api/index", "api/codebook"]
+READ = ["index", "04_codebook", "05_contrastive", "06_diversity", "07_neighbors", "10_search", "tutorials/quick_tour", "explanations/speed", "api/index",
+        "api/codebook"]
 
 
 @pytest.mark.browser
@@ -613,7 +614,8 @@ def test_a_narrow_window_hides_nothing_from_the_keyboard(browser, address):
     seen = []
     for _ in range(12):
         page.keyboard.press("Tab")
-        seen.append(page.evaluate("(() => { const e = document.activeElement, r = e.getBoundingClientRect(); return [e.id, r.left >= 0 && r.right <= innerWidth]; })()"))
+        seen.append(page.evaluate("""(() => { const e = document.activeElement, r = e.getBoundingClientRect();
+          return [e.id, r.left >= 0 && r.right <= innerWidth]; })()"""))
     assert all(within for _, within in seen), seen
     assert {"__navigation", "__toc"} <= {name for name, _ in seen}
     for box, drawer in (("__navigation", ".sidebar-drawer"), ("__toc", ".toc-drawer")):

@@ -411,7 +411,8 @@ class Site:
             (out / f"{old}.html").write_bytes((self.folder / f"moved/{old}.html").read_bytes())
 
 
-MENDED = [('<aside class="sidebar-drawer', '<aside aria-label="The site" class="sidebar-drawer'), ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
+MENDED = [('<aside class="sidebar-drawer', '<aside aria-label="The site" class="sidebar-drawer'),
+          ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
           ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'), ('<th class="head"><p></p></th>', "<td></td>")]
 PARAMETERS = re.compile(r'<dl>\n((?:<dd><em class="sig-param">(?:(?!</?dl>).)*?</dd>\n)+)</dl>', re.S)
 
@@ -420,7 +421,7 @@ def mended(page: str) -> str:
     "What the theme leaves to be desired by those who do not see the page: landmarks with names, headings with levels, lists only where something is listed"
     for old, new in MENDED: page = page.replace(old, new)
     page = re.sub(r'(<a href="#" class="back-to-top.*?</a>)', r'<nav aria-label="To the top">\1</nav>', page, flags=re.S)
-    page = re.sub(r'(<input type="checkbox" class="sidebar-toggle".*?)(<a class="skip-to-content.*?</a>)', r"\2\1", page, flags=re.S)  # the first to be reached
+    page = re.sub(r'(<input type="checkbox" class="sidebar-toggle".*?)(<a class="skip-to-content.*?</a>)', r"\2\1", page, flags=re.S)  # comes first
     def plain(m): return '<span class="params">' + m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>") + "</span>"
     return PARAMETERS.sub(plain, page)
 
