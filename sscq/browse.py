@@ -49,7 +49,7 @@ input,select,button{border-radius:5px;padding:.15rem .5rem}
 .tile[aria-selected=true]{border-color:var(--blue)}
 .gone{font-size:12px}
 #panel{width:min(36rem,46vw);overflow-y:auto;padding:.6rem .9rem;border-left:1px solid var(--line)}
-.this{display:grid;grid-template-columns:13rem 1fr auto;gap:.8rem;align-items:start}
+.this{display:grid;grid-template-columns:minmax(6rem,13rem) minmax(0,1fr) auto;gap:.8rem;align-items:start}
 .this img,.this .gone{width:100%;height:13rem;object-fit:contain}
 .path{overflow-wrap:anywhere;margin:0}
 .note{color:var(--soft);font-size:13px;margin:.2rem 0}
@@ -60,7 +60,8 @@ li a{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 li>button{padding:0;border:1px solid transparent;background:none;cursor:pointer;width:72px;height:72px}
 li>button:hover,li>button:focus{border-color:var(--blue)}
 li img,li .gone{width:70px;height:70px;display:flex}
-.parts{display:flex;height:10px;background:var(--wash);margin:.2rem 0;max-width:100%}
+.parts{display:flex;height:10px;background:var(--card);margin:.2rem 0;max-width:100%}
+.parts{outline:1px solid var(--line)}
 .parts i{background:var(--blue)}
 .parts i:nth-child(even){background:var(--soft)}
 .rank{color:var(--soft);margin-right:.5em}
@@ -70,8 +71,9 @@ td,th{padding:.1rem .3rem;text-align:right}
 footer{grid-column:1/3;border-top:1px solid var(--line);padding:.3rem .9rem;font-size:13px;color:var(--soft)}
 kbd{border:1px solid var(--line);border-radius:3px;padding:0 .25rem}
 [hidden]{display:none!important}
+@media(max-width:1000px){.this{grid-template-columns:8rem minmax(0,1fr) auto}}
 @media(max-width:700px){body{grid-template-columns:1fr}header,footer{grid-column:1}
-#panel{position:fixed;inset:0;width:100%;background:var(--back)}.this{grid-template-columns:8rem 1fr auto}}
+#panel{position:fixed;inset:0;width:100%;background:var(--back)}}
 """
 
 # %% ../nbs/48_browse.ipynb #38e9d679
@@ -227,9 +229,9 @@ const open = () => {
   if (facts.sizes[i]) path.append(el("a", there));
   else path.append("Its file is gone, or cannot be read; the code is still in the index.");
   const close = el("button", {type: "button", textContent: "close", onclick: () => { choose(null); gallery.focus(); }});
-  panel.replaceChildren(el("div", {className: "this"}, el("div", {}, original(i)), el("div", {}, path,
-      el("h2", {textContent: near.length ? `The ${near.length} nearest` : "There are no others to compare it with"}),
-      ...notes.map(textContent => el("p", {className: "note", textContent}))), close),
+  panel.replaceChildren(el("div", {className: "this"}, el("div", {}, original(i)), el("div", {}, path), close),
+    el("h2", {textContent: near.length ? `The ${near.length} nearest` : "There are no others to compare it with"}),
+    ...notes.map(textContent => el("p", {className: "note", textContent})),
     el("ol", {}, ...near.map((one, n) => answer(i, one, most, part, n + 1))));
   panel.scrollTop = 0;
   go(Math.max(shown.indexOf(i), shown.includes(i) ? 0 : at));

@@ -177,7 +177,7 @@ def digits_data(
     refined = short.gather(1, apart.gather(1, short).argsort(stable=True)[:, :10])
     exact = apart.argsort(stable=True)[:, :10]
     def far(ids: torch.Tensor) -> list[float]:  # squared, as the sums of the code are
-        return [round(v, 3) for v in apart.gather(1, ids).square().flatten().tolist()]
+        return [round(v, 2) for v in apart.gather(1, ids).square().flatten().tolist()]
     return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
                         refined=refined.flatten().tolist(), exact_distances=far(exact), refined_distances=far(refined))
 

@@ -70,6 +70,51 @@ def figure_name(figure: dict) -> str:
     return "Figure: " + one_line(" ".join(re.sub("<[^>]+>", " ", words).split()))
 
 
+# %% ../nbs/41_page.ipynb #4629dc33
+ANSWERS_STYLE = """
+.answers{display:flex;flex-wrap:wrap;gap:.8rem;margin:.6rem 0 1.6rem}
+.answers figure{width:170px;margin:0}
+.answers figure.query{border-right:2px solid var(--line);padding-right:.6rem;width:182px}
+.answers img,.answers .gone{width:170px;height:170px;display:flex;border-radius:4px;object-fit:cover}
+.answers.small{gap:.6rem .5rem}
+.answers.small figure{width:78px}
+.answers.small figure.query{width:90px}
+.answers.small img{width:78px;height:78px;image-rendering:pixelated;background:#fff;border:1px solid var(--line)}
+.answers .right img{border:3px solid var(--good)}
+.answers .wrong img{border:3px dashed var(--bad)}
+.answers figcaption{font-size:13px;line-height:1.35;overflow-wrap:anywhere}
+"""
+
+
+class Shown(NamedTuple):
+    "A picture of a page, with what is said below it"
+    picture: str  # a data URI; none if it is gone
+    name: str
+    said: str = ""
+    link: str = ""  # to the original
+    right: bool | None = None  # an answer, where that is known
+
+
+def shown_picture(one: Shown, rank: int) -> str:  # 0: the query
+    "A figure of a page: a larger view on a click, rank, number, and name with a link to the original"
+    name, said = html.escape(one.name), f" <b>{html.escape(one.said)}</b>" if one.said else ""
+    view = '<div class="gone">gone</div>'
+    if one.picture:
+        box = f'<input type="checkbox" aria-label="{name}: larger">'
+        view = f'<label class="zoom">{box}<img alt="{name}" src="{one.picture}"></label>'
+    kind = "query" if not rank else {True: "right", False: "wrong", None: "answer"}[one.right]
+    mark = {True: " ✓", False: " ✗", None: ""}[one.right]
+    link = f'<a href="{html.escape(one.link)}" rel="noreferrer">{name}</a>' if one.link else name
+    caption = f"{rank or 'query'}{mark}{said}<br>{link}"
+    return f'<figure class="{kind}">{view}<figcaption>{caption}</figcaption></figure>'
+
+
+def answers_row(query: Shown, answers: Iterable[Shown], small: bool = False) -> str:
+    "A query and its answers, nearest first"
+    figures = [shown_picture(query, 0), *(shown_picture(one, rank) for rank, one in enumerate(answers, 1))]
+    return f'<div class="answers{" small" * small}">{"".join(figures)}</div>'
+
+
 # %% ../nbs/41_page.ipynb #e978f324
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -141,50 +186,6 @@ def page(
         figures="[" + ",\n".join(figures) + "]",
         plotly=packed,
     )
-
-# %% ../nbs/41_page.ipynb #4629dc33
-ANSWERS_STYLE = """
-.answers{display:flex;flex-wrap:wrap;gap:.8rem;margin:.6rem 0 1.6rem}
-.answers figure{width:170px;margin:0}
-.answers figure.query{border-right:2px solid var(--line);padding-right:.6rem;width:182px}
-.answers img,.answers .gone{width:170px;height:170px;display:flex;border-radius:4px;object-fit:cover}
-.answers.small figure{width:84px}
-.answers.small figure.query{width:96px}
-.answers.small img{width:84px;height:84px;image-rendering:pixelated;background:#fff;border:1px solid var(--line)}
-.answers .right img{border:3px solid var(--good)}
-.answers .wrong img{border:3px dashed var(--bad)}
-.answers figcaption{font-size:13px;line-height:1.35;overflow-wrap:anywhere}
-"""
-
-
-class Shown(NamedTuple):
-    "A picture of a page, with what is said below it"
-    picture: str  # a data URI; none if it is gone
-    name: str
-    said: str = ""
-    link: str = ""  # to the original
-    right: bool | None = None  # an answer, where that is known
-
-
-def shown_picture(one: Shown, rank: int) -> str:  # 0: the query
-    "A figure of a page: a larger view on a click, rank, number, and name with a link to the original"
-    name, rest = html.escape(one.name), [f"<b>{html.escape(one.said)}</b>" if one.said else ""]
-    view = '<div class="gone">gone</div>'
-    if one.picture:
-        box = f'<input type="checkbox" aria-label="{name}: larger">'
-        view = f'<label class="zoom">{box}<img alt="{name}" src="{one.picture}"></label>'
-    kind = "query" if not rank else {True: "right", False: "wrong", None: "answer"}[one.right]
-    mark = {True: " ✓", False: " ✗", None: ""}[one.right]
-    rest.append(f'<a href="{html.escape(one.link)}" rel="noreferrer">{name}</a>' if one.link else name)
-    caption = " ".join(filter(None, [f"{rank or 'query'}{mark}", *rest]))
-    return f'<figure class="{kind}">{view}<figcaption>{caption}</figcaption></figure>'
-
-
-def answers_row(query: Shown, answers: Iterable[Shown], small: bool = False) -> str:
-    "A query and its answers, nearest first"
-    figures = [shown_picture(query, 0), *(shown_picture(one, rank) for rank, one in enumerate(answers, 1))]
-    return f'<div class="answers{" small" * small}">{"".join(figures)}</div>'
-
 
 # %% ../nbs/41_page.ipynb #86f2e643
 def save_page(

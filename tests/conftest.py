@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def axe():
-    "What axe-core finds wrong with a page, a line for each kind; it comes in a wheel, so nothing is fetched. Without it, its tests are skipped, but in CI they fail"
+    "What axe-core finds wrong with a page, a line for each kind; it comes in a wheel. Without it, its tests are skipped, but in CI they fail"
     found = importlib.util.find_spec("axe_playwright_python")
     if not found: (pytest.fail if os.environ.get("CI") else pytest.skip)("no axe-core: pip install axe-playwright-python to test pages by its rules")
     program = Path(found.submodule_search_locations[0], "axe.min.js").read_text(encoding="utf-8")

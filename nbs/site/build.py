@@ -151,7 +151,7 @@ def explorable(site: "Site", name: str, frame: str, page: str) -> str:
     document = html.unescape(re.search(r'srcdoc="([^"]+)"', frame)[1])
     kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
     program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
-    program = re.sub(r"^ +", "", gzip.decompress(base64.b64decode(program)).decode(), flags=re.M)
+    program = re.sub(r"^(?: +|// .*\n)", "", gzip.decompress(base64.b64decode(program)).decode(), flags=re.M)
     code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
     site.write(f"static/explorables/{code}", program.encode())
     site.write(f"static/explorables/{name}.js", f'sscqMount(document.getElementById("explorable-{name}"), "{kind}", {data});\n'.encode())
@@ -223,6 +223,7 @@ def notebook_page(site: "Site", nb: Notebook) -> str:
     for cell in nb.cells:
         if cell["cell_type"] == "markdown": parts.append(needs(relink(source(cell), nb.path.parent, site.pages, nb.page), site.modules, nb.page))
         elif cell["cell_type"] == "code": parts += code_cell(site, nb, cell)
+    if any('<figure class="live' in part for part in parts): parts.append(raw(f'<script defer src="{"../" * nb.page.count("/")}_static/figures.js"></script>'))
     return "\n\n".join(filter(None, parts))
 
 
@@ -410,7 +411,8 @@ class Site:
             (out / f"{old}.html").write_bytes((self.folder / f"moved/{old}.html").read_bytes())
 
 
-MENDED = [('<aside class="sidebar-drawer', '<aside aria-label="The site" class="sidebar-drawer'), ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
+MENDED = [('<aside class="sidebar-drawer', '<aside aria-label="The site" class="sidebar-drawer'),
+          ('<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
           ('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">'), ('<th class="head"><p></p></th>', "<td></td>")]
 PARAMETERS = re.compile(r'<dl>\n((?:<dd><em class="sig-param">(?:(?!</?dl>).)*?</dd>\n)+)</dl>', re.S)
 
@@ -419,6 +421,7 @@ def mended(page: str) -> str:
     "What the theme leaves to be desired by those who do not see the page: landmarks with names, headings with levels, lists only where something is listed"
     for old, new in MENDED: page = page.replace(old, new)
     page = re.sub(r'(<a href="#" class="back-to-top.*?</a>)', r'<nav aria-label="To the top">\1</nav>', page, flags=re.S)
+    page = re.sub(r'(<input type="checkbox" class="sidebar-toggle".*?)(<a class="skip-to-content.*?</a>)', r"\2\1", page, flags=re.S)  # comes first
     def plain(m): return '<span class="params">' + m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>") + "</span>"
     return PARAMETERS.sub(plain, page)
 

@@ -11,6 +11,8 @@ from docutils.utils.math.latex2mathml import tex2mathml
 LONG = [(r"\\([dt]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}"), (r"\\([bB]igg?)\s*(?=[(\[{|]|\\[l{])", r"\\\1l"), (r"\\([bB]igg?)\s*(?=[)\]}]|\\[r}])", r"\\\1r"),
         (r"\\[bB]igg?\s*/", "/"), (r"\\dots\b|…", r"\\ldots "), (r"(\\\\)\s*\[[\d.]+\w\w\]", r"\1")]  # a line's end says how far the next is
 
+BARS = re.compile(r"<mo(?: class=\"\w+\")?>([‖|∣])</mo>")  # a browser stretches them to the height of the line, TeX only where it is told to
+
 
 def mathml(tex: str, block: bool = False) -> str:
     "ValueError for what cannot be set"
@@ -18,7 +20,8 @@ def mathml(tex: str, block: bool = False) -> str:
     for short, written_out in LONG: text = re.sub(short, written_out, text)
     try: found = tex2mathml(text, as_block=block)
     except Exception as error: raise ValueError(f"the formula {tex!r} cannot be set: {error}") from error
-    return re.sub(r"\n\s*", "", found)
+    found = re.sub(r"\n\s*", "", found)
+    return found if re.search(r"\\(left|right)\s*(\\[lr]?[vV]ert|\\\||\|)", tex) else BARS.sub(r'<mo stretchy="false">\1</mo>', found)
 
 
 def inline(self, node):

@@ -72,7 +72,7 @@
     await fit(gd, gap);
     window.addEventListener("resize", () => fit(gd, gap));
     card.classList.add("drawn");
-    reach();
+    sscqReach();
   };
 
   // Whoever only looks at the head of a page, or follows a link at once, needs no drawing program: it waits for a first sign of interest.
@@ -80,25 +80,10 @@
     for (const sign of ["scroll", "pointermove", "pointerdown", "touchstart", "keydown", "focusin"]) addEventListener(sign, done, { once: true, passive: true, capture: true });
   });
 
-  // What scrolls sideways in a box of its own can be reached by keyboard, and says what it is.
-  const boxes = { "div.highlight pre": "code", "pre.output": "output", ".output": "output", "div.math": "formula", ".table-wrapper": "table", ".graph": "picture", "figure.live, figure.still": "" };
-  const reach = () => {
-    for (const [which, what] of Object.entries(boxes)) for (const box of document.querySelectorAll(which)) {
-      if (box.scrollWidth <= box.clientWidth + 1 || box.tabIndex >= 0) continue;
-      box.tabIndex = 0;
-      if (!what) continue;
-      box.setAttribute("role", "group");
-      box.setAttribute("aria-label", `${what}, wider than the page: the arrow keys scroll it`);
-    }
-  };
-
   document.addEventListener("DOMContentLoaded", () => {
     const near = new IntersectionObserver((seen) => {
       for (const { isIntersecting, target } of seen) if (isIntersecting) { near.unobserve(target); interest.then(() => draw(target)); }
     }, { rootMargin: "600px" });
     document.querySelectorAll("figure.live").forEach((card) => near.observe(card));
-    reach();
-    addEventListener("resize", reach);
-    addEventListener("load", reach);
   });
 })();
