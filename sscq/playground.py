@@ -7,6 +7,7 @@ __all__ = ['training_explorer']
 
 # %% ../nbs/47_playground.ipynb #07938e0c
 import html
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import plotly.graph_objects as go
 import torch
 
 from . import train as training
+from .codebook import n_bits
 from .contrastive import FUSIONS
 from .core import pick_view, SSCQ
 from .data import data_in_memory, digits, RetrievalData
@@ -29,7 +31,7 @@ from .figures import number, PALETTE
 from .objective import Parts, SSCQObjective
 from .reading import in_memory
 from .train import PRESETS, TrainConfig
-from .validation import check_count
+from .validation import check_choice, check_count
 
 # %% ../nbs/47_playground.ipynb #22332478
 @dataclass(frozen=True)
@@ -111,14 +113,14 @@ def runs_figure(runs: dict) -> go.Figure:  # name -> history
     "mAP over epochs, a line a run"
     return over_epochs({name: [r["map"] for r in h] for name, h in runs.items()}, "mAP").update_yaxes(range=[0, 1])
 
-def gauge_figure(value: float) -> go.Figure:
-    "mAP as a dial"
+def gauge_figure(value: float, beside: str = "") -> go.Figure:
+    "mAP as a dial, and under its name what the codes cost"
     fig = go.Figure(
         go.Indicator(
             value=value,
             mode="gauge+number",
             number=dict(valueformat=".3f"),
-            title=dict(text="mAP"),
+            title=dict(text=f"mAP<br><span style='font-size:12px'>{beside}</span>" if beside else "mAP"),
             gauge=dict(axis=dict(range=[0, 1]), bar=dict(color=PALETTE[0])),
         )
     )
@@ -153,24 +155,20 @@ def changes(
     )
 
 
-def runs_table(runs: list) -> str:  # of (name, changes, state, history)
+def index_bytes(bits: int, n: int) -> int:
+    "What the codes of n images take, each in whole bytes as `pack` writes them"
+    return n * -(-bits // 8)
+
+
+def runs_table(runs: list) -> str:  # of (name, changes, state, history, bits, bytes)
     "Runs side by side, as HTML"
-    head = ("run", "changed", "state", "epochs", "loss", "mAP", "perplexity", "seconds")
-    rows = [
-        (
-            name,
-            changed,
-            state,
-            len(h),
-            f"{h[-1]['loss']:.3f}",
-            f"{h[-1]['map']:.3f}",
-            f"{np.mean(h[-1]['perplexity']):.1f}",
-            f"{h[-1]['seconds']:.1f}",
-        )
-        if h
-        else (name, changed, state, 0, *"––––")
-        for name, changed, state, h in runs
-    ]
+    head = ("run", "changed", "state", "epochs", "loss", "mAP", "bits", "index bytes", "perplexity", "seconds")
+    def last(h, bits, size):
+        if not h: return (0, *"––", bits, f"{size:,}", *"––")
+        now = h[-1]
+        return (len(h), f"{now['loss']:.3f}", f"{now['map']:.3f}", bits, f"{size:,}",
+                f"{np.mean(now['perplexity']):.1f}", f"{now['seconds']:.1f}")
+    rows = [(name, changed, state, *last(*rest)) for name, changed, state, *rest in runs]
     def row(tag, values):
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(v))}</{tag}>" for v in values) + "</tr>"
     return f"<table class='sscq-table'>{row('th', head)}{''.join(row('td', r) for r in rows)}</table>"
@@ -190,6 +188,17 @@ TAUS = {
     "tau_pn": "part neighbors",
     "tau_cd": "codeword diversity",
 }
+BITS, WORDS, MOST_BITS, TAU = (8, 16, 24, 32, 48, 64), (2, 4, 16, 256), 256, (.06, 5.)
+OWN = "my own"
+CHOICES: dict[str, dict] = {  # name -> what differs from the library's preset
+    "as in the library": {},
+    "8 bits": dict(bits=8),
+    "64 bits": dict(bits=64),
+    "books of 256 words": dict(K=256),
+    "instance contrast only": dict(w_cc=0., w_pn=0., w_cd=0.),
+    "all but instance contrast": dict(w_icf=0., w_icz=0.),
+    "a cold contrast": dict(tau_ic=.1),
+}
 
 
 def training_controls(
@@ -200,57 +209,93 @@ def training_controls(
     "Sliders whose every position is a valid setting"
     slider, preset = ipywidgets.SelectionSlider, PRESETS["digits"].objective
     batches = [b for b in (32, 64, 128, 256, 512) if b <= len(data.train)] or [len(data.train)]
-    explorer.control("bits", slider, "bits", "of a code", options=[8, 16, 24, 32, 48, 64], value=16)
-    explorer.control(
-        "K", slider, "K", "codewords in a codebook; bits / log2 K codebooks", options=[2, 4, 16, 256], value=16
-    )
-    explorer.control("d", slider, "word size d", "dimensions of a codeword", options=[2, 4, 8, 16, 32], value=16)
-    explorer.control(
-        "batch",
-        slider,
-        "batch",
-        "images in a batch, each seen twice",
-        options=batches,
-        value=256 if 256 in batches else batches[-1],
-    )
+    def choice(name, kind, label, what, options, value):
+        explorer.control(name, kind, label, what, options=options, value=value)
+    choice("bits", slider, "bits", "of a code: M log2 K", BITS, 16)
+    choice("K", slider, "K", "codewords in a codebook; the bits stay, so M follows", WORDS, 16)
+    choice("M", slider, "M", "codebooks; the bits follow", [bits // 4 for bits in BITS], 4)
+    choice("d", slider, "word size d", "dimensions of a codeword", [2, 4, 8, 16, 32], 16)
+    most = 256 if 256 in batches else batches[-1]
+    choice("batch", slider, "batch", "images in a batch, each seen twice", batches, most)
     explorer.control("epochs", ipywidgets.IntSlider, "epochs", "passes over the images", min=1, max=50, value=epochs)
-    explorer.control(
-        "fusion",
-        ipywidgets.Dropdown,
-        "fusion",
-        "how f and z are joined for fused consistency",
-        options=list(FUSIONS),
-        value=preset.fusion,
-    )
+    joined = "how f and z are joined for fused consistency"
+    choice("fusion", ipywidgets.Dropdown, "fusion", joined, list(FUSIONS), preset.fusion)
     for (name, what), value in zip(WEIGHTS.items(), preset.weights):
-        explorer.control(
-            name, ipywidgets.FloatSlider, f"weight {name[2:]}", f"weight of {what}", min=0, max=2, step=0.1, value=value
-        )
+        explorer.control(name, ipywidgets.FloatSlider, f"weight {name[2:]}", f"weight of {what}", min=0, max=2,
+                         step=0.1, value=value)
     for name, what in TAUS.items():
-        explorer.control(
-            name,
-            ipywidgets.FloatLogSlider,
-            "τ_" + name[4:],
-            f"temperature of {what}",
-            min=-1.3,
-            max=0.7,
-            step=0.05,
-            value=getattr(preset, name, 0.2),
-        )
+        explorer.control(name, ipywidgets.FloatLogSlider, "τ_" + name[4:], f"temperature of {what}", min=-1.3, max=0.7,
+                         step=0.05, value=getattr(preset, name, 0.2))
     value = {name: made for name, made in explorer.controls.items()}
     def settings():
         v = {name: made.value for name, made in value.items()}
-        return dict(
-            bits=v["bits"],
-            n_words=v["K"],
-            word_dim=v["d"],
-            batch_size=v["batch"],
-            epochs=v["epochs"],
-            fusion=v["fusion"],
-            weights=tuple(v[w] for w in WEIGHTS),
-            **{t: v[t] for t in TAUS},
-        )
+        return dict(bits=v["bits"], n_words=v["K"], word_dim=v["d"], batch_size=v["batch"], epochs=v["epochs"],
+                    fusion=v["fusion"], weights=tuple(v[w] for w in WEIGHTS), **{t: v[t] for t in TAUS})
     return settings
+
+
+def put(
+    slider: ipywidgets.SelectionSlider,
+    value: int,
+    options: tuple | list,  # the value joins them
+):
+    "A slider on a value, which need not have been one of its options"
+    if (new := tuple(sorted({*options, value}))) != tuple(slider.options):
+        slider.options = new
+    slider.value = value
+
+
+def put_code(
+    controls: dict,
+    K: int,
+    bits: int,  # the nearest number that is a multiple of log2 K is taken
+):
+    "K, M and bits are two numbers and not three, so all three sliders move"
+    per = n_bits(K)
+    bits = per * max(1, round(bits / per))
+    lengths = [b for b in BITS if b % per == 0] or [per * m for m in (2, 4, 6, 8)]
+    put(controls["K"], K, WORDS)
+    put(controls["bits"], bits, lengths)
+    put(controls["M"], bits // per, [b // per for b in lengths])
+
+# %% ../nbs/47_playground.ipynb #86e1fcb7
+def _number(name: str, text: str, whole: bool, least: float, most: float):
+    seen = text if len(text) <= 20 else f"{text[:19]}…"
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        raise ValueError(f"{name}={seen} is no {'whole ' if whole else ''}number") from None
+    if not least <= value <= most: raise ValueError(f"{name}={seen} must be from {least:g} to {most:g}")
+    return value
+
+
+def by_hand(
+    text: str,  # as "K=64 M=3 tau_ic=.15"
+    now: dict,  # name -> present value
+    n_images: int,
+) -> dict:  # name -> value, bits always with K
+    "Settings that somebody wrote; a ValueError that says what does not fit"
+    whole = dict(bits=(1, MOST_BITS), K=(2, 256), M=(1, MOST_BITS), d=(1, 64), batch=(min(8, n_images), n_images),
+                 epochs=(1, 50))
+    ranges = {**whole, **{name: (0, 2) for name in WEIGHTS}, **{name: TAU for name in TAUS}}
+    found: dict = {}
+    for part in re.sub(r"\s*=\s*", "=", text.replace(",", " ").replace("τ", "tau")).split():
+        name, equals, written = part.partition("=")
+        if not equals or not written: raise ValueError(f"{part!r} is no setting: write name=value, as in K=64 M=3")
+        check_choice("setting", name, [*ranges, "fusion"])
+        if name == "fusion":
+            found[name] = check_choice(name, written, FUSIONS)
+        else:
+            found[name] = _number(name, written, name in whole, *ranges[name])
+    K = found.get("K", now["K"])
+    if K & (K - 1): raise ValueError(f"K={K} must be a power of two: the number of a codeword takes whole bits")
+    per = n_bits(K)
+    bits = found.get("bits", per * found["M"] if "M" in found else now["bits"])
+    if bits % per: raise ValueError(f"bits={bits} must be a multiple of {per}, what one of {K} words takes")
+    if found.get("M", bits // per) != bits // per: raise ValueError(
+        f"M={found['M']} does not fit: {bits} bits are {bits // per} codebooks of {K} words")
+    if bits > MOST_BITS: raise ValueError(f"M={found['M']} makes {bits} bits; at most {MOST_BITS} are trained here")
+    return {name: value for name, value in found.items() if name != "M"} | dict(bits=bits, K=K)
 
 # %% ../nbs/47_playground.ipynb #1bb7abba
 _BUSY = threading.Lock()  # one training at a time in a kernel: two would share its cores and its random numbers
@@ -262,6 +307,9 @@ class TrainingExplorer(Explorer):
         self.data: RetrievalData  # in memory, once it is built
         self.runs: dict[str, dict] = {}
         self.thread: threading.Thread | None = None
+        self.setting, self.wrong = False, ""  # controls move by themselves; what is wrong with what was written
+        self.turn = threading.RLock()  # of the two that follow, which the training's thread sees too
+        self.active, self.again = False, False  # a run is under way; another has to begin when it ends
         self.bar = ipywidgets.IntProgress(description="steps", style=dict(description_width="initial")).add_class(
             "sscq-progress"
         )
@@ -276,32 +324,88 @@ class TrainingExplorer(Explorer):
         self.device = find_device(self.device)
         self.data = data_in_memory(self.given or digits(), progress=False)
         if self.data.query.labels is None: raise ValueError("the data has no labels: mAP cannot be scored")
-        settings = training_controls(self, self.data, min(check_count("epochs", self.epochs), 50))
-        self.base = settings()
+        epochs = min(check_count("epochs", self.epochs), 50)
+        preset = self.control("preset", ipywidgets.Dropdown, "preset", "to begin with", options=[*CHOICES, OWN])
+        self.settings = training_controls(self, self.data, epochs)
+        self.base = self.settings()
+        self.begun = {name: control.value for name, control in self.controls.items() if control is not preset}
+        hand = self.control("hand", ipywidgets.Text, "by hand", "K=64 M=3 tau_ic=.15, then Enter",
+                            placeholder="K=64 M=3 tau_ic=.15", continuous_update=False)
+        self.control("live", ipywidgets.Checkbox, "live: train at every change", "each change begins a new run",
+                     value=False, indent=False)
         start = self.control("start", ipywidgets.Button, "Start", "train with these settings", icon="play")
-        stop = self.control(
-            "stop", ipywidgets.Button, "Stop", "end training now; the last complete epoch is kept", icon="stop"
-        )
-        start.on_click(lambda _: self.start(settings()))
+        stop = self.control("stop", ipywidgets.Button, "Stop", "end now; the last complete epoch is kept", icon="stop")
+        for name in ("bits", "K", "M"):
+            self.controls[name].observe(self.follow, names="value")
+        preset.observe(lambda change: change.new != OWN and self.put(self.begun | CHOICES[change.new]), names="value")
+        hand.observe(self.read, names="value")
+        start.on_click(lambda _: self.start(self.settings()))
         def end(_):
             self.say("stopping …" if self.running else "nothing is training: press Start")
+            self.again = False
             self.stop.set()
         stop.on_click(end)
         self.picture([], [[0] * 16], {})
         self.rows, self.extra = [["loss", "runs"], ["gauge", "shares"]], [self.bar, self.table]
         self.tell("no run yet", f"trains on {self.device}", "press Start")
-        return lambda: "a training is under way: the change applies to the next run" if self.running else ""
+        return self.changed
 
-    def picture(self, history: list, counts: list, runs: dict):
+    def put(self, values: dict):  # of controls
+        "Several controls at once; what follows from them is done once, by the change that asked for it"
+        if self.setting: return
+        self.setting = True
+        try:
+            put_code(self.controls, values["K"], values["bits"])
+            for name, value in values.items():
+                if name in ("d", "batch"): put(self.controls[name], value, self.controls[name].options)
+                elif name not in ("K", "M", "bits"): self.controls[name].value = value
+        finally:
+            self.setting = False
+
+    def follow(self, change):
+        "Of K, M and bits, two decide the third"
+        K, bits, books = (self.controls[name].value for name in ("K", "bits", "M"))
+        self.put(dict(K=K, bits=books * n_bits(K) if change.owner is self.controls["M"] else bits))
+
+    def read(self, change):
+        "What somebody wrote; it stays where it does not fit"
+        if not change.new.strip(): return
+        try:
+            now = {name: self.controls[name].value for name in ("K", "bits")}
+            self.put(by_hand(change.new, now, len(self.data.train)) | dict(hand=""))
+        except Exception as error:
+            self.wrong = short(error)
+
+    def changed(self) -> str:
+        "After a control moved: the name of the settings, and a new run where training is live; what there is to say"
+        if self.setting: return ""
+        wrong, self.wrong = self.wrong, ""
+        if wrong: return wrong
+        now = {name: self.controls[name].value for name in self.begun}
+        fit = [n for n, new in CHOICES.items() if all(now[c] == v for c, v in (self.begun | new).items() if c != "M")]
+        self.setting = True
+        self.controls["preset"].value = fit[0] if fit else OWN
+        self.setting = False
+        if not self.controls["live"].value:
+            return "a training is under way: the change applies to the next run" if self.running else ""
+        with self.turn:
+            if not self.active: return self.begin(self.settings())
+            self.again = True
+            self.stop.set()
+        return ""
+
+    def picture(self, history: list, counts: list, runs: dict, beside: str = ""):
         self.draw("loss", loss_figure(history))
         self.draw("runs", runs_figure(runs))
-        self.draw("gauge", gauge_figure(history[-1]["map"] if history else 0))
+        self.draw("gauge", gauge_figure(history[-1]["map"] if history else 0, beside))
         self.draw("shares", shares_figure(counts))
 
     def start(self, settings: dict):
         "Begin a run in the background; refused while another one is under way"
-        if not _BUSY.acquire(blocking=False):
-            return self.say("a training is under way already: stop it, or wait for its end")
+        self.say(self.begin(settings))
+
+    def begin(self, settings: dict) -> str:  # why not, or nothing
+        if not _BUSY.acquire(blocking=False): return "a training is under way already: stop it, or wait for its end"
         try:
             run, name = setup(self.data, device=self.device, **settings), f"run {len(self.runs) + 1}"
             self.stop.clear()
@@ -309,12 +413,13 @@ class TrainingExplorer(Explorer):
             self.runs[name] = dict(
                 model=run.model, settings=settings, changed=changes(settings, self.base), state="training", history=[]
             )
-            self.say("")
+            self.active = True
             self.thread = threading.Thread(target=self.train, args=(name, run), daemon=True)
             self.thread.start()
+            return ""
         except Exception as error:
             _BUSY.release()
-            self.say(short(error))
+            return short(error)
 
     def train(self, name: str, run: Setup):
         "What the thread does"
@@ -330,26 +435,33 @@ class TrainingExplorer(Explorer):
             train_watched(run, self.data, self.stop, on_step, on_epoch)
             done = len(mine["history"])
             mine["state"] = "done" if done == run.config.epochs else "stopped"
-            self.say(
-                ""
-                if done == run.config.epochs
-                else f"stopped during epoch {done + 1}: the model keeps the weights of epoch {done}"
-            )
+            if not self.again:
+                self.say("" if done == run.config.epochs else
+                         f"stopped during epoch {done + 1}: the model keeps the weights of epoch {done}")
         except Exception as error:
             mine["state"] = "failed"
             self.say(short(error))
         finally:
-            _BUSY.release()
+            with self.turn:
+                again, self.again, self.active = self.again, False, False
+                if again and not mine["history"]: self.runs.pop(name)  # there is nothing to compare
+                _BUSY.release()
+                if again: self.start(self.settings())
             with self.guard():
-                self.progress(name)
+                if not again: self.progress(name)
 
     def progress(self, name: str):
         "Show how far a run has come, beside those before it"
         mine = self.runs[name]
         history, epochs, K = mine["history"], mine["settings"]["epochs"], mine["settings"]["n_words"]
+        bits, n = mine["model"].bits, len(self.data.database.images)
         shown = {n: r["history"] for n, r in list(self.runs.items())[-6:]}  # as many as there are line styles
-        self.picture(history, history[-1]["usage"] if history else [[0] * K], shown)
-        self.table.value = runs_table([(n, r["changed"], r["state"], r["history"]) for n, r in self.runs.items()])
+        beside = f"{bits} bits, {index_bytes(bits, n):,} bytes"
+        self.picture(history, history[-1]["usage"] if history else [[0] * K], shown, beside)
+        self.table.value = runs_table([
+            (name, r["changed"], r["state"], r["history"], r["model"].bits, index_bytes(r["model"].bits, n))
+            for name, r in self.runs.items()
+        ])
         last = (
             [
                 f"loss {history[-1]['loss']:.3f}",
@@ -364,7 +476,9 @@ class TrainingExplorer(Explorer):
             name,
             mine["state"],
             f"epoch {len(history)} of {epochs}",
-            f"{mine['model'].bits} bits",
+            f"{bits} bits",
+            f"K {K}, M {bits // n_bits(K)}",
+            f"index {index_bytes(bits, n):,} bytes",
             f"on {self.device}",
             *last,
         )
