@@ -178,7 +178,9 @@ def test_a_plane_is_that_of_the_last_epoch(training_runs):
     middle = places.astype(float) - 127.5
     assert spread == pytest.approx(1, abs=.01) and np.abs(middle[1]).max() == 127.5
     assert np.abs(middle[0] * 2 - middle[1]).max() <= 2, "half as far, and not shifted"
-    for axis in (0, 1): assert abs(np.corrcoef(middle[1][:, axis], last[:, axis])[0, 1]) > .999
+    def apart(x): return np.linalg.norm(x[:, None] - x, axis=2)[np.triu_indices(120, 1)]
+    assert np.corrcoef(apart(middle[1]), apart(last[:, :2].numpy()))[0, 1] > .999, "who is near on the plane is near"
+    assert middle[1][:, 0].std() > middle[1][:, 1].std(), "the largest spread comes first"
 
 
 # --- in a browser

@@ -29,7 +29,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
 
   const spec = {
     title: "Training playground",
-    question: "Nobody tells the network which picture is which digit. Which settings part the digits all the same, and what do they cost?",
+    question: "Nobody tells the network which picture is which digit. Which settings separate the digits all the same, and what do they cost?",
     initial: {
       epoch: about.epochs, term: "icz", losses_a: begin.losses, bits_a: begin.bits, tau_a: begin.tau, start_a: begin.start,
       losses_b: objectives.at(-1), bits_b: begin.bits, tau_b: begin.tau, start_b: begin.start,
@@ -109,17 +109,17 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
   }
 
   function shownWords(svg, words, last, side, name, rows) {  // a square a word, its area the share; a row a book, most used in the end first
-    const books = words.length / N_WORDS, parts = [];
+    const books = words.length / N_WORDS, pitch = rows > 8 ? 8 : 13, parts = [];
     for (let book = 0; book < books; book++) {
       const order = Array.from({ length: N_WORDS }, (_, k) => book * N_WORDS + k).sort((i, j) => last[j] - last[i] || i - j);
       order.forEach((word, place) => {
-        const x = 14 + place * 13, y = 7 + book * 13, size = 12 * Math.min(1, Math.sqrt(words[word] / 64));  // full from a quarter of the pictures on
+        const x = 14 + place * 13, y = (book + .5) * pitch + .5, size = (pitch - 1) * Math.min(1, Math.sqrt(words[word] / 64));  // full from a quarter of the pictures on
         parts.push(words[word] < ALIVE ? s("circle", { cx: x, cy: y, r: 1.2, fill: "var(--soft)" })
           : s("rect", { x: (x - size / 2).toFixed(1), y: (y - size / 2).toFixed(1), width: size.toFixed(1), height: size.toFixed(1), fill: `var(--${side})` }));
       });
     }
     svg.replaceChildren(...parts);
-    put(svg, { viewBox: `0 0 220 ${rows * 13 + 1}`, "aria-label": `Words in use, run ${name}: ${alive(words)} of ${words.length} are alive. A row is a book, a square a word, larger if more pictures choose it; a dot is a dead word` });
+    put(svg, { viewBox: `0 0 220 ${rows * pitch + 1}`, "aria-label": `Words in use, run ${name}: ${alive(words)} of ${words.length} are alive. A row is a book, a square a word, larger if more pictures choose it; a dot is a dead word` });
   }
 
   function picture(box, api) {
