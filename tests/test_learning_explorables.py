@@ -113,13 +113,13 @@ def test_trainings_to_compare_are_complete_and_say_what_they_are(recorded):
     wanted = {(o, b, tau, seed) for o, b, tau, seed in product(about["objectives"], (8, 16, 64), (.1, .5, 2.), (0, 1)) if o != "none" or tau == .5}
     assert settings == wanted and len(settings) == len(runs) == 60, "every setting once"
     assert all(len(r["map"]) == len(r["exact"]) == frames and [len(t) for t in r["terms"]] == [frames - 1] * 6 for r in runs)
-    assert all(0 < v < 1 for r in runs for v in (*r["map"], *r["exact"], r["spread"]))
+    assert all(0 < v < 1 for r in runs for v in (*r["map"], *r["exact"])) and all(0 < r["spread"] <= 1 for r in runs)
     assert sorted(about["labels"]) == sorted("0123456789" * 10) and {"data", "network", "device", "metric", "torch", "lr"} <= set(about)
     for r in runs:  # the objective is the sum of its terms
         for values in zip(*r["terms"]): assert values[0] == pytest.approx(sum(w * v for w, v in zip(about["objectives"][r["losses"]], values[1:])), abs=.002)
     places, used = unpacked(recorded, "places").reshape(len(runs), frames, 100, 2), unpacked(recorded, "usage")
     assert np.abs(places.astype(float) - 127.5).reshape(len(runs), -1).max(1).tolist() == [127.5] * len(runs), "the farthest of a run is at the border"
-    assert np.abs(places.mean(2) - 127.5).max() < .1, "the mean of an epoch is in the middle"
+    assert np.abs(places.mean(2) - 127.5).max() < .5, "the mean of an epoch is in the middle, within half a step"
     books = np.concatenate([used.reshape(-1, 16)]).sum(1)
     assert books.size == frames * sum(r["bits"] // 4 for r in runs) and (np.abs(books.astype(int) - 255) <= 8).all(), "shares are shares"
     assert len(json.dumps(recorded)) < 400_000 and (HERE.parent / "sscq/js/training.json").stat().st_size < 400_000
@@ -339,7 +339,7 @@ LINKS = {"first": ("", ("all", 16, .5, 0), ("none", 16, .5, 0)), "lengths": ("bi
 def test_what_is_shown_is_what_was_recorded(opened, recorded, name):
     link, *sides = LINKS[name]
     tab, kept = opened("training", f"#training:{link}"), [recorded_run(recorded, *side) for side in sides]
-    epoch = tab.get_by_label("Epoch")
+    epoch = tab.get_by_role("slider", name="Epoch")
     for e in range(12, -1, -1):
         shown = rows(tab)
         assert shown["mAP by the codes"] == tuple(f"{run['map'][e]:.3f}" for run, _, _ in kept)
@@ -361,26 +361,31 @@ def test_what_is_shown_is_what_was_recorded(opened, recorded, name):
     assert "Before training" in said(tab) and tab.problems == []
 
 
+PLAYED = """() => new Promise(done => {
+  const slider = document.querySelector('#explorable').shadowRoot.querySelector('input[type=range]'), seen = [];
+  const watch = setInterval(() => {
+    if (seen.at(-1) !== slider.value) seen.push(slider.value);
+    if (slider.value !== '3') return;
+    clearInterval(watch);
+    slider.value = '1';
+    slider.dispatchEvent(new Event('input'));
+    setTimeout(() => done([seen.slice(-4), slider.value]), 1000);
+  }, 10);
+})"""
+
+
 @pytest.mark.browser
 def test_trainings_play_and_what_is_pressed_meanwhile_ends_it(opened):
     tab = opened("training", reduced_motion="no-preference")
-    slider = tab.get_by_label("Epoch")
-    seen = set()
     tab.get_by_role("button", name="Play the trainings").press("Enter")
-    def value(): return slider.input_value()
-    tab.wait_for_function("() => document.querySelector('#explorable').shadowRoot.querySelector('input').value === '1'")
-    for _ in range(200):
-        seen.add(value())
-        if value() == "3": break
-        tab.wait_for_timeout(20)
-    assert {"1", "2", "3"} <= seen
-    settled(tab, lambda: slider.press("End"))
-    settled(tab, lambda: slider.press("ArrowLeft"))
-    tab.wait_for_timeout(500)
-    assert value() == "11" and "After 11 of 12 epochs" in said(tab) and tab.problems == []
+    seen, stays = tab.evaluate(PLAYED)
+    assert seen[-3:] == ["1", "2", "3"] and stays == "1" and "After 1 of 12 epochs" in said(tab)
+    tab.get_by_role("button", name="Play the trainings").press("Enter")
+    tab.locator(".said", has_text="After all 12 epochs").wait_for()
     still = opened("training")  # who wants no motion gets the end of it
-    settled(still, lambda: still.get_by_label("Epoch").press("Home"))
+    settled(still, lambda: still.get_by_role("slider", name="Epoch").press("Home"))
     assert "After all 12 epochs" in settled(still, still.get_by_role("button", name="Play the trainings").click)
+    assert tab.problems == still.problems == []
 
 
 @pytest.mark.browser

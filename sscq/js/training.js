@@ -184,7 +184,8 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     const e = state.epoch, [a, b] = found.map((run) => runs[run].map[e]);
     const scores = `${e === 0 ? "Before training" : e === about.epochs ? `After all ${e} epochs` : `After ${e} of ${about.epochs} epochs`}, a search by the codes of run A scores mAP ${a.toFixed(2)}, of run B ${b.toFixed(2)}.`;
     if (found[0] === found[1]) return `${scores} Both are the same run: change one of them.`;
-    return [scores, e ? apart(state, found) : "Both networks still make nearly the same vector of every picture.", cost(found), lost(found, e)].filter(Boolean).join(" ");
+    const alike = found.every((run) => alive(wordsOf(run, e)) === runs[run].bits / 4);  // one word a book
+    return [scores, e ? apart(state, found) : alike ? "Nearly all pictures still have the same code." : "", cost(found), lost(found, e)].filter(Boolean).join(" ");
   }
 
   function apart(state, found) {
