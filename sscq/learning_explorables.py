@@ -18,18 +18,17 @@ def _recorded(name: str) -> dict:
     return json.loads((files("sscq") / "js" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def _together(runs: list[dict], part: str) -> str:  # the bytes of all runs, one after the other, compressed
-    numbers = b"".join(base64.b64decode(run[part]) for run in runs)
-    return base64.b64encode(gzip.compress(numbers, 9, mtime=0)).decode()
-
-
 def collapse_data() -> dict:
     "The recorded trainings for a page: what each was, the use of its words epoch by epoch, and their mean pictures"
     kept = _recorded("collapse")
     names = ("contrast", "tau", "weight", "seed", "map")
+
+    def together(part):
+        numbers = b"".join(base64.b64decode(run[part]) for run in kept["runs"])
+        return base64.b64encode(gzip.compress(numbers, 9, mtime=0)).decode()
+
     runs = [{name: run[name] for name in names} for run in kept["runs"]]
-    packed = {part: _together(kept["runs"], part) for part in ("usage", "means")}
-    return dict(about=kept["about"], runs=runs, **packed)
+    return dict(about=kept["about"], runs=runs, usage=together("usage"), means=together("means"))
 
 
 def alive_words(
@@ -44,6 +43,30 @@ def alive_words(
 def training_data() -> dict:
     "The recorded trainings to compare: scores and losses epoch by epoch, places of 100 pictures, and use of the words"
     kept = _recorded("training")
-    packed = ("places", "usage")
+    packed, frames = ("places", "usage"), kept["about"]["epochs"] + 1
+
+    def steps(run, part):  # an epoch as its difference from the one before, which compresses better
+        counts = np.frombuffer(base64.b64decode(run[part]), np.uint8).reshape(frames, -1)
+        return np.diff(counts, axis=0, prepend=np.zeros_like(counts[:1]))
+
+    def together(part):
+        numbers = b"".join(steps(run, part).tobytes() for run in kept["runs"])
+        return base64.b64encode(gzip.compress(numbers, 9, mtime=0)).decode()
+
     runs = [{name: value for name, value in run.items() if name not in (*packed, "seconds")} for run in kept["runs"]]
-    return dict(about=kept["about"], runs=runs, **{part: _together(kept["runs"], part) for part in packed})
+    return dict(about=kept["about"], runs=runs, **{part: together(part) for part in packed})
+
+
+def as_recorded(
+    data: dict,  # from `training_data`
+    part: str,  # "places" or "usage"
+) -> list[np.ndarray]:  # of each run: (epochs + 1, pictures, 2) of 255, or (epochs + 1, M, 16) of 255
+    "What was packed as differences"
+    frames, n = data["about"]["epochs"] + 1, len(data["about"]["labels"])
+    rest = np.frombuffer(gzip.decompress(base64.b64decode(data[part])), np.uint8)
+    found = []
+    for run in data["runs"]:
+        shape = (frames, n, 2) if part == "places" else (frames, run["bits"] // 4, 16)
+        mine, rest = rest[: np.prod(shape)], rest[np.prod(shape):]
+        found.append(mine.reshape(shape).cumsum(0, dtype=np.uint8))
+    return found

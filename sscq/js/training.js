@@ -11,8 +11,10 @@ const COLOURS = [["#00588a", "#7cc4f0"], ["#b54700", "#ff9e5e"], ["#1a6e37", "#6
 EXPLORABLES.training = async ({ about, runs, places, usage }) => {
   const frames = about.epochs + 1, n = about.labels.length, spots = await unzipped(bytesOf(places)), used = await unzipped(bytesOf(usage));
   const begins = [0];
+  const summed = (numbers, from, size) => { for (let i = from + size; i < from + frames * size; i++) numbers[i] += numbers[i - size]; };  // each epoch is packed as its difference from the one before
   for (const run of runs) begins.push(begins.at(-1) + frames * run.bits / 4 * N_WORDS);
   if (spots.length !== runs.length * frames * n * 2 || used.length !== begins.at(-1)) throw new Error("its numbers are not those of its trainings");
+  runs.forEach((run, i) => { summed(spots, i * frames * n * 2, n * 2); summed(used, begins[i], run.bits / 4 * N_WORDS); });
   const among = (name, order) => [...new Set(runs.map((r) => r[name]))].sort(order), up = (x, y) => x - y;
   const objectives = Object.keys(about.objectives), bits = among("bits", up), taus = among("tau", up), seeds = among("seed", up);
   const contrasts = (losses) => about.objectives[losses][0] + about.objectives[losses][1] > 0;
@@ -46,7 +48,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
       { label: "Only another start", set: { losses_b: begin.losses, start_b: seeds.at(-1), term: "loss" } },
     ],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on ${thousands(about.n)} handwritten digits, on one CPU thread, each setting from ${seeds.length} random starts. `
-      + `mAP says how well ${about.n_queries} other digits are searched for; 1 is best. Labels score and colour; no training sees them. τ is the temperature of instance contrast. `
+      + `mAP says how well ${about.n_queries} other digits are searched for; 1 is best. Labels score and colour; no training sees them. f is the network's vector of a picture, z what the codewords make of it. Contrast wants two views of a picture to be more alike than views of two pictures; τ is its temperature, and the other losses are consistency, part neighbours and diversity. `
       + `A map shows ${n} of these queries in the two directions in which f of them differs most after the last epoch, which are kept for all epochs of a run; each epoch's mean is in the middle, and each run has a scale of its own. `
       + "A book has sixteen words; one is alive if at least 1 % of the pictures choose it.",
     picture,
@@ -76,7 +78,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     const dots = Array.from(about.labels, (digit) => s("text", { class: `dot d${digit}`, "text-anchor": "middle", "dominant-baseline": "central" }, digit));
     const map = s("svg", { viewBox: "0 0 220 220", role: "img", class: "map" }, s("rect", { x: .5, y: .5, width: 219, height: 219, class: "line" }), ...dots);
     const words = s("svg", { role: "img", class: "map" }), caption = h("p", { class: "note" }), none = h("p", { class: "note" });
-    const without = h("p", { class: "field note" }, "No τ: it is that of contrast.");
+    const without = h("p", { class: "field note" }, "No τ without contrast.");
     const element = h("div", { class: `run ${side}`, role: "group", "aria-label": `Run ${name}` }, h("h3", {}, `Run ${name}`), h("div", { class: "fields" }, ...rows, without), none, h("h3", {}, `Map of ${n} digits`), map, caption, h("h3", {}, "Words in use"), words);
     return { element, show(state, run, rows) {
       const now = settingsOf(state, side), there = run >= 0;
