@@ -30,7 +30,7 @@ from sscq.backbone import projection_head, tiny_cnn
 from sscq.core import SSCQ
 from sscq.data import digits
 from sscq.files import atomic_write, check_writable
-from sscq.learning_explorables import collapse_data
+from sscq.learning_explorables import collapse_data, training_data
 from sscq.reading import in_memory
 from sscq.search import adc, distance_table
 from sscq.train import PRESETS
@@ -184,7 +184,8 @@ def digits_data(
 # %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits", "frame")
 EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit", "codebook": "Codebook",
-               "contrast": "Contrast and fusion", "neighbors": "Part neighbours", "collapse": "Collapse"}
+               "contrast": "Contrast and fusion", "neighbors": "Part neighbours", "collapse": "Collapse",
+               "training": "Training playground"}
 
 
 @lru_cache
@@ -262,7 +263,7 @@ def has_kernel() -> bool:
 class Explorable:
     "An idea of the method to be moved by hand: in a notebook, or in a page of its own, with no kernel"
     def __init__(self,
-        name: str,  # "search", "draw", "codebook", "contrast", "neighbors" or "collapse"
+        name: str,  # "search", "draw", "codebook", "contrast", "neighbors", "collapse" or "training"
         model: SSCQ | None = None,  # for grey pictures of 8×8 pixels; None: the one that comes with the library
         state: dict | None = None,  # what its controls shall show, as far as it is not what they begin with
     ):
@@ -339,7 +340,7 @@ def explorable_data(
     model: SSCQ | None,
 ) -> dict:
     "What the page of an explorable carries"
-    if name == "collapse": return collapse_data()
+    if name in ("collapse", "training"): return collapse_data() if name == "collapse" else training_data()
     if name not in ("search", "draw"): return {}
     model = model or page_model()
     return digits_data(model) if name == "draw" else digits_data(model, network=False)

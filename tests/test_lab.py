@@ -312,11 +312,13 @@ def trained_here(data, settings) -> tuple:
 def test_training(page, kept, clean):
     explorer = page.explorer("training")
     controls = labelled(explorer)
-    start, _ = controls.pop("start"), controls.pop("stop")
+    start, *_ = (controls.pop(name) for name in ("start", "stop", "preset", "hand", "live"))
     settings = []
     for names, epochs in (((), 2), (set(controls) - {"epochs"}, 1)):  # the preset, then everything moved
         controls["epochs"].slide_to(str(epochs))
-        for name in names: controls[name].move()
+        for name in names:
+            controls[name].move()
+            if name in ("bits", "K", "M"): wait_for_code(explorer, controls)
         settings.append(settings_of(controls))
         start.press("Enter")
         explorer.wait_readout(f"run {len(settings)} · done · epoch {epochs} of {epochs}", timeout=60)
@@ -332,6 +334,14 @@ def test_training(page, kept, clean):
     assert [row[:4] for row in table] == [["run 1", "epochs 2", "done", "2"], ["run 2", table[1][1], "done", "1"]]
     assert all(name in table[1][1] for name in settings[1]), "a changed setting is not in the table"
     for row, (_, h) in zip(table, here): assert [float(v) for v in row[4:6]] == pytest.approx([h[-1]["loss"], h[-1]["map"]], rel=.02, abs=.01)
+
+
+def wait_for_code(explorer, controls):
+    "Two of K, M and bits decide the third, which follows once the kernel has heard of it"
+    def agree():
+        K, M, bits = (int(controls[name].seen()) for name in ("K", "M", "bits"))
+        return bits == M * (K.bit_length() - 1)
+    explorer.wait(agree, "K, M and bits do not fit each other")
 
 
 def compare_figures(explorer, here):
@@ -359,6 +369,28 @@ def test_training_stops(page, clean):
     explorer.control("epochs").slide_to("1")  # alive: one more run, to its end
     start.press("Enter")
     explorer.wait_readout("· done · epoch 1 of 1", timeout=60)
+
+
+def test_training_by_preset_by_hand_and_live(page, clean):
+    explorer = page.explorer("training")
+    controls = {name: explorer.control(name) for name in ("preset", "hand", "live", "K", "M", "bits", "epochs", "stop")}
+    def shown(): return tuple(controls[name].seen() for name in ("K", "M", "bits"))
+    controls["preset"].choose("8 bits")
+    explorer.wait(lambda: shown() == ("16", "2", "8"), lambda: f"the preset is not on the sliders: {shown()}")
+    controls["hand"].type("K=12")
+    explorer.wait_message("K=12 must be a power of two")
+    controls["hand"].type("K=64 M=3 epochs=40")
+    explorer.wait(lambda: shown() == ("64", "3", "18") and controls["epochs"].seen() == "40", lambda: f"what was written is not on the sliders: {shown()}")
+    explorer.wait(lambda: controls["preset"].seen() == "my own" and not explorer.message(), "the message stays")
+    assert controls["live"].press("Space") == "true"
+    explorer.wait_readout("· training · epoch 1 of 40 · 18 bits · K 64, M 3 · index 4,491 bytes", timeout=60)
+    controls["M"].press("ArrowRight")
+    explorer.wait_readout("· training · epoch 1 of 40 · 24 bits · K 64, M 4 · index 4,491 bytes", timeout=60)
+    controls["stop"].press("Enter")
+    explorer.wait_readout("· stopped ·", timeout=20)
+    assert controls["live"].press("Space") == "false"
+    controls["preset"].choose("as in the library")
+    explorer.wait(lambda: shown() == ("16", "4", "16"), lambda: f"the preset is not on the sliders: {shown()}")
 
 
 @pytest.mark.parametrize("name", MISFITS)

@@ -1,4 +1,6 @@
 "The pages about losses: what they compute is what the library computes, and they move under mouse and keyboard."
+import base64
+import gzip
 import json
 import math
 import re
@@ -6,13 +8,15 @@ import subprocess
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from sscq.codebook import soft_quantize
 from sscq.component import Explorable
 from sscq.contrastive import cosines, fused_consistency, info_nce, symmetric_kl
-from sscq.learning_explorables import alive_words, collapse_data
+from sscq.data import digits
+from sscq.learning_explorables import alive_words, as_recorded, collapse_data, training_data
 from sscq.neighbors import part_neighbor
 from test_agreement import node
 
@@ -96,6 +100,92 @@ def test_recorded_trainings_are_complete_and_say_what_they_are():
     assert len(json.dumps(data)) < 200_000
 
 
+def unpacked(data, part) -> np.ndarray: return np.frombuffer(gzip.decompress(base64.b64decode(data[part])), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def recorded(): return training_data()
+
+
+def test_trainings_to_compare_are_complete_and_say_what_they_are(recorded):
+    about, runs, frames = recorded["about"], recorded["runs"], recorded["about"]["epochs"] + 1
+    settings = {(r["losses"], r["bits"], r["tau"], r["seed"]) for r in runs}
+    wanted = {(o, b, tau, seed) for o, b, tau, seed in product(about["objectives"], (8, 16, 64), (.1, .5, 2.), (0, 1)) if o != "none" or tau == .5}
+    assert settings == wanted and len(settings) == len(runs) == 60, "every setting once"
+    assert all(len(r["map"]) == len(r["exact"]) == frames and [len(t) for t in r["terms"]] == [frames - 1] * 6 for r in runs)
+    assert all(0 < v < 1 for r in runs for v in (*r["map"], *r["exact"])) and all(0 < r["spread"] <= 1 for r in runs)
+    assert sorted(about["labels"]) == sorted("0123456789" * 10) and {"data", "network", "device", "metric", "torch", "lr"} <= set(about)
+    for r in runs:  # the objective is the sum of its terms
+        for values in zip(*r["terms"]): assert values[0] == pytest.approx(sum(w * v for w, v in zip(about["objectives"][r["losses"]], values[1:])), abs=.002)
+    places, used = np.stack(as_recorded(recorded, "places")), np.concatenate([u.reshape(-1, 16) for u in as_recorded(recorded, "usage")])
+    file = json.loads((HERE.parent / "sscq/js/training.json").read_text())["runs"]
+    for part in ("places", "usage"):
+        assert [u.tobytes() for u in as_recorded(recorded, part)] == [base64.b64decode(r[part]) for r in file], "as it was recorded"
+    assert np.abs(places.astype(float) - 127.5).reshape(len(runs), -1).max(1).tolist() == [127.5] * len(runs), "the farthest of a run is at the border"
+    assert np.abs(places.mean(2) - 127.5).max() < .5, "the mean of an epoch is in the middle, within half a step"
+    assert places.shape == (60, frames, 100, 2)
+    books = used.sum(1)
+    assert books.size == frames * sum(r["bits"] // 4 for r in runs) and (np.abs(books.astype(int) - 255) <= 8).all(), "shares are shares"
+    assert len(json.dumps(recorded)) < 260_000 and (HERE.parent / "sscq/js/training.json").stat().st_size < 400_000
+
+
+@pytest.fixture
+def training_runs(monkeypatch):
+    monkeypatch.syspath_prepend(HERE.parent / "benchmarks")
+    import training_runs
+    return training_runs
+
+
+def test_the_first_epochs_of_a_recorded_training_come_again(recorded, training_runs):
+    "Another processor rounds otherwise, which grows from step to step: hence two epochs, and some room"
+    class Enough(Exception): pass
+    def until(epoch):
+        if epoch == 2: raise Enough
+    seen = []
+    look = training_runs.look
+    training_runs.look = lambda *args: seen.append(look(*args)) or seen[-1]
+    try:
+        with pytest.raises(Enough): training_runs.run("all", 8, .5, 0, digits(), until)
+    finally: training_runs.look = look
+    at = next(i for i, r in enumerate(recorded["runs"]) if (r["losses"], r["bits"], r["tau"], r["seed"]) == ("all", 8, .5, 0))
+    kept = recorded["runs"][at]
+    assert [s["map"] for s in seen] == pytest.approx(kept["map"][:3], abs=.02)
+    assert [s["exact"] for s in seen] == pytest.approx(kept["exact"][:3], abs=.02)
+    assert seen[0]["map"] == pytest.approx(kept["map"][0], abs=.001), "before training there is nothing that grows"
+    used = as_recorded(recorded, "usage")[at]
+    for epoch, s in enumerate(seen): assert np.abs(used[epoch].astype(int) - s["usage"]).mean() < 3
+
+
+def test_a_recording_goes_on_where_it_was_broken_off(training_runs, tmp_path, monkeypatch):
+    file, trained = tmp_path / "runs.json", []
+    def run(*setting):
+        if len(trained) == 3: raise KeyboardInterrupt
+        trained.append(setting[:4])
+        return dict(zip(training_runs.KEYS, setting)) | dict(map=[.5], exact=[.5], seconds=0.)
+    monkeypatch.setattr(training_runs, "run", run)
+    monkeypatch.setattr("sys.argv", ["training_runs.py", "--json", str(file), "--bits", "8"])
+    with pytest.raises(KeyboardInterrupt): training_runs.main()
+    assert len(json.loads(file.read_text())["runs"]) == 3
+    for _ in range(6):
+        kept, trained[:] = trained[:], []
+        try: training_runs.main()
+        except KeyboardInterrupt: pass
+        assert not set(kept) & set(trained), "a training that is in the file is repeated"
+    assert len(json.loads(file.read_text())["runs"]) == 20
+
+
+def test_a_plane_is_that_of_the_last_epoch(training_runs):
+    g = torch.Generator().manual_seed(0)
+    last = torch.randn(120, 8, generator=g, dtype=torch.float64) * torch.tensor([9., 5, *[.1] * 6], dtype=torch.float64)
+    places, spread = training_runs.plane([last / 2 + 7, last])
+    middle = places.astype(float) - 127.5
+    assert spread == pytest.approx(1, abs=.01) and np.abs(middle[1]).max() == 127.5
+    assert np.abs(middle[0] * 2 - middle[1]).max() <= 2, "half as far, and not shifted"
+    def apart(x): return np.linalg.norm(x[:, None] - x, axis=2)[np.triu_indices(120, 1)]
+    assert np.corrcoef(apart(middle[1]), apart(last[:, :2].numpy()))[0, 1] > .999, "who is near on the plane is near"
+    assert middle[1][:, 0].std() > middle[1][:, 1].std(), "the largest spread comes first"
+
+
 # --- in a browser
 
 @pytest.fixture(scope="module")
@@ -104,7 +194,7 @@ def opened(browser, tmp_path_factory):
     def open_page(name, hash="", width=1280, **kw):
         path = folder / f"{name}.html"
         if not path.exists(): Explorable(name).save(path)
-        tab = browser.new_context(viewport=dict(width=width, height=900), offline=True, reduced_motion="reduce", **kw).new_page()
+        tab = browser.new_context(**dict(viewport=dict(width=width, height=900), offline=True, reduced_motion="reduce") | kw).new_page()
         tab.problems = []
         tab.on("pageerror", lambda error: tab.problems.append(str(error)))
         tab.on("console", lambda message: tab.problems.append(message.text) if message.type in ("error", "warning") else None)
@@ -152,7 +242,7 @@ NAMES = """() => {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", (390, 800))
-@pytest.mark.parametrize("name", ("contrast", "neighbors", "collapse"))
+@pytest.mark.parametrize("name", ("contrast", "neighbors", "collapse", "training"))
 def test_every_control_has_a_name_and_fits(opened, name, width):
     tab = opened(name, width=width, color_scheme="dark")
     assert tab.evaluate(NAMES) == []
@@ -222,3 +312,133 @@ def test_the_smallest_weight_with_twelve_words_can_be_found(opened):
     assert [float(w) for w, yes in found if yes] == [answer]
     settled(tab, lambda: tab.get_by_label("Epoch").press("Home"))
     assert "After 0 of 8 epochs" in said(tab) and tab.locator(".word:not(.dead)").count() == 1 and tab.problems == []
+
+
+# --- two recorded trainings side by side
+
+def cell(tab, side): return tab.get_by_role("group", name=f"Run {side}")
+
+
+def rows(tab) -> dict:
+    "The table: name -> what stands under A and under B"
+    names, values = tab.locator("table.sides tbody th").all_text_contents(), tab.locator("table.sides td").all_text_contents()
+    return {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(names)}
+
+
+def recorded_run(data, losses, bits, tau, seed) -> tuple:
+    at = next(i for i, r in enumerate(data["runs"]) if (r["losses"], r["bits"], r["tau"], r["seed"]) == (losses, bits, tau, seed))
+    return data["runs"][at], as_recorded(data, "places")[at].astype(float), as_recorded(data, "usage")[at]
+
+
+LINKS = {"first": ("", ("all", 16, .5, 0), ("none", 16, .5, 0)), "lengths": ("bits_a=64&losses_b=%22all%22&bits_b=8", ("all", 64, .5, 0), ("all", 8, .5, 0)),
+         "seeds": ("losses_a=%22f%22&tau_a=2&start_a=1&losses_b=%22contrast%22&tau_b=0.1", ("f", 16, 2., 1), ("contrast", 16, .1, 0))}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", LINKS)
+def test_what_is_shown_is_what_was_recorded(opened, recorded, name):
+    link, *sides = LINKS[name]
+    tab, kept = opened("training", f"#training:{link}"), [recorded_run(recorded, *side) for side in sides]
+    epoch = tab.get_by_role("slider", name="Epoch")
+    for e in range(12, -1, -1):
+        shown = rows(tab)
+        assert shown["mAP by the codes"] == tuple(f"{run['map'][e]:.3f}" for run, _, _ in kept)
+        assert shown["mAP by f itself"] == tuple(f"{run['exact'][e]:.3f}" for run, _, _ in kept)
+        assert shown["words alive"] == tuple(f"{(used[e] >= 3).sum()} of {used[e].size}" for _, _, used in kept)
+        assert shown["bits of a code"] == tuple(str(run["bits"]) for run, _, _ in kept)
+        assert shown["bytes of the index: 1,497 codes"] == tuple(f"{1497 * run['bits'] // 8:,}" for run, _, _ in kept)
+        if e: assert [float(v.replace("\u2212", "-")) for v in shown["instance contrast of z"]] == [run["terms"][2][e - 1] for run, _, _ in kept]
+        assert all(f"{run['map'][e]:.2f}" in said(tab) for run, _, _ in kept)
+        if e in (0, 12):
+            for side, (_, places, _) in zip("AB", kept):
+                at = [[float(v) for v in re.findall(r"[\d.]+(?=px)", dot.get_attribute("style"))] for dot in cell(tab, side).locator("text.dot").all()]
+                np.testing.assert_allclose((np.array(at) - [12, 208]) * [255 / 196, -255 / 196], places[e], atol=.1)
+                d = np.square(places[e][:, None] - places[e]).sum(2) + 1e9 * np.eye(100)
+                labels = np.array(list(recorded["about"]["labels"]))
+                name = cell(tab, side).get_by_role("img").first.get_attribute("aria-label")
+                assert f"the same digit for {(labels[d.argmin(1)] == labels).sum()} of them" in name
+        if e: settled(tab, lambda: epoch.press("ArrowLeft"))
+    assert "Before training" in said(tab) and tab.problems == []
+
+
+PLAYED = """() => new Promise(done => {
+  const slider = document.querySelector('#explorable').shadowRoot.querySelector('input[type=range]'), seen = [];
+  const watch = setInterval(() => {
+    if (seen.at(-1) !== slider.value) seen.push(slider.value);
+    if (slider.value !== '3') return;
+    clearInterval(watch);
+    slider.value = '1';
+    slider.dispatchEvent(new Event('input'));
+    setTimeout(() => done([seen.slice(-4), slider.value]), 1000);
+  }, 10);
+})"""
+
+
+@pytest.mark.browser
+def test_trainings_play_and_what_is_pressed_meanwhile_ends_it(opened):
+    tab = opened("training", reduced_motion="no-preference")
+    tab.get_by_role("button", name="Play the trainings").press("Enter")
+    seen, stays = tab.evaluate(PLAYED)
+    assert seen[-3:] == ["1", "2", "3"] and stays == "1" and "After 1 of 12 epochs" in said(tab)
+    tab.get_by_role("button", name="Play the trainings").press("Enter")
+    tab.locator(".said", has_text="After all 12 epochs").wait_for()
+    still = opened("training")  # who wants no motion gets the end of it
+    settled(still, lambda: still.get_by_role("slider", name="Epoch").press("Home"))
+    assert "After all 12 epochs" in settled(still, still.get_by_role("button", name="Play the trainings").click)
+    assert tab.problems == still.problems == []
+
+
+@pytest.mark.browser
+def test_two_trainings_are_compared_by_keyboard_alone(opened):
+    tab = opened("training")
+    assert "They differ in the losses alone" in said(tab)
+    taus = [cell(tab, side).get_by_label("Temperature").is_visible() for side in "AB"]
+    assert taus == [True, False], "what has no effect is not offered"
+    losses = cell(tab, "B").get_by_label("Losses")
+    losses.focus()
+    for _ in range(3): text = settled(tab, lambda: tab.keyboard.press("ArrowUp"))
+    assert losses.input_value() == "all five" and "Both are the same run" in text
+    cell(tab, "B").get_by_label("Start").focus()
+    text = settled(tab, lambda: tab.keyboard.press("ArrowDown"))
+    assert "They differ in their random start alone" in text
+    cell(tab, "B").get_by_label("Bits").focus()
+    assert "They differ in their bits and the start" in settled(tab, lambda: tab.keyboard.press("ArrowDown"))
+    link = tab.get_by_role("link", name="Link to this state").get_attribute("href")
+    again = opened("training", link)
+    assert said(again) == said(tab) and cell(again, "B").get_by_label("Bits").input_value() == "64" and tab.problems == again.problems == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("state", ["bits_b=12", "losses_a=%22spq%22", "start_b=7", "tau_a=%22warm%22", "epoch=99", "seed_a=0"])
+def test_a_link_to_a_training_that_is_not_there_is_a_sentence(opened, state):
+    tab = opened("training", f"#training:{state}")
+    assert "Not all of this link fits" in said(tab) and "scores mAP" in said(tab)
+    assert tab.evaluate(NAMES) == [] and tab.problems == []
+
+
+def without(data, gone) -> dict:
+    "The data of a recording that was broken off"
+    frames, places = data["about"]["epochs"] + 1, unpacked(data, "places").reshape(len(data["runs"]), -1)
+    ends = np.cumsum([frames * r["bits"] // 4 * 16 for r in data["runs"]])[:-1]
+    used = np.split(unpacked(data, "usage"), ends)
+    stay = [i for i, r in enumerate(data["runs"]) if not gone(r)]
+    def packed(parts): return base64.b64encode(gzip.compress(np.concatenate(parts).tobytes())).decode()
+    return dict(about=data["about"], runs=[data["runs"][i] for i in stay], places=packed([places[i] for i in stay]), usage=packed([used[i] for i in stay]))
+
+
+@pytest.mark.browser
+def test_a_training_that_was_not_recorded_is_a_sentence_and_no_wrong_picture(browser, recorded, tmp_path):
+    page = Explorable("training")
+    page.data = without(recorded, lambda r: r["losses"] == "none" and r["seed"] == 0)
+    tab, problems = browser.new_page(), []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.goto(page.save(tmp_path / "training.html").as_uri())
+    tab.locator(".said", has_text="Training B was not recorded with these settings").wait_for()
+    assert not cell(tab, "B").locator("svg").first.is_visible() and cell(tab, "A").locator("svg").first.is_visible()
+    assert "This training was not recorded" in cell(tab, "B").inner_text() and [b for _, b in rows(tab).values()] == ["\u2013"] * 6
+    settled(tab, lambda: cell(tab, "B").get_by_label("Start").select_option("2"))
+    assert "scores mAP" in said(tab) and cell(tab, "B").locator("svg").first.is_visible() and problems == []
+    page.data["usage"] = recorded["usage"]  # of other runs
+    tab.goto(page.save(tmp_path / "other.html").as_uri())
+    tab.locator(".said", has_text="its numbers are not those of its trainings").wait_for()
+    tab.close()

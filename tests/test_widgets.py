@@ -23,6 +23,7 @@ import sscq.explorer as sscq_explorer
 import sscq.playground as widgets
 from sscq.figures import image_grid
 from sscq import train as training
+from sscq.codebook import pack
 from sscq.contrastive import FUSIONS, fused_consistency
 from sscq.core import SSCQ
 from sscq.data import ImageSet, digits
@@ -286,6 +287,140 @@ def test_a_training_that_fails_says_so_and_frees_the_place(data, monkeypatch):
     explorer.controls["start"].click()
     explorer.thread.join(60)
     assert explorer.runs["run 2"]["state"] == "done" and not explorer.message.value
+
+
+def code_of(explorer) -> tuple: return tuple(explorer.controls[name].value for name in ("K", "M", "bits"))
+
+
+def test_two_of_k_m_and_bits_decide_the_third(data):
+    explorer = training_explorer(data)
+    controls = explorer.controls
+    assert code_of(explorer) == (16, 4, 16)
+    for name, value, wanted in (("K", 256, (256, 2, 16)), ("M", 3, (256, 3, 24)), ("bits", 64, (256, 8, 64)), ("K", 2, (2, 64, 64)), ("M", 8, (2, 8, 8)),
+                                ("K", 256, (256, 1, 8)), ("K", 4, (4, 4, 8))):
+        controls[name].value = value
+        assert code_of(explorer) == wanted and not explorer.message.value
+        assert all(controls[name].value in controls[name].options for name in ("K", "M", "bits"))
+    for K in (2, 4, 16, 256):  # every position that can be reached is one that can be trained
+        controls["K"].value = K
+        for M in controls["M"].options:
+            controls["M"].value = M
+            assert setup(data, controls["bits"].value, K).model.codebooks.shape[:2] == (M, K)
+
+
+def test_presets_set_every_control_and_are_named(data):
+    explorer = training_explorer(data)
+    controls, seen = explorer.controls, []
+    for name in widgets.CHOICES:
+        controls["d"].value, controls["K"].value, controls["w_pn"].value, controls["tau_cd"].value = 4, 2, 1.3, .5
+        assert controls["preset"].value == "my own"
+        controls["preset"].value = name
+        seen.append(explorer.settings())
+        assert not explorer.message.value and seen[-1]["word_dim"] == 16
+        assert widgets.changes(seen[-1], explorer.base).count(" ") == 1 or name not in ("as in the library", "8 bits", "64 bits")
+    assert seen[0] == explorer.base and all(a != b for a, b in itertools.combinations(seen, 2))
+    controls["preset"].value = "8 bits"
+    controls["bits"].value = 16
+    assert controls["preset"].value == "as in the library"
+    for settings in seen: assert setup(data, **settings | dict(epochs=1)).model.bits == settings["bits"]
+
+
+HAND = {
+    "K and M": ("K=64 M=3", dict(K=64, M=3, bits=18)), "spaces": ("K = 8,  M = 5", dict(K=8, M=5, bits=15)),
+    "M alone": ("M=7", dict(K=16, M=7, bits=28)), "bits and K": ("bits=20 K=32", dict(K=32, M=4, bits=20)),
+    "greek": ("τ_ic=.15 w_pn=0.25 epochs=33", dict(tau_ic=.15, w_pn=.25, epochs=33)),
+    "others": ("d=5 batch=100 fusion=cross", dict(d=5, batch=100, fusion="cross"))}
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_settings_by_hand(data, name):
+    explorer, (text, wanted) = training_explorer(data), HAND[name]
+    explorer.controls["hand"].value = text
+    assert not explorer.message.value and explorer.controls["hand"].value == ""
+    assert {n: explorer.controls[n].value for n in wanted} == wanted
+    assert explorer.controls["preset"].value == "my own"
+    assert setup(data, **explorer.settings() | dict(epochs=1)).model.bits == explorer.controls["bits"].value
+    explorer.controls["K"].value = 4 if code_of(explorer)[0] != 4 else 16  # back on the slider's own positions
+    assert not explorer.message.value and explorer.controls["K"].options == (2, 4, 16, 256)
+
+
+MISTYPED = {
+    "no power of two": ("K=12", "K=12 must be a power of two"), "too many words": ("K=512", "K=512 must be from 2 to 256"),
+    "K alone": ("K=64", "bits=16 must be a multiple of 6"), "too long": ("K=256 M=40", "M=40 makes 320 bits; at most 256"),
+    "contradiction": ("K=16 M=4 bits=20", "M=4 does not fit: 20 bits are 5 codebooks of 16 words"),
+    "no books": ("M=0", "M=0 must be from 1 to 256"), "epochs": ("epochs=500", "epochs=500 must be from 1 to 50"),
+    "cold": ("tau_ic=0.0001", "must be from 0.06 to 5"), "negative": ("w_cc=-1", "w_cc=-1 must be from 0 to 2"),
+    "word": ("K=four", "K=four is no whole number"), "half": ("epochs=2.5", "epochs=2.5 is no whole number"),
+    "not a number": ("tau_ic=nan", "tau_ic=nan must be from"), "batch": ("batch=9999", "must be from 8 to 300"),
+    "unknown": ("speed=3", "setting='speed' is unknown; choose one of"), "no setting": ("hello", "'hello' is no setting"),
+    "open": ("K=", "'K=' is no setting"), "fusion": ("fusion=glue", "fusion='glue' is unknown"),
+    "huge": ("bits=" + "9" * 400, "must be from 1 to 256")}
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_what_is_wrong_with_settings_by_hand_is_one_sentence_and_nothing_changes(data, name):
+    explorer, (text, says) = training_explorer(data), MISTYPED[name]
+    before = explorer.settings()
+    explorer.controls["hand"].value = text
+    said = html.unescape(explorer.message.value)
+    assert says in said and len(said) < 360 and "Traceback" not in said
+    assert explorer.settings() == before and explorer.controls["hand"].value == text, "it can be mended where it stands"
+    explorer.controls["bits"].value = 24
+    assert not explorer.message.value
+
+
+@pytest.mark.parametrize("bits, n", [(8, 10), (16, 300), (18, 7), (1, 3), (15, 4)])
+def test_the_index_is_as_large_as_packed_codes(bits, n):
+    K = {18: 64, 1: 2, 15: 8}.get(bits, 16)
+    assert widgets.index_bytes(bits, n) == pack(torch.zeros(n, bits // (K.bit_length() - 1), dtype=torch.uint8), K).numel()
+
+
+def test_map_and_bytes_stand_beside_bits(data):
+    explorer = training_explorer(data, epochs=1)
+    explorer.controls["hand"].value = "K=64 M=3"
+    explorer.controls["start"].click()
+    explorer.thread.join(60)
+    assert "· 18 bits · K 64, M 3 · index 900 bytes ·" in explorer.readout.value
+    history = explorer.runs["run 1"]["history"]
+    assert f"<td>{history[-1]['map']:.3f}</td><td>18</td><td>900</td>" in explorer.table.value
+    assert "18 bits, 900 bytes" in explorer.figures["gauge"].figure.data[0].title.text
+
+
+def test_live_training_begins_anew_at_every_change_and_stop_ends_it(data):
+    explorer = training_explorer(data, epochs=50)
+    explorer.controls["live"].value = True
+    try:
+        until(lambda: explorer.runs.get("run 1", {}).get("history"))
+        explorer.controls["bits"].value = 8
+        until(lambda: "run 2" in explorer.runs and explorer.runs["run 2"]["history"])
+        assert explorer.runs["run 1"]["state"] == "stopped" and explorer.runs["run 2"]["settings"]["bits"] == 8 and not explorer.message.value
+        for bits in (24, 32, 48): explorer.controls["bits"].value = bits  # faster than a run can end: the last one counts
+        until(lambda: list(explorer.runs.values())[-1]["settings"]["bits"] == 48 and list(explorer.runs.values())[-1]["history"])
+        assert all(run["history"] for run in explorer.runs.values()), "a run without an epoch was kept"
+        assert "24" not in [str(run["settings"]["bits"]) for run in explorer.runs.values()] or explorer.active
+        explorer.controls["hand"].value = "K=12"
+        assert "power of two" in explorer.message.value and explorer.active, "a mistake ends nothing"
+        explorer.controls["w_pn"].value = 1.
+        explorer.controls["stop"].click()
+        until(lambda: not explorer.active)
+        n = len(explorer.runs)
+        explorer.thread.join(60)
+        assert not explorer.running and len(explorer.runs) == n
+    finally:
+        explorer.controls["live"].value = False
+        explorer.controls["stop"].click()
+        if explorer.thread is not None: explorer.thread.join(60)
+    assert not widgets._BUSY.locked()
+
+
+def test_live_training_is_refused_while_another_page_trains(data):
+    explorer = training_explorer(data, epochs=1)
+    with widgets._BUSY:
+        explorer.controls["live"].value = True
+        assert "under way already" in explorer.message.value and not explorer.runs and not explorer.active
+    explorer.controls["bits"].value = 8
+    explorer.thread.join(60)
+    assert explorer.runs["run 1"]["state"] == "done" and not explorer.message.value
 
 
 # ---- retrieval
