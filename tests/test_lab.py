@@ -58,7 +58,8 @@ def lab(browser, tmp_path_factory):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
     path.write_text(json.dumps(nb), encoding="utf-8")
     with lab_server(folder) as (url, token):
-        yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args), read=lambda name: without_kernel(browser, url, token, name))
+        def read(name): return without_kernel(browser, url, token, name)
+        yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args), read=read)
 
 
 # Holds back plotly's script, which LiveFigure unpacks through a Response without an address, until the test lets it go
@@ -428,7 +429,9 @@ def test_figures_show_what_is_so_now_on_a_late_page_and_on_one_loaded_again(stop
     stopped.assert_clean()
 
 
-KEPT = ["from sscq.component import EXPLORABLES, Explorable\nfrom sscq.explorers import codebook_explorer\nshown = {name: Explorable(name) for name in EXPLORABLES}",
+KEPT = ["""from sscq.component import EXPLORABLES, Explorable
+from sscq.explorers import codebook_explorer
+shown = {name: Explorable(name) for name in EXPLORABLES}""",
         *(f'shown["{name}"]' for name in EXPLORABLES), "codebook_explorer()", 'shown["codebook"].state |= {"M": 2}\nsorted(shown["codebook"].state)']
 
 
@@ -439,7 +442,11 @@ class Frame:
         self.said, self.host = self.at.locator(".said"), self.at.locator("#explorable")
         self.said.wait_for()
 
-    def shows(self) -> str: return self.host.evaluate("e => [...e.shadowRoot.querySelectorAll('.said, output, .drag, [aria-pressed=true]')].map(o => o.getAttribute('aria-label') ?? o.textContent).join('; ')")
+    def shows(self) -> str:
+        "Its sentence, its controls' values, where what can be dragged lies, and what is pressed"
+        return self.host.evaluate("""e => [...e.shadowRoot.querySelectorAll('.said, output, .drag, [aria-pressed=true]')].map(
+            o => o.getAttribute('aria-label') ?? o.textContent).join('; ')""")
+
     def press(self):
         "A key on the first thing that keys move; the picture follows"
         before, moves = self.shows(), self.at.locator("input[type=range], .drag")
