@@ -251,3 +251,24 @@ def test_a_front_end_without_a_host_gets_a_sentence(tab):
     tab.goto("about:blank")
     tab.evaluate(FIGURE.replace("HOST", "undefined"), [LiveFigure._esm, [], 0])
     assert "anywidget 0.11" in tab.locator("div").text_content()
+
+
+@browsing
+@pytest.mark.parametrize("template", ["basic", "classic", "lab"])
+def test_a_page_that_nbconvert_makes_moves_and_is_where_it_was_left(tab, displayed, template, tmp_path):
+    "nbviewer shows the first of them; no kernel, no widget and no network is there"
+    import nbformat
+    from nbconvert import HTMLExporter
+    shown = Explorable("codebook")
+    shown._ipython_display_()
+    shown.state = dict(K=16, M=2)
+    (_, (frame, *_), (kept, *_)) = displayed
+    outputs = [nbformat.v4.new_output("display_data", data) for data in (kept, frame)]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("shown", outputs=outputs)])
+    path = tmp_path / "a.html"
+    path.write_text(HTMLExporter(template_name=template).from_notebook_node(notebook)[0], "utf-8")
+    tab.goto(path.as_uri(), wait_until="domcontentloaded")
+    inside = tab.frame_locator("iframe.sscq-explorable")
+    inside.get_by_text("with 8 bits").wait_for()
+    inside.locator("select").first.press("Home")
+    inside.get_by_text("with 2 bits").wait_for()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab_driver import Notebook, close, labelled, lab_server, lay_out, without_kernel
+from lab_driver import OPEN, Notebook, close, labelled, lab_server, lay_out, without_kernel
 from PIL import Image
 from sscq.component import EXPLORABLES
 
@@ -486,3 +486,7 @@ def test_a_notebook_opened_without_a_kernel_shows_every_explorable_where_it_was_
             frame.press()
         page.get_by_text("run this cell to use it").wait_for()
         assert not page.get_by_text("Loading widget").is_visible()
+        other = saved | dict(cells=saved["cells"][1:2])  # made by somebody whom this server does not know
+        path.with_name("sent.ipynb").write_text(json.dumps(other), encoding="utf-8")
+        page.evaluate(OPEN, "sent.ipynb")
+        page.locator(".jp-RenderedHTML:not(:has(iframe))", has_text="in JupyterLab, trust the notebook first").wait_for()
