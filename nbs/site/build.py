@@ -148,7 +148,8 @@ def explorable(site: "Site", name: str, frame: str, page: str) -> str:
     "What a notebook keeps in a frame, as a part of the page: program and data as files, and a picture where no JavaScript runs"
     document = html.unescape(re.search(r'srcdoc="([^"]+)"', frame)[1])
     kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
-    program, data, kept = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data", "kept"))
+    program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
+    kept = m[1] if (m := re.search(r'id="kept">(.*?)</script>', document)) else "{}"  # the state that it begins with
     program = re.sub(r"^ +", "", gzip.decompress(base64.b64decode(program)).decode(), flags=re.M)
     code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
     site.write(f"static/explorables/{code}", program.encode())
