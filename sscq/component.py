@@ -19,6 +19,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -270,7 +271,8 @@ class Explorable:
         self.name = check_choice("name", name, EXPLORABLES)
         self.title = EXPLORABLES[self.name]
         self._state = check_state({} if state is None else state)
-        self._of, self._messenger = f"{self.name}-{secrets.token_hex(4)}", None
+        self._of = f"{self.name}-{secrets.token_hex(4)}"
+        self._messenger: Any = None
         self.data = explorable_data(self.name, model)
 
     @property
@@ -281,13 +283,13 @@ class Explorable:
     @state.setter
     def state(self, state: dict):
         self._state = check_state(state)
-        if self._messenger is not None: self._connect()
+        if self._messenger is not None: self._connect(type(self._messenger))
         self._keep()
 
-    def _connect(self):
+    def _connect(self, kind: Callable):
         "A new messenger each time: what it begins with arrives at a page however busy, a later message may not"
         if self._messenger is not None: self._messenger.close()
-        self._messenger = messenger()(of=self._of, state=self._state)
+        self._messenger = kind(of=self._of, state=self._state)
         self._messenger.observe(self._heard, "state")
 
     def _heard(self, change):
@@ -329,8 +331,8 @@ class Explorable:
 
     def _ipython_display_(self):
         from IPython.display import display
-        if has_kernel() and messenger():
-            if self._messenger is None: self._connect()
+        if has_kernel() and (kind := messenger()):
+            if self._messenger is None: self._connect(kind)
             self._keep(update=False)
         display(self._repr_mimebundle_(), raw=True)
 

@@ -166,9 +166,17 @@ class Notebook:
         finally: self.context.close()
 
 
+# As by Open With, Notebook (no kernel)
+OPEN = """async path => {
+  await jupyterapp.restored;
+  const kernelPreference = { shouldStart: false, shouldReuse: false, canStart: false, autoStartDefault: false };
+  await (await jupyterapp.commands.execute('docmanager:open', { path, factory: 'Notebook', kernelPreference })).context.ready;
+}"""
+
+
 @contextmanager
 def without_kernel(browser, url: str, token: str, path: str):
-    "A page in which JupyterLab shows a notebook and starts nothing for it, and in which nothing may go wrong; as by Open With, Notebook (no kernel)"
+    "A page in which JupyterLab shows a notebook and starts nothing for it, and in which nothing may go wrong"
     context = browser.new_context(viewport=dict(width=1280, height=1100))
     page, problems = context.new_page(), []
     # JupyterLab's own manager of widgets falls over where there is no session
@@ -177,9 +185,7 @@ def without_kernel(browser, url: str, token: str, path: str):
     try:
         page.goto(f"{url}/lab/workspaces/reader?token={token}&reset", wait_until="domcontentloaded")
         page.wait_for_function("() => window.jupyterapp", timeout=60_000)
-        page.evaluate("""async path => { await jupyterapp.restored;
-          const kernelPreference = { shouldStart: false, shouldReuse: false, canStart: false, autoStartDefault: false };
-          await (await jupyterapp.commands.execute('docmanager:open', { path, factory: 'Notebook', kernelPreference })).context.ready; }""", path)
+        page.evaluate(OPEN, path)
         yield page
         assert not problems, problems
     finally: context.close()

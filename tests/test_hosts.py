@@ -21,8 +21,8 @@ browsing = pytest.mark.browser
 
 def test_no_program_asks_for_a_widget_manager():
     "marimo has none, and the interface of anywidget has another way"
-    found = [path.name for folder in (JS, JS.parent) for path in folder.glob("*.*") if path.suffix in (".js", ".py") and "widget_manager" in path.read_text("utf-8")]
-    assert not found
+    programs = [*JS.glob("*.js"), *JS.parent.glob("*.py")]
+    assert programs and not [path.name for path in programs if "widget_manager" in path.read_text("utf-8")]
 
 
 def test_a_state_is_kept_and_handed_out_as_a_copy():
@@ -35,9 +35,11 @@ def test_a_state_is_kept_and_handed_out_as_a_copy():
     assert shown.state == {} == Explorable("codebook").state
 
 
-@pytest.mark.parametrize("state, error, says", [({1: 8}, TypeError, "names of controls"), (dict(K=float("nan")), ValueError, "all finite"),
-                                                (dict(K=torch.tensor(float("inf"))), ValueError, "all finite"), (dict(K=object()), ValueError, "numbers, texts")],
-                         ids=["keys", "nan", "infinite tensor", "object"])
+MISFITS = dict(keys=({1: 8}, TypeError, "names of controls"), nan=(dict(K=float("nan")), ValueError, "all finite"),
+               infinite=(dict(K=torch.tensor(float("inf"))), ValueError, "all finite"), object=(dict(K=object()), ValueError, "numbers, texts"))
+
+
+@pytest.mark.parametrize("state, error, says", MISFITS.values(), ids=MISFITS)
 def test_a_state_that_no_page_can_hold_is_refused(state, error, says):
     with pytest.raises(error, match=says): Explorable("codebook", state=state)
     shown = Explorable("codebook", state=dict(K=8))
@@ -77,7 +79,8 @@ def test_without_a_kernel_or_its_widgets_there_is_only_the_frame(displayed, monk
     assert [of for _, of, _ in displayed] == [None, None] and not any("data-of" in data["text/html"] for data, *_ in displayed)
 
 
-def test_who_drops_frames_shows_the_sentence_inside(): assert re.search(r"moved by hand where JavaScript runs[^<]*</iframe>$", Explorable("codebook")._repr_mimebundle_()["text/html"])
+def test_who_drops_frames_shows_the_sentence_inside():
+    assert re.search(r"moved by hand where JavaScript runs[^<]*</iframe>$", Explorable("codebook")._repr_mimebundle_()["text/html"])
 
 
 # ---- models that a page cannot run
@@ -90,8 +93,9 @@ class Residual(nn.Module):
 
 
 def networks() -> dict:
+    groups = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2))
     return dict(residual=Residual(), stride=nn.Conv2d(1, 4, 3, stride=2, padding=1), small=nn.Conv2d(1, 4, 1), wide=nn.Conv2d(1, 4, 5, padding=2),
-                groups=nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)), pool=nn.MaxPool2d(4), mean=nn.AdaptiveAvgPool2d(1))
+                groups=groups, pool=nn.MaxPool2d(4), mean=nn.AdaptiveAvgPool2d(1))
 
 
 @pytest.mark.parametrize("name", networks())
@@ -124,7 +128,8 @@ def tab(browser):
     context.close()
 
 
-WITHOUT = "const had = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext = function (kind, ...rest) { return KIND.test(kind) ? null : had.call(this, kind, ...rest); };"
+WITHOUT = """const had = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...rest) { return KIND.test(kind) ? null : had.call(this, kind, ...rest); };"""
 SAID = "() => document.getElementById('explorable').shadowRoot?.querySelector('.said')?.textContent"
 
 
@@ -157,8 +162,8 @@ def test_a_file_begins_in_the_state_it_was_saved_in(tab, tmp_path):
 
 
 @browsing
-@pytest.mark.parametrize("state, says", [(dict(tau=99), "goes from"), (dict(dance=1), '"dance", which this page does not have'), (dict(K=3), "has no such choice"),
-                                         (dict(f="<script>"), "does not fit")], ids=["outside", "unknown", "choice", "text"])
+@pytest.mark.parametrize("state, says", [(dict(tau=99), "goes from"), (dict(dance=1), '"dance", which this page'),
+                                         (dict(K=3), "has no such choice"), (dict(f="<script>"), "does not fit")], ids=["outside", "unknown", "choice", "text"])
 def test_a_state_that_does_not_fit_is_a_sentence_and_a_picture(tab, state, says, tmp_path):
     tab.goto(Explorable("codebook", state=state).save(tmp_path / "a.html").as_uri())
     tab.wait_for_function(SAID)
@@ -220,7 +225,8 @@ def test_a_frame_that_is_moved_keeps_its_state(tab):
 FIGURE = """async ([esm, packed, failures]) => {
   const real = Response.prototype.text;
   Response.prototype.text = async function () { if (failures-- > 0) throw new Error('no memory'); return real.call(this); };
-  const parts = { script: { get: () => Uint8Array.from(packed) }, description: { get: () => '{"data": [], "layout": {"title": "a figure"}}', on(_, f) { window.redraw = f; }, off() {} } };
+  const description = { get: () => '{"data": [], "layout": {"title": "a figure"}}', on(_, f) { window.redraw = f; }, off() {} };
+  const parts = { description, script: { get: () => Uint8Array.from(packed) } };
   const { default: widget } = await import(URL.createObjectURL(new Blob([esm], { type: 'text/javascript' })));
   const el = document.body.appendChild(document.createElement('div'));
   el.on = (what, f) => { el.clicks = (el.clicks ?? 0) + 1; };
@@ -245,3 +251,24 @@ def test_a_front_end_without_a_host_gets_a_sentence(tab):
     tab.goto("about:blank")
     tab.evaluate(FIGURE.replace("HOST", "undefined"), [LiveFigure._esm, [], 0])
     assert "anywidget 0.11" in tab.locator("div").text_content()
+
+
+@browsing
+@pytest.mark.parametrize("template", ["basic", "classic", "lab"])
+def test_a_page_that_nbconvert_makes_moves_and_is_where_it_was_left(tab, displayed, template, tmp_path):
+    "nbviewer shows the first of them; no kernel, no widget and no network is there"
+    import nbformat
+    from nbconvert import HTMLExporter
+    shown = Explorable("codebook")
+    shown._ipython_display_()
+    shown.state = dict(K=16, M=2)
+    (_, (frame, *_), (kept, *_)) = displayed
+    outputs = [nbformat.v4.new_output("display_data", data) for data in (kept, frame)]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("shown", outputs=outputs)])
+    path = tmp_path / "a.html"
+    path.write_text(HTMLExporter(template_name=template).from_notebook_node(notebook)[0], "utf-8")
+    tab.goto(path.as_uri(), wait_until="domcontentloaded")
+    inside = tab.frame_locator("iframe.sscq-explorable")
+    inside.get_by_text("with 8 bits").wait_for()
+    inside.locator("select").first.press("Home")
+    inside.get_by_text("with 2 bits").wait_for()

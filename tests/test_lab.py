@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lab_driver import Notebook, close, labelled, lab_server, lay_out, without_kernel
+from lab_driver import OPEN, Notebook, close, labelled, lab_server, lay_out, without_kernel
 from PIL import Image
 from sscq.component import EXPLORABLES
 
@@ -58,7 +58,8 @@ def lab(browser, tmp_path_factory):
         nb["cells"].append(dict(cell_type="code", id=f"added-{i}", metadata={}, execution_count=None, outputs=[], source=source.strip()))
     path.write_text(json.dumps(nb), encoding="utf-8")
     with lab_server(folder) as (url, token):
-        yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args), read=lambda name: without_kernel(browser, url, token, name))
+        def read(name): return without_kernel(browser, url, token, name)
+        yield SimpleNamespace(folder=folder, open=lambda *args: Notebook(browser, url, token, *args), read=read)
 
 
 # Holds back plotly's script, which LiveFigure unpacks through a Response without an address, until the test lets it go
@@ -460,7 +461,9 @@ def test_figures_show_what_is_so_now_on_a_late_page_and_on_one_loaded_again(stop
     stopped.assert_clean()
 
 
-KEPT = ["from sscq.component import EXPLORABLES, Explorable\nfrom sscq.explorers import codebook_explorer\nshown = {name: Explorable(name) for name in EXPLORABLES}",
+KEPT = ["""from sscq.component import EXPLORABLES, Explorable
+from sscq.explorers import codebook_explorer
+shown = {name: Explorable(name) for name in EXPLORABLES}""",
         *(f'shown["{name}"]' for name in EXPLORABLES), "codebook_explorer()", 'shown["codebook"].state |= {"M": 2}\nsorted(shown["codebook"].state)']
 
 
@@ -471,7 +474,11 @@ class Frame:
         self.said, self.host = self.at.locator(".said"), self.at.locator("#explorable")
         self.said.wait_for()
 
-    def shows(self) -> str: return self.host.evaluate("e => [...e.shadowRoot.querySelectorAll('.said, output, .drag, [aria-pressed=true]')].map(o => o.getAttribute('aria-label') ?? o.textContent).join('; ')")
+    def shows(self) -> str:
+        "Its sentence, its controls' values, where what can be dragged lies, and what is pressed"
+        return self.host.evaluate("""e => [...e.shadowRoot.querySelectorAll('.said, output, .drag, [aria-pressed=true]')].map(
+            o => o.getAttribute('aria-label') ?? o.textContent).join('; ')""")
+
     def press(self):
         "A key on the first thing that keys move; the picture follows"
         before, moves = self.shows(), self.at.locator("input[type=range], .drag")
@@ -511,3 +518,7 @@ def test_a_notebook_opened_without_a_kernel_shows_every_explorable_where_it_was_
             frame.press()
         page.get_by_text("run this cell to use it").wait_for()
         assert not page.get_by_text("Loading widget").is_visible()
+        other = saved | dict(cells=saved["cells"][1:2])  # made by somebody whom this server does not know
+        path.with_name("sent.ipynb").write_text(json.dumps(other), encoding="utf-8")
+        page.evaluate(OPEN, "sent.ipynb")
+        page.locator(".jp-RenderedHTML:not(:has(iframe))", has_text="in JupyterLab, trust the notebook first").wait_for()
