@@ -489,6 +489,42 @@ def test_actors_answer_as_one_index_does_while_they_die(asked, made, ray):
     assert not ray.up
 
 
+def test_questions_of_few_vectors_travel_with_the_call(made, ray, monkeypatch):
+    threads, put = torch.get_num_threads(), []
+    monkeypatch.setattr(ray, "put", lambda x: put.append(x.nbytes) or [x])
+    try:
+        cluster, one = ClusterIndex(made, actors=2, replicas=1), ShardedIndex(made)
+        D = one.codebooks[:, 0].numel()
+        for n in (1, cluster_module.WITH_THE_CALL // (4 * D), cluster_module.WITH_THE_CALL // (4 * D) + 1):
+            f = torch.randn(n, D, generator=torch.Generator().manual_seed(n))
+            same(cluster.search(f, k=3), one.search(f, k=3))
+        assert len(put) == 1 and put[0] > cluster_module.WITH_THE_CALL
+    finally: torch.set_num_threads(threads)
+
+
+def test_a_server_on_a_cluster_goes_over_and_lets_the_old_actors_go(made, successor, photos, model, ray, tmp_path, monkeypatch):
+    from sscq.serve import opened, Service
+    threads, killed = torch.get_num_threads(), []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    assert run("reencode", made, successor, photos, "--out", tmp_path / "new") == 0
+    asked = argparse.Namespace(index=str(tmp_path / "parts"), model=str(tmp_path / "model"), cluster="", actors=2, replicas=2)
+    def leads(to: Path, model_of: Path):
+        for name, there in (("parts", to), ("model", model_of)):
+            (tmp_path / "link").symlink_to(there)
+            (tmp_path / "link").replace(tmp_path / name)
+    try:
+        leads(made, model)
+        service = Service(*opened(asked), reopen=lambda: opened(asked))
+        old = service.now
+        leads(tmp_path / "new", model)  # halfway: parts of the one, model of the other
+        assert not service.switch() and service.now is old and not killed
+        leads(tmp_path / "new", successor)
+        assert service.switch() and killed == old.index.actors and ray.up
+        f = torch.randn(2, service.now.D)
+        same(service.now.index.search(f, k=4), ShardedIndex(tmp_path / "new").search(f, k=4))
+    finally: torch.set_num_threads(threads)
+
+
 def test_a_group_that_nobody_answers_for_is_an_error_in_time(made, ray):
     threads = torch.get_num_threads()
     try:
