@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from notebook_functions import from_notebook
 from PIL import Image
 
 import sscq.cluster as cluster_module
@@ -26,6 +27,7 @@ from sscq.reencode import chances
 from sscq.shards import MANIFEST, merged_answers, part_answers, save_part, share_of, ShardedIndex, write_manifest
 
 RNG = np.random.default_rng(0)
+RECORD = Path(__file__).parent.parent / "benchmarks/results/shards.json"
 
 
 def run(*argv) -> int: return main([str(a) for a in argv])
@@ -553,3 +555,23 @@ def test_two_actors_of_ray(made, photos, model, tmp_path):
     command = [sys.executable, "-m", "sscq", "encode", str(model), str(photos), "--out", str(tmp_path / "mine"), "--part-size", "6"]
     subprocess.run([*command, "--cluster", "--actors", "2"], check=True)
     assert torch.equal(ShardedIndex(tmp_path / "mine").codes, ShardedIndex(made).codes)
+
+
+# --- what was measured
+
+def test_the_simulation_foretells_a_search_of_two_actors_from_its_pieces():
+    "Within a quarter, at the median and where it is late; without the asker it would be too low"
+    (simulate,) = from_notebook("tutorials/a_billion_pictures", "simulate")
+    latency = json.loads(RECORD.read_text())["latency"]
+    asker, measured = {name: np.array(latency[name]) for name in ("send_s", "take_s", "merge_s")}, np.array(latency["two_actors_s"])
+    def ratio(asker, q):
+        return np.percentile(simulate(np.array(latency["alone_s"]), 2, np.random.default_rng(1), asker, searches=8000), q) / np.percentile(measured, q)
+    assert .75 <= ratio(asker, 50) <= 1.25 and .75 <= ratio(asker, 90) <= 1.25
+    assert ratio({name: np.zeros(1) for name in asker}, 50) < .75
+
+
+def test_the_record_shows_what_is_said_of_it():
+    record = json.loads(RECORD.read_text())
+    for name in ("identical", "killed_actor_identical", "killed_driver_identical", "killed_saves_identical", "search_identical", "enough_work"):
+        assert record[name] is True, name
+    assert record["recovered_s"] <= 5 and record["overhead"] <= 1.15 and record["wrong_meanwhile"] == 0
