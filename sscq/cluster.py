@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/48_cluster.ipynb #a2b05784
 import argparse
 import contextlib
+import logging
 import os
 import time
 import warnings
@@ -22,6 +23,7 @@ from .answers import as_ids, SearchResult
 from .core import SSCQ
 from .distributed import find_device
 from .images import SkippedFiles
+from .report import say
 from sscq.shards import (
     encode_part, is_done, Manifest, merged_answers, Part, part_answers, PartAnswers, PartDone, read_manifest, read_part,
     ShardedIndex,
@@ -46,12 +48,14 @@ def start_ray(
         import ray
     except ImportError as error:
         raise ImportError("--cluster needs Ray: pip install 'sscq[ray]'") from error
+    if not ray.is_initialized(): say("starting Ray; on a busy machine this takes a minute")
     for attempt in range(attempts):
         if ray.is_initialized(): break
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                ray.init(address or "local", log_to_driver=False, include_dashboard=None if address else False)
+                ray.init(address or "local", log_to_driver=False, include_dashboard=None if address else False,
+                         logging_level=logging.ERROR)
         except Exception as error:  # Ray has no common name for what goes wrong here
             ray.shutdown()
             if attempt == attempts - 1: raise RuntimeError(

@@ -111,7 +111,7 @@ def encode_parts(
         left = f", {len(one.unreadable):,} could not be read" if one.unreadable else ""
         say(f"part {one.number} of {total}: {one.images:,} images{left}")
     seconds, images = time.perf_counter() - start, sum(one.images for one in done)
-    rate = f", {images / seconds:,.0f} images/s" if images else ""
+    rate = f", {images / seconds:,.0f} images/s" + " with Ray's start" * (args.cluster is not None) if images else ""
     missing = [part.number for part in manifest.parts if not manifest.path(part.number).exists()]
     rest = f"; {len(missing):,} parts are still to be made" if missing else ""
     say(f"{len(done):,} parts made{rate}: {one_line(folder)}{rest}")

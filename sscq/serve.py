@@ -38,7 +38,7 @@ from sscq.queries import (
 )
 from .parts import check_model
 from .report import say
-from .shards import open_index, ShardedIndex
+from .shards import is_sharded, open_index, read_manifest, ShardedIndex
 from .validation import check_count, check_number, one_line, shown
 
 # %% ../nbs/49_serve.ipynb #2c7b5c84
@@ -386,10 +386,9 @@ def opened(args: argparse.Namespace) -> tuple[Any, SSCQ]:
     "The index and the model that a server was started with, as the names lead to them now"
     where, model_of = os.path.realpath(args.index), args.model or Path(args.index).parent
     model = SSCQ.from_pretrained(os.path.realpath(model_of) if os.path.exists(model_of) else model_of)
-    if args.cluster is None: index = open_index(where, model.embed)
-    else: index = ClusterIndex(where, model.embed, args.cluster, args.actors, args.replicas)
-    if isinstance(index, ShardedIndex): check_model(index.manifest, model)
-    return index, model
+    if is_sharded(where): check_model(read_manifest(where), model)
+    if args.cluster is None: return open_index(where, model.embed), model
+    return ClusterIndex(where, model.embed, args.cluster, args.actors, args.replicas), model
 
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
