@@ -422,7 +422,9 @@ def mended(page: str) -> str:
     "What the theme leaves to be desired by those who do not see the page: landmarks with names, headings with levels, lists only where something is listed"
     for old, new in MENDED: page = page.replace(old, new)
     page = re.sub(r'(<a href="#" class="back-to-top.*?</a>)', r'<nav aria-label="To the top">\1</nav>', page, flags=re.S)
-    page = re.sub(r'(<input type="checkbox" class="sidebar-toggle".*?)(<a class="skip-to-content.*?</a>)', r"\2\1", page, flags=re.S)  # comes first
+    # the link that skips the menus comes first; site.css knows that what brings the menus in stands within a landmark
+    boxes, skip = r'(<input type="checkbox" class="sidebar-toggle".*?)', r'(<a class="skip-to-content.*?</a>)'
+    page = re.sub(boxes + skip, r'\2<nav aria-label="Menus">\1</nav>', page, flags=re.S)
     def plain(m): return '<span class="params">' + m[1].replace("<dd>", '<span class="param">').replace("</dd>", "</span>") + "</span>"
     return PARAMETERS.sub(plain, page)
 
