@@ -44,7 +44,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     ],
     tries: [
       { label: `${bits.at(-1)} bits against ${bits[0]}`, set: { losses_b: begin.losses, bits_a: bits.at(-1), bits_b: bits[0] } },
-      { label: "A warmer contrast", set: { losses_b: begin.losses, tau_b: taus.at(-1) } },
+      { label: "A warmer contrast", set: { losses_b: begin.losses, bits_a: bits.at(-1), bits_b: bits.at(-1), tau_b: taus.at(-1) } },
       { label: "Only another start", set: { losses_b: begin.losses, start_b: seeds.at(-1), term: "loss" } },
     ],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on ${thousands(about.n)} handwritten digits, on one CPU thread, each setting from ${seeds.length} random starts. `
@@ -198,7 +198,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     const what = differ.length === 1 ? `They differ in ${names[differ[0]]} alone` : `They differ in ${differ.slice(0, -1).map((w) => names[w]).join(", ")} and ${names[differ.at(-1)]}`;
     if (by.includes(null)) return `${what}.`;
     const more = Math.abs(runs[found[0]].map[e] - runs[found[1]].map[e]) > 2 * Math.max(...by);
-    return `${what}; another random start moves A by ${by[0].toFixed(2)} and B by ${by[1].toFixed(2)}, so this is ${more ? "more than chance" : "hardly more than chance"}.`;
+    return `${what}; another random start moves A by ${by[0].toFixed(2)} and B by ${by[1].toFixed(2)}, ${more ? "less than half as much" : "so this may be chance"}.`;
   }
 
   function cost(found) {
