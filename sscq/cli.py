@@ -160,8 +160,8 @@ def build_parser() -> argparse.ArgumentParser:
         "sscq encode runs/photos-32 s3://bucket/photos --out parts/ --part-size 1000000",
     )
     p.add_argument("model", help="folder of a trained model")
-    p.add_argument("images", help="folder of pictures; or pictures behind URLs: that of a folder (s3://BUCKET/FOLDER), or "
-                   "a list, LIST.txt, with one a line")
+    p.add_argument("images", help="folder of pictures; or pictures behind URLs: that of a folder (s3://BUCKET/FOLDER), "
+                   "or a list, LIST.txt, with one a line")
     p.add_argument("--out", help="the index file (MODEL/IMAGES.sscq), or the folder of parts")
     p.add_argument("--part-size", type=int, metavar="N", help="write parts of N pictures, each an index file of its "
                    "own, instead of one index; those that are there are left as they are")

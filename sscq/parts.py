@@ -63,7 +63,7 @@ def manifest_for(args: argparse.Namespace, model: SSCQ, folder: Path) -> Manifes
             write_manifest(folder, Path(args.images), found, args.part_size, described(model), keep)
     manifest = read_manifest(folder)
     check_model(manifest, model)
-    if manifest.urls != by_url(args.images): raise ValueError(
+    if os.path.isdir(args.images) if manifest.urls else by_url(args.images): raise ValueError(
         f"{one_line(folder)} was begun with {'URLs' if manifest.urls else 'a folder of files'}, and "
         f"{one_line(args.images)} is {'a folder' if manifest.urls else 'a source of URLs'}: take another folder")
     if args.part_size not in (None, manifest.part_size): raise ValueError(
@@ -94,7 +94,9 @@ def encode_parts(
     folder = Path(args.out or Path(args.model) / f"{Path(args.images).resolve().name}-parts")
     if folder.suffix == ".sscq" or folder.is_file(): raise ValueError(
         f"{one_line(folder)} is the name of an index: parts go into a folder")
-    if not by_url(args.images) and not os.path.isdir(args.images): raise FileNotFoundError(f"{one_line(args.images)} is not a folder")
+    known = is_sharded(folder) and read_manifest(folder).urls  # nobody needs the list any more
+    if not (known or by_url(args.images) or os.path.isdir(args.images)): raise FileNotFoundError(
+        f"{one_line(args.images)} is not a folder")
     if args.part is not None: share_of(args.part, 1)  # found wrong before anything is written
     model = SSCQ.from_pretrained(args.model)
     if model.image_size == 1: raise ValueError(
