@@ -21,7 +21,7 @@ from lab_driver import CHROMIUM_ARGS, chromium
 from sscq.component import Explorable
 
 TARGETS = {"search": None, "draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": "g[role=slider]",
-           "neighbors": "[aria-roledescription='point to drag']"}  # in "collapse" nothing is dragged
+           "neighbors": "[aria-roledescription='point to drag']"}  # in the recorded ones nothing is dragged
 MOVES = """async ([selector, moves]) => {
   const host = document.getElementById('explorable'), root = host.shadowRoot, times = [], tasks = [];
   const watcher = new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration)));

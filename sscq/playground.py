@@ -389,7 +389,9 @@ class TrainingExplorer(Explorer):
         if not self.controls["live"].value:
             return "a training is under way: the change applies to the next run" if self.running else ""
         with self.turn:
-            if not self.active: return self.begin(self.settings())
+            settings = self.settings()
+            if not self.active: return self.begin(settings)
+            if list(self.runs.values())[-1]["settings"] == settings: return ""  # what is being trained
             self.again = True
             self.stop.set()
         return ""

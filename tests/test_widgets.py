@@ -397,7 +397,9 @@ def test_live_training_begins_anew_at_every_change_and_stop_ends_it(data):
         for bits in (24, 32, 48): explorer.controls["bits"].value = bits  # faster than a run can end: the last one counts
         until(lambda: list(explorer.runs.values())[-1]["settings"]["bits"] == 48 and list(explorer.runs.values())[-1]["history"])
         assert all(run["history"] for run in explorer.runs.values()), "a run without an epoch was kept"
-        assert "24" not in [str(run["settings"]["bits"]) for run in explorer.runs.values()] or explorer.active
+        n = len(explorer.runs)
+        explorer.controls["preset"].value = "my own"
+        assert not explorer.stop.is_set() and len(explorer.runs) == n, "what changes nothing ends nothing"
         explorer.controls["hand"].value = "K=12"
         assert "power of two" in explorer.message.value and explorer.active, "a mistake ends nothing"
         explorer.controls["w_pn"].value = 1.
