@@ -114,7 +114,7 @@ def as_a_page(
     scales: bytes,
     x: torch.Tensor,  # (B, 1, 8, 8), 0…1
 ) -> torch.Tensor:  # (B, D)
-    "f as the page's program computes it: 3×3 convolutions with a border of zeros, the largest of 2×2, one after the other"
+    "f as the page's program computes it: 3×3 convolutions with a border of zeros, the largest of 2×2"
     numbers = torch.frombuffer(bytearray(weights), dtype=torch.float16).float()
     rows = torch.frombuffer(bytearray(scales), dtype=torch.float32)
     for layer in layers:
@@ -124,9 +124,12 @@ def as_a_page(
             x = F.max_pool2d(x, 2)
         else:
             (out, _), at, n, row = layer["shape"], layer["at"], layer["n"], layer["row"]
-            weight, bias = numbers[at:at + out * n].view(out, n) * rows[row:row + out, None], rows[row + out:row + 2 * out]
-            x = F.conv2d(x, weight.view(out, -1, 3, 3), bias, padding=1) if x.ndim == 4 and layer["kind"] == "conv" else (
-                F.linear(x.flatten(1), weight, bias))
+            weight = numbers[at:at + out * n].view(out, n) * rows[row:row + out, None]
+            bias = rows[row + out:row + 2 * out]
+            if layer["kind"] == "conv":
+                x = F.conv2d(x, weight.view(out, -1, 3, 3), bias, padding=1)
+            else:
+                x = F.linear(x.flatten(1), weight, bias)
     return x
 
 # %% ../nbs/44_component.ipynb #2bce5941
@@ -153,7 +156,7 @@ def digits_data(
     books = model.codebooks.detach().float().cpu()
     M, K, d = books.shape
     if (M, K) != (4, 16): raise ValueError(
-        f"the page explains codes of 16 bits, four numbers below 16; the model has {M} below {K}: give one with bits=16")
+        f"the page explains codes of 16 bits, four numbers below 16; the model has {M} below {K}: take bits=16")
     data = digits()
     layers, weights, scales = page_layers(model)
     codes = model.encode(data.database.images)
@@ -198,7 +201,7 @@ def script(
     text = "\n".join([*texts[:-1], "{", texts[-1], "}"])  # a block, so that its names are its own
     text = re.sub(r"^import .*\n", "", text, flags=re.M)
     text = re.sub(r"^export ", "", text, flags=re.M)
-    return f'(() => {{\n"use strict";\n{text}\nObject.assign(window, {{ sscqMount: mount, sscqFramed: framed }});\n}})();'
+    return f'(() => {{\n"use strict";\n{text}\nObject.assign(window, {{sscqMount: mount, sscqFramed: framed}});\n}})();'
 
 # %% ../nbs/44_component.ipynb #a067cab7
 _DOCUMENT = """<!doctype html>
@@ -213,7 +216,8 @@ _DOCUMENT = """<!doctype html>
 const host = document.getElementById("explorable");
 const given = part => JSON.parse(document.getElementById(part).textContent);
 Promise.resolve(window.sscqReady).then(() => sscqFramed(host, "{name}", given("data"), given("kept"))).catch(error => {{
-  if (!host.shadowRoot) host.textContent = "{title}: this picture moves, but its program does not run here (" + error.message + ").";
+  const why = "{title}: this picture moves, but its program does not run here (" + error.message + ").";
+  if (!host.shadowRoot) host.textContent = why;
   throw error;
 }});
 </script></body></html>
@@ -277,7 +281,7 @@ class Explorable:
 
     @property
     def state(self) -> dict:
-        "What differs from how it begins; in a notebook that runs, what somebody moved is in it, and setting it moves the page"
+        "What differs from how it begins. In a notebook that runs it follows the page, and setting it moves the page"
         return deepcopy(self._state)
 
     @state.setter

@@ -279,8 +279,8 @@ def _mimebundle(self, **kwargs):
 Explorer._repr_mimebundle_ = _mimebundle
 
 # %% ../nbs/44_explorer.ipynb #3f5ce7e0
-_ASLEEP = """<p class="sscq-asleep">The {name} explorer asks a kernel for each of its pictures, and no kernel here knows it: run
-this cell to use it.</p><style>
+_ASLEEP = """<p class="sscq-asleep">The {name} explorer asks a kernel for each of its pictures, and no kernel here
+knows it: run this cell to use it.</p><style>
 .sscq-asleep {{ display: none; visibility: hidden; border-left: 4px solid #D55E00; padding: 6px 8px;
   animation: sscq-asleep 0s 3s forwards; }}
 @keyframes sscq-asleep {{ to {{ visibility: visible; }} }}

@@ -197,7 +197,8 @@ def class_entries(c: ast.ClassDef, notes: dict, cell: str) -> list[Entry]:
     rows = rows_of(init, notes, bound=True) if init else [
         Row(x.target.id, text(x.annotation), text(x.value), notes.get(x.end_lineno, "")) for x in fields]
     sig = signature(init, bound=True) if init else "(" + ", ".join(f"{r.name}: {r.type}" + (f" = {r.default}" if r.default else "") for r in rows) + ")"
-    methods = [function(x, notes, cell, c.name) for x in c.body if isinstance(x, Function) and not x.name.startswith("_") and x.name not in PLUMBING]
+    shown = [x for x in c.body if isinstance(x, Function) and not x.name.startswith("_") and x.name not in PLUMBING and "setter" not in decorators(x)]
+    methods = [function(x, notes, cell, c.name) for x in shown]
     return [Entry(c.name, "class", sig.partition(" -> ")[0] if rows else "", ast.get_docstring(c) or "", rows, cell, raised(init) if init else []), *methods]
 
 

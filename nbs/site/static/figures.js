@@ -6,7 +6,7 @@
   const load = (src) => {
     if (!loaded.has(src)) loaded.set(src, new Promise((done, failed) => {
       const script = document.createElement("script");
-      Object.assign(script, { src, onload: done, onerror: () => failed(new Error(`${src} is missing`)) });
+      Object.assign(script, { src, onload: done, onerror: () => { loaded.delete(src); failed(new Error(`${src} is missing`)); } });
       document.head.append(script);
     }));
     return loaded.get(src);
