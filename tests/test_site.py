@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "nbs/site"))
 from api import entries, only_imports, statements, without_noqa  # noqa: E402
 from build import LINK, MOVED, NBS, WINGS, Site, examples, exports, first_sentence, notebooks, read, relink, told  # noqa: E402
+from formulas import mathml  # noqa: E402
 from graph import floors, graph, needed  # noqa: E402
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -298,6 +299,30 @@ def test_names_are_read_from_source():
 def test_links_between_files_become_links_between_pages(text, wanted):
     found = {ROOT / "nbs/04_codebook.ipynb": "04_codebook", ROOT / "CONTRIBUTING.md": "project/contributing"}
     assert relink(text, ROOT / "nbs", found, "tutorials/quick_tour") == wanted
+
+
+# --- formulas
+
+@pytest.mark.parametrize("tex, same", [
+    (r"\frac12 + \tfrac 3 4", r"\frac{1}{2} + \tfrac{3}{4}"), (r"f\big(x\big)", r"f\bigl(x\bigr)"), (r"a_1 \dots a_K", r"a_1 \ldots a_K"),
+    ("0…1", r"0\ldots 1"),
+    (r"\begin{cases} a \\[1ex] b \end{cases}", r"\begin{cases} a \\ b \end{cases}")], ids=["frac", "big", "dots", "ellipsis", "line"])
+def test_short_forms_of_formulas_are_written_out(tex, same): assert mathml(tex, True) == mathml(same, True) != ""
+
+
+def test_bars_stretch_only_where_they_are_told_to():
+    assert mathml(r"\lVert x \rVert", True).count('<mo stretchy="false">‖</mo>') == 2 == mathml(r"p \Vert q \| r").count('stretchy="false"')
+    assert 'stretchy="false"' not in mathml(r"\left\| \frac{a}{b} \right\|", True)
+
+
+def test_a_formula_that_cannot_be_set_is_an_error():
+    with pytest.raises(ValueError, match=r"the formula '.*nosuch x' cannot be set"): mathml(r"\nosuch x")
+
+
+def test_formulas_need_no_program(pages, site):
+    assert not [url for page in pages.values() for url in page.loads if re.search("mathjax|tex-", url, re.I)]
+    counts = {nb.page: (site / f"{nb.page}.html").read_text(encoding="utf-8").count("<math ") for nb in NOTEBOOKS}
+    assert counts["05_contrastive"] > 50 and sum(counts.values()) > 500
 
 
 # --- the pages in a browser
