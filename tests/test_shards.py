@@ -454,6 +454,15 @@ def test_actors_make_the_parts_that_one_process_makes(actors, photos, model, mad
     assert len(ray.actors) == {None: 1, 2: 2, 9: 4}[actors] and all(a.options["max_restarts"] == -1 == a.options["max_task_retries"] for a in ray.actors)
 
 
+def test_actors_fetch_what_lies_behind_urls(photos, model, made, ray, tmp_path):
+    pytest.importorskip("fsspec")
+    threads = torch.get_num_threads()
+    try: assert run("encode", model, f"file://{photos}", "--out", tmp_path / "mine", "--part-size", 6, "--cluster", "--actors", 2) == 0
+    finally: torch.set_num_threads(threads)
+    a, b = ShardedIndex(tmp_path / "mine"), ShardedIndex(made)
+    assert torch.equal(a.codes, b.codes) and a.paths[0] == f"file://{photos}/00.png" and len(ray.actors) == 2
+
+
 def test_an_actor_that_dies_is_replaced_and_nothing_made_twice(photos, model, made, ray, tmp_path):
     out, threads = tmp_path / "mine", torch.get_num_threads()
     args = argparse.Namespace(model=str(model), images=str(photos), out=str(out), keep="half", device="cpu", part_size=6, part=None, cluster="", actors=2)
