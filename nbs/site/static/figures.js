@@ -17,7 +17,7 @@
   const unpacked = () => plotly ??= load(here + "plotly.js").then(async () => {
     const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)), stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     document.head.append(make("script", { textContent: await new Response(stream).text() }));
-  });
+  }).catch((error) => { plotly = undefined; throw error; });  // the next figure asks again
   const make = (tag, settings = {}, ...inside) => {
     const made = Object.assign(document.createElement(tag), settings);
     made.append(...inside);
