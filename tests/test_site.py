@@ -503,6 +503,22 @@ def test_plotly_waits_for_a_reader_and_comes_once(tab, address):
     assert sum(size for _, size in loaded) < 3_400_000  # all of the page, with every figure
 
 
+@pytest.mark.browser
+def test_plotly_that_did_not_come_is_asked_for_again(browser, address):
+    page, tries = browser.new_page(viewport=dict(width=1280, height=900)), []
+    def answer(route):
+        tries.append(route.request.url)
+        if len(tries) == 1: route.abort()
+        else: route.continue_()
+    page.route("**/plotly.js", answer)
+    page.goto(f"{address}/04_codebook.html")
+    page.mouse.move(300, 300)
+    drawn = [figure["drawn"] for figure in page.evaluate(DRAW)]
+    assert len(tries) == 2 and drawn[-1]
+    assert page.locator("figure.live img").count() == drawn.count(False)  # whose program did not come is a picture still
+    page.close()
+
+
 READ = ["index", "04_codebook", "05_contrastive", "06_diversity", "07_neighbors", "10_search", "tutorials/quick_tour", "explanations/speed", "api/index",
         "api/codebook"]
 
