@@ -315,6 +315,11 @@ def test_bars_stretch_only_where_they_are_told_to():
     assert 'stretchy="false"' not in mathml(r"\left\| \frac{a}{b} \right\|", True)
 
 
+@pytest.mark.parametrize("tex, spaces", [(r"p \log p", 2), (r"\log(p)", 0), (r"M \log_2 K", 2), (r"\max_k x", 0), (r"e^\cos", 0), ("a b", 0),
+                                         (r"\log\left(p\right)", 0)])
+def test_names_of_functions_stand_apart(tex, spaces): assert mathml(tex).count("<mspace") == spaces
+
+
 def test_a_formula_that_cannot_be_set_is_an_error():
     with pytest.raises(ValueError, match=r"the formula '.*nosuch x' cannot be set"): mathml(r"\nosuch x")
 
