@@ -47,8 +47,10 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
       { label: "A warmer contrast", set: { losses_b: begin.losses, bits_a: bits.at(-1), bits_b: bits.at(-1), tau_b: taus.at(-1) } },
       { label: "Only another start", set: { losses_b: begin.losses, start_b: seeds.at(-1) } },
     ],
+    terms: "f is the network's vector of a picture; a search stores each part of it as the number of the nearest word of a list, the part's book, and z is f as the words show it. The five losses are instance contrast of f and of z, consistency, part neighbours and diversity. Contrast wants two views of a picture to be more alike than views of two pictures; τ is its temperature.",
+    legend: [["line", "blue", "run A: solid line, disc"], ["dashed", "lit", "run B: dashed line, square"]],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on ${thousands(about.n)} handwritten digits, on one CPU thread, each setting from ${seeds.length} random starts. `
-      + `mAP says how well ${about.n_queries} other digits are searched for; 1 is best. Labels score and colour; no training sees them. f is the network's vector of a picture, z what the codewords make of it. The five losses are instance contrast of f and of z, consistency, part neighbours and diversity. Contrast wants two views of a picture to be more alike than views of two pictures; τ is its temperature. `
+      + `mAP says how well ${about.n_queries} other digits are searched for; 1 is best. Labels score and colour; no training sees them. `
       + `A map shows ${n} of these queries in the two directions in which f of them differs most after the last epoch, which are kept for all epochs of a run; each epoch's mean is in the middle. `
       + "A book has sixteen words; one is alive if at least 1 % of the pictures choose it.",
     picture,
