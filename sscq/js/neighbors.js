@@ -61,7 +61,7 @@ EXPLORABLES.neighbors = async () => {
   let turn = 0;
   const spec = {
     title: "Part neighbours",
-    question: "Nobody tells the model what belongs together. What becomes of the little that each part of its vector knows if every input is drawn to its nearest there?",
+    question: "Nobody tells the model what belongs together. What becomes of what each part of its vector knows already, if every input is drawn to its nearest there?",
     initial: { z: begin, input: 3, n: 6, tau: .5, by: "parts", steps: 0 },
     accept(name, value) {
       if (name === "steps") return Number.isInteger(value) && value >= 0 && value < 1e5 ? value : undefined;
