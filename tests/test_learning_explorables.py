@@ -303,7 +303,8 @@ def test_what_a_codebook_hides_is_not_called_agreement(opened):
 ARROWS = """() => {
   const root = document.querySelector("#explorable").shadowRoot, middle = 170, turned = (x, y) => Math.atan2(middle - y, x - middle);
   const views = [...root.querySelectorAll("[role=slider]")].map((e) => turned(...e.getAttribute("transform").match(/[\\d.]+/g).map(Number)));
-  const arcs = [...root.querySelectorAll("svg path")].map((e) => e.getAttribute("d").match(/^M([\\d.]+) ([\\d.]+)A.* (\\d) ([\\d.]+) ([\\d.]+)$/)).filter(Boolean);
+  const paths = [...root.querySelectorAll("svg path")].map((e) => e.getAttribute("d"));
+  const arcs = paths.map((d) => d.match(/^M([\\d.]+) ([\\d.]+)A.* (\\d) ([\\d.]+) ([\\d.]+)$/)).filter(Boolean);
   const full = 2 * Math.PI, ahead = (a, b, way) => (((b - a) * way) % full + full) % full;
   return arcs.map((m) => {
     const [from, to, way] = [turned(+m[1], +m[2]), turned(+m[4], +m[5]), +m[3] ? -1 : 1];
@@ -362,7 +363,8 @@ def test_heaps_form_by_part_and_not_by_the_whole(opened):
 def test_the_smallest_weight_with_twelve_words_can_be_found(opened):
     tab, data = opened("collapse"), collapse_data()
     alive = alive_words(data)[:, -1]
-    def books(w, what=lambda i: alive[i]): return [what(i) for i, r in enumerate(data["runs"]) if (r["contrast"], r["weight"]) == (1, w) and (r["tau"] == .1 or w == 0)]
+    def books(w, what=lambda i: alive[i]):
+        return [what(i) for i, r in enumerate(data["runs"]) if (r["contrast"], r["weight"]) == (1, w) and (r["tau"] == .1 or w == 0)]
     def score(i): return data["runs"][i]["map"]
     weights = (0, .1, .2, 1, 5, 20)
     enough = [w for w in weights if np.min(books(w)) >= 12]
@@ -378,7 +380,8 @@ def test_the_smallest_weight_with_twelve_words_can_be_found(opened):
         assert ("fewer than at a smaller weight" in text) == (w > enough[0] and kept < 12), w
         assert (f"below the {first:.3g} without diversity" in text) == (np.mean(books(w)) < first), w
         assert f"scores mAP {now.mean():.2f}" in text and (f"without diversity {before.mean():.2f}" in text) == (w > 0)
-        assert ("worse in each of 3 runs" in text) == (now < before).all() and ("better in some runs and worse in others" in text) == ((now < before).any() and (now > before).any()), w
+        assert ("worse in each of 3 runs" in text) == (now < before).all(), w
+        assert ("better in some runs and worse in others" in text) == ((now < before).any() and (now > before).any()), w
     assert [w for w, yes in zip(weights, found) if yes] == enough[:1] == [1]
     text = settled(tab, tab.get_by_role("button", name="The paper's setting").click)
     assert "with \u03c4 = 1 the values of the method's paper, which trained on photographs" in text and tab.get_by_label("temperature").input_value() == "1"
