@@ -277,13 +277,77 @@ def test_a_point_is_turned_by_mouse_and_keys_and_a_link_keeps_it(opened):
 
 
 @pytest.mark.browser
+def test_what_a_codebook_hides_is_not_called_agreement(opened):
+    tab = opened("contrast")
+    values = {}
+    for name, degrees in {"opening": (70, 150, 235, 330, 40, 175, 262, 300), "moved": (60, 128, 212, 350, 20, 118, 232, 338)}.items():
+        f, words = (torch.deg2rad(numbers(a)) for a in (degrees, (20, 110, 200, 290)))
+        f, words = (torch.stack([a.cos(), a.sin()], 1) for a in (f, words))
+        z, alike = soft_quantize(f, words[None], .2), (f @ words.T).argmax(1).view(2, 4)
+        values[name] = [fused_consistency(f, z, FUSIONS[of], .5).item() for of in "fz"], (alike[0] == alike[1]).sum().item()
+    (raw, soft), alike = values["moved"]
+    disagree = settled(tab, tab.get_by_role("button", name="Let two views disagree").click)
+    assert disagree.startswith("The points were moved, and the loss is consistency now.") and f"mean over four images, {raw:.3g};" in disagree
+    assert "Of f it would be" not in disagree and tab.get_by_label("Temperature").get_attribute("aria-valuetext") == "0.5", "the temperature is as before"
+    text = settled(tab, tab.get_by_role("button", name="Look through the codebook").click)
+    assert f"mean over four images, {soft:.3g};" in text and f"Of f it would be {raw:.3g}. The views of f agree no better" in text
+    assert alike == 4 and "for all four images both views are nearest to the same word" in text and "forgotten" in text
+    assert "On opening it is the other way: {:.3g} of f, {:.3g} of z.".format(*values["opening"][0]) in text
+    tab.get_by_role("button", name="Reset").click()
+    settled(tab, lambda: tab.get_by_label("Loss").select_option("consistency, own image hidden"))
+    text = settled(tab, lambda: tab.get_by_label("of", exact=True).select_option("z, softly quantized"))
+    assert values["opening"][1] == 1 and "only 0.328: for one image of four both views" in text and "widen the difference" in text
+    assert "On opening" not in text and "The points were moved" not in text and tab.problems == []
+
+
+ARROWS = """() => {
+  const root = document.querySelector("#explorable").shadowRoot, middle = 170, turned = (x, y) => Math.atan2(middle - y, x - middle);
+  const views = [...root.querySelectorAll("[role=slider]")].map((e) => turned(...e.getAttribute("transform").match(/[\\d.]+/g).map(Number)));
+  const paths = [...root.querySelectorAll("svg path")].map((e) => e.getAttribute("d"));
+  const arcs = paths.map((d) => d.match(/^M([\\d.]+) ([\\d.]+)A.* (\\d) ([\\d.]+) ([\\d.]+)$/)).filter(Boolean);
+  const full = 2 * Math.PI, ahead = (a, b, way) => (((b - a) * way) % full + full) % full;
+  return arcs.map((m) => {
+    const [from, to, way] = [turned(+m[1], +m[2]), turned(+m[4], +m[5]), +m[3] ? -1 : 1];
+    const gaps = views.map((v) => ahead(from, v, way)).filter((gap) => gap > .01 && gap < full - .01);
+    return [ahead(from, to, way), Math.min(...gaps)];
+  });
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("button", ("Tear a pair apart", "Let two views disagree", "Look through the codebook"))
+def test_an_arrow_ends_before_the_next_view(opened, button):
+    tab = opened("contrast")
+    settled(tab, tab.get_by_role("button", name=button).click)
+    arrows = tab.evaluate(ARROWS)
+    assert arrows and all(far < gap for far, gap in arrows), arrows
+
+
+def shared(tab) -> list[tuple]:
+    "Colour in part 1 and form in part 2 of the six nearest, each now and on opening"
+    cells = tab.locator("table.numbers tbody td").all_text_contents()
+    return [(cells[0], cells[3]), (cells[7], cells[10])]
+
+
+@pytest.mark.browser
 def test_heaps_form_by_part_and_not_by_the_whole(opened):
     tab = opened("neighbors")
+    assert "85 % share its colour" in said(tab) and "99 % share its form" in said(tab), "how it begins is said"
     formed = settled(tab, tab.get_by_role("button", name="Let heaps form").click)
-    assert "After 100 steps: in part 1 everything lies in 3 heaps" in formed
-    assert "has found the colour (100 %" in formed and "has found the form (100 %" in formed
-    settled(tab, tab.get_by_role("button", name="Ask the whole vector").click)
+    assert shared(tab) == [("100 %", "85 %"), ("100 %", "99 %")]
+    assert "After 100 steps, of an input's 6 nearest, 100 % share its colour in part 1, where it was 85 % on opening" in formed
+    assert "100 % share its form in part 2, where it was 99 % on opening" in formed and "nothing new" in formed
+    assert "the two forms lie in 4 heaps" in formed and tab.locator("table.numbers tbody td").nth(2).inner_text() == "3"
+    text = settled(tab, tab.get_by_role("button", name="Ask the whole vector").click)
+    assert "After 100 steps" in text and "the colour drowns" in text and "49 % share its colour in part 1, where it was 85 %" in text
     assert "the colour drowns" in settled(tab, tab.get_by_role("button", name="Run 100 steps").click)
+    text = settled(tab, tab.get_by_role("button", name="Too many neighbours").click)
+    assert shared(tab) == [("72 %", "85 %"), ("100 %", "99 %")], "the same measure whatever n is"
+    assert "at least 6 have another colour and 2 another form" in text and "the colours have mixed" in text
+    assert "smaller with every further neighbour" in text
+    for _ in range(10):  # so it is: the loss with more neighbours, and no point moved
+        before = float(re.search(r"The loss is ([\d.]+);", said(tab))[1])
+        assert float(re.search(r"The loss is ([\d.]+);", settled(tab, lambda: tab.get_by_label("Neighbours, n").press("ArrowRight")))[1]) < before
     settled(tab, tab.get_by_role("button", name="Reset").click)
     point = tab.get_by_role("button", name="Part 1 of input 2a")
     place = point.get_attribute("transform")
@@ -297,19 +361,31 @@ def test_heaps_form_by_part_and_not_by_the_whole(opened):
 
 @pytest.mark.browser
 def test_the_smallest_weight_with_twelve_words_can_be_found(opened):
-    tab = opened("collapse")
-    slider, found = tab.get_by_label("Diversity weight"), []
-    assert slider.get_attribute("aria-valuetext") == "0" and "Fewer than twelve" in said(tab)
+    tab, data = opened("collapse"), collapse_data()
+    alive = alive_words(data)[:, -1]
+    def books(w, what=lambda i: alive[i]):
+        return [what(i) for i, r in enumerate(data["runs"]) if (r["contrast"], r["weight"]) == (1, w) and (r["tau"] == .1 or w == 0)]
+    def score(i): return data["runs"][i]["map"]
+    weights = (0, .1, .2, 1, 5, 20)
+    enough = [w for w in weights if np.min(books(w)) >= 12]
+    slider, found, first = tab.get_by_label("Diversity weight"), [], np.mean(books(0))
     slider.focus()
-    for _ in range(5):
-        text = settled(tab, lambda: tab.keyboard.press("ArrowRight"))
-        found.append((slider.get_attribute("aria-valuetext"), "this is the answer" in text))
-    assert [w for w, _ in found] == ["0.1", "0.2", "1", "5", "20"]
-    data = collapse_data()
-    alive = alive_words(data)[:, -1].mean(1)
-    def mean(w): return sum(alive[i] for i, r in enumerate(data["runs"]) if (r["contrast"], r["tau"], r["weight"]) == (1, .1, w)) / 3
-    answer = next((w for w in (.1, .2, 1, 5, 20) if mean(w) >= 12), None)
-    assert [float(w) for w, yes in found if yes] == [answer]
+    for w in weights:
+        text = settled(tab, lambda: tab.keyboard.press("ArrowRight")) if w else said(tab)
+        assert slider.get_attribute("aria-valuetext") == str(w)
+        found.append("this is the answer" in text)
+        kept, (now, before) = (np.array(books(w)) >= 12).sum(), (np.array(books(x, score)) for x in (w, 0))
+        assert f"the mean of 12 books is {np.mean(books(w)):.3g}, from {np.min(books(w))} to {np.max(books(w))}" in text
+        assert ("Every book keeps twelve" if kept == 12 else f"Only {kept} of 12 books keep twelve" if kept else "No book keeps twelve") in text
+        assert ("fewer than at a smaller weight" in text) == (w > enough[0] and kept < 12), w
+        assert (f"below the {first:.3g} without diversity" in text) == (np.mean(books(w)) < first), w
+        assert f"scores mAP {now.mean():.2f}" in text and (f"without diversity {before.mean():.2f}" in text) == (w > 0)
+        assert ("worse in each of 3 runs" in text) == (now < before).all(), w
+        assert ("better in some runs and worse in others" in text) == ((now < before).any() and (now > before).any()), w
+    assert [w for w, yes in zip(weights, found) if yes] == enough[:1] == [1]
+    text = settled(tab, tab.get_by_role("button", name="The paper's setting").click)
+    assert "with \u03c4 = 1 the values of the method's paper, which trained on photographs" in text and tab.get_by_label("temperature").input_value() == "1"
+    settled(tab, tab.get_by_role("button", name="Reset").click)
     settled(tab, lambda: tab.get_by_label("Epoch").press("Home"))
     assert "After 0 of 8 epochs" in said(tab) and tab.locator(".word:not(.dead)").count() == 1 and tab.problems == []
 
@@ -406,6 +482,28 @@ def test_two_trainings_are_compared_by_keyboard_alone(opened):
     link = tab.get_by_role("link", name="Link to this state").get_attribute("href")
     again = opened("training", link)
     assert said(again) == said(tab) and cell(again, "B").get_by_label("Bits").input_value() == "64" and tab.problems == again.problems == []
+
+
+@pytest.mark.browser
+def test_what_cannot_be_compared_or_told_is_not(opened, recorded):
+    tab = opened("training")
+    def curves(): return tab.locator(".curves > div").nth(1)
+    captions = [cell(tab, side).locator(".caption").inner_text() for side in "AB"]
+    for text, losses in zip(captions, ("all", "none")):
+        spread = recorded_run(recorded, losses, 16, .5, 0)[0]["spread"]
+        assert f"{spread * 100:.0f}\u00a0% of its spread" in text and ("a sign of collapse" in text) == (spread > .9)
+    assert ["collapse" in text for text in captions] == [False, True] and curves().locator("svg text.soft").count() == 5  # two ticks of the loss
+    text = settled(tab, tab.get_by_role("button", name="64 bits against 8").click)
+    ends = [[r["map"][-1] for r in recorded["runs"] if (r["losses"], r["bits"], r["tau"]) == ("all", bits, .5)] for bits in (64, 8)]
+    assert abs(ends[0][0] - ends[1][0]) <= 2 * max(abs(a - b) for a, b in ends) and "two starts cannot tell whether it is more than chance" in text
+    text = settled(tab, tab.get_by_role("button", name="A warmer contrast").click)
+    assert "contrast at another \u03c4 is another loss" in text and "scales of their own, since \u03c4 differs" in curves().inner_text()
+    assert curves().locator("svg text.soft").count() == 3, "no axis for two losses"
+    settled(tab, lambda: tab.get_by_label("Loss drawn").select_option("consistency"))
+    assert "another loss" not in said(tab) and curves().locator("svg text.soft").count() == 5
+    settled(tab, tab.get_by_role("button", name="Reset").click)
+    settled(tab, lambda: tab.get_by_label("Loss drawn").select_option("weighted sum of the losses"))
+    assert "of other losses" in curves().inner_text() and tab.problems == []
 
 
 @pytest.mark.browser

@@ -14,13 +14,14 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   const runsOf = (state) => seeds.map((seed) => runOf(state, seed)).filter((run) => run >= 0);  // a recording that was broken off has fewer
   const everyBook = (state, epoch) => runsOf(state).flatMap((run) => [0, 1, 2, 3].map((book) => living(wordsOf(run, epoch, book))));
   const meanAlive = (state, epoch = about.epochs) => meanOf(everyBook(state, epoch));
+  const enough = (state) => everyBook(state, about.epochs).every((alive) => alive >= WANTED);
   const nought = weights.indexOf(0), paper = weights.indexOf(.2);
   const fewest = Math.min(...weights.flatMap((_, weight) => taus.flatMap((tau) => [0, 1].map((contrast) => runsOf({ weight, tau, contrast }).length))));
-  const smallestOf = (state, among = weights.map((_, i) => i)) => among.find((weight) => meanAlive({ ...state, weight }) >= WANTED) ?? -1;  // among weights in order
+  const smallestOf = (state, among = weights.map((_, i) => i)) => among.find((weight) => enough({ ...state, weight })) ?? -1;  // among weights in order
   let turn = 0;
   const spec = {
     title: "Collapse",
-    question: "A book has sixteen words, and training lets words die. What is the smallest weight of codeword diversity that keeps twelve alive?",
+    question: "A book has sixteen words, and training lets words die. What is the smallest weight of codeword diversity that keeps twelve alive in every book, and does a search gain by it?",
     initial: { weight: nought, tau: .1, contrast: 1, book: 0, epoch: about.epochs, tried: [nought] },
     accept(name, value) { return Array.isArray(value) && value.length <= weights.length && value.every((v) => Number.isInteger(v) && v >= 0 && v < weights.length) ? value : undefined; },
     controls: [
@@ -36,10 +37,10 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       { label: "The paper's setting", set: { weight: paper, tau: 1, contrast: 1, tried: [paper] } },
       { label: "Show every weight", run: (api) => api.set({ ...spec.initial, weight: Math.max(nought, smallestOf({ tau: .1, contrast: 1 })), tried: weights.map((_, i) => i) }) },
     ],
-    terms: "A search stores each of the four parts of a picture's vector as the number of the nearest word of a list, the part's book. A word that hardly any picture chooses is dead: its number tells nothing apart. Diversity is a term of the loss that rewards the use of many words.",
-    legend: [["", "blue", "words alive; below, the mean of the books for a weight"], ["", "lit", "dead words"], ["line", "good", "twelve, what is wanted"], ["round frame", "ink", "the weight looked at"]],
+    terms: "A search stores each of the four parts of a picture's vector as the number of the nearest word of a list, the part's book. A word that hardly any picture chooses is dead: its number tells nothing apart. Diversity is a term of the loss that rewards the use of many words; another, instance contrast on z, draws the two views of a picture together as the words show them, and other pictures apart.",
+    legend: [["", "blue", "words alive; below, the mean of the books for a weight"], ["", "lit", "dead words"], ["line", "good", "twelve, what the puzzle asks for; a search need not gain by it"], ["round frame", "ink", "the weight looked at"]],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on 1,497 handwritten digits, ${fewest === seeds.length ? fewest : `${fewest} to ${seeds.length}`} for every setting, each with four books of sixteen words. `
-      + "A word is alive if at least 1 % of the pictures choose it. Under the bars stand the words, w0 to w15, each with the mean of the pictures that choose it in the end. mAP says how good a search by the codes is; 1 is best.",
+      + "A word is alive if at least 1 % of the pictures choose it. Twelve, three quarters, is a mark set for this puzzle. Under the bars stand the words, w0 to w15, each with the mean of the pictures that choose it in the end. mAP says how good a search by the codes is; 1 is best.",
     picture,
   };
 
@@ -61,13 +62,13 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       const value = h("span"), bar = h("div", { class: "bar" }), canvas = h("canvas", { class: "digit", "aria-hidden": "true", style: "width:100%;height:auto;aspect-ratio:1" }), name = h("span");
       return { value, bar, canvas, name, element: h("div", { class: "word" }, h("div", { class: "stand" }, value, bar), canvas, name) };
     });
-    const grid = h("div", { class: "words", role: "img" }, ...columns.map((c) => c.element)), title = h("h3"), curve = curveOf();
+    const grid = h("div", { class: "words", role: "img" }, ...columns.map((c) => c.element)), title = h("h3"), curveTitle = h("h3", { style: "margin-top:14px" }), curve = curveOf();
     box.append(h("style", {}, `.words { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 4px; max-width: 800px; font-size: .75em; text-align: center; font-variant-numeric: tabular-nums; }
       .stand { height: 112px; display: flex; flex-direction: column; justify-content: flex-end; }
       .bar { background: var(--blue); min-height: 1px; }
       .dead .bar { background: var(--lit); } .dead { color: var(--soft); } .dead canvas { opacity: .35; } .unused canvas { visibility: hidden; } .word canvas { border: 1px solid var(--line); }
       @media (max-width: 640px) { .words { grid-template-columns: repeat(8, minmax(0, 1fr)); } .stand { height: 76px; } }`),
-      title, grid, h("h3", { style: "margin-top:14px" }, "Words alive in the end, for the weights you have tried"), curve.svg);
+      title, grid, curveTitle, curve.svg);
     return (state) => {
       if (!state.tried.includes(state.weight)) state.tried = [...state.tried, state.weight];
       const wished = runOf(state, seeds[Math.floor(state.book / N_BOOKS)]), book = state.book % N_BOOKS, run = wished < 0 ? runsOf(state)[0] : wished;
@@ -84,27 +85,39 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
         element.classList.toggle("dead", words[k] < ALIVE);
         element.classList.toggle("unused", !last[k]);
       });
-      title.textContent = `The sixteen words of run ${seeds.indexOf(runs[run].seed) + 1}, book ${book + 1}: what share of the digits chooses each, ${ended ? "in the end" : `after ${state.epoch} ${state.epoch === 1 ? "epoch" : "epochs"}`}`;
+      title.textContent = `The sixteen words of run ${seeds.indexOf(runs[run].seed) + 1}, book ${book + 1}: what share of the pictures chooses each, ${ended ? "in the end" : `after ${state.epoch} ${state.epoch === 1 ? "epoch" : "epochs"}`}`;
       put(grid, { "aria-label": `${living(words)} words alive; shares, largest first: ${order.filter((k) => words[k]).map((k) => `word ${k} ${Math.round(words[k] / 2.55)} %`).join(", ")}` });
+      curveTitle.textContent = `Words alive in the end, ${state.tried.length < weights.length ? "for the weights shown so far" : "for every weight"}`;
       curve.show(state);
       return sentence(state, words);
     };
   }
 
   function sentence(state, words) {
-    const mean = meanAlive(state), map = meanOf(runsOf(state).map((run) => runs[run].map)), here = living(words);
+    const here = living(words);
     const book = `${here} of this book's 16 words ${here === 1 ? "is" : "are"} alive`;
     if (state.epoch < about.epochs) return `After ${state.epoch} of ${about.epochs} epochs ${book}${state.epoch ? "" : ", because an untrained network makes nearly the same vector of every picture"}.`;
-    return `At weight ${weights[state.weight]}, ${book}; the mean of ${everyBook(state, about.epochs).length} books is ${number(mean)}. ${verdict(state, mean)} A search by these codes scores mAP ${map.toFixed(2)}.${state.tried.length === weights.length ? " All weights are shown below." : ""}`;
+    const all = everyBook(state, about.epochs), settings = state.weight === paper && state.tau === 1 && state.contrast ? " (with τ = 1 the values of the method's paper, which trained on photographs and not on digits)" : "";
+    return `At weight ${weights[state.weight]}${settings}, ${book}; the mean of ${all.length} books is ${number(meanOf(all))}, from ${Math.min(...all)} to ${Math.max(...all)}. ${verdict(state, all)} ${search(state)}`;
   }
 
-  function verdict(state, mean) {  // of weights that have been tried only: what is hidden is not given away
+  function verdict(state, all) {  // of weights that have been tried only: what is hidden is not given away
     const { weight, contrast, tried } = state, smallest = smallestOf(state, [...tried].sort((a, b) => a - b)), skipped = weights.some((_, i) => i < weight && !tried.includes(i));
-    if (mean >= WANTED) return smallest < weight ? "At least twelve, but a smaller weight does it too."
-      : skipped ? "At least twelve; a smaller weight that you have not tried may do it too." : "At least twelve, and no smaller weight on the slider keeps as many: this is the answer for these settings.";
-    if (smallest < 0 && tried.length < weights.length) return `Fewer than twelve${contrast ? ": the digits of a dead word have merged into other words, so one word stands for several digits" : ": without contrast on z the pictures gather at few words"}.`;
-    if (smallest < 0) return `Fewer than twelve, as at every weight here: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z the pictures gather at few words, and no weight of diversity undoes that"}.`;
-    return smallest < weight ? "Fewer than twelve again: so loud a term drowns the losses that tell pictures apart." : "Fewer than twelve: the digits of a dead word have merged into other words, so one word stands for several digits.";
+    const kept = all.filter((alive) => alive >= WANTED).length, few = kept ? `Only ${kept} of ${all.length} books ${kept === 1 ? "keeps" : "keep"}` : "No book keeps";
+    if (kept === all.length) return smallest < weight ? "Every book keeps twelve, but a smaller weight does it too."
+      : skipped ? "Every book keeps twelve; a smaller weight that you have not tried may do it too." : "Every book keeps twelve, and no smaller weight on the slider does that: this is the answer for these settings.";
+    const without = meanAlive({ ...state, weight: nought }), drop = weight !== nought && meanOf(all) < without ? `, and the mean is below the ${number(without)} without diversity` : "";
+    if (smallest >= 0 && smallest < weight) return `${few} twelve, fewer than at a smaller weight${drop}: so loud a term drowns the losses that tell pictures apart.`;
+    if (smallest < 0 && tried.length === weights.length) return `${few} twelve, and at no weight here do all: ${contrast ? "so warm a softmax hardly feels which words are chosen" : "without contrast on z the pictures gather at few words, and no weight of diversity undoes that"}.`;
+    return `${few} twelve${drop}${contrast ? "" : ": without contrast on z the pictures gather at few words"}.`;
+  }
+
+  function search(state) {  // with and without diversity, run by run from one start
+    const scoreOf = (of) => (seed) => { const run = runOf(of, seed); return run < 0 ? null : runs[run].map; }, none = { ...state, weight: nought };
+    const pairs = seeds.map((seed) => [scoreOf(state)(seed), scoreOf(none)(seed)]).filter((pair) => !pair.includes(null)), [now, before] = [0, 1].map((i) => meanOf(runsOf(i ? none : state).map((run) => runs[run].map)).toFixed(2));
+    if (state.weight === nought || !pairs.length) return `A search by these codes scores mAP ${now}.`;
+    const better = pairs.filter(([a, b]) => a > b).length, [alive, first] = [state, none].map((of) => Number(meanAlive(of).toPrecision(3))), more = `${alive === first ? "as many" : alive > first ? "more" : "fewer"} words alive`;
+    return `A search by these codes scores mAP ${now}, without diversity ${before}: with ${more} it is ${better === pairs.length ? "better" : better ? "better in some runs and worse in others" : "worse"}${better && better < pairs.length ? "" : ` in each of ${pairs.length} runs`}.`;
   }
 
   function curveOf() {
@@ -113,7 +126,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
     return { svg, show(state) {
       const parts = [s("path", { class: "axis", d: "M30 12V160H350" }), ...[0, 4, 8, 12, 16].map((n) => s("text", { class: "soft", x: 25, y: yOf(n) + 4, "text-anchor": "end" }, String(n))),
         s("line", { x1: 30, x2: 350, y1: yOf(WANTED), y2: yOf(WANTED), stroke: "var(--good)", "stroke-width": 2, "stroke-dasharray": "6 4" }), s("text", { x: 350, y: yOf(WANTED) - 5, "text-anchor": "end" }, "twelve"),
-        s("text", { class: "soft", x: 350, y: 196, "text-anchor": "end" }, "weight of diversity"),
+        s("text", { class: "soft", x: 350, y: 196, "text-anchor": "end" }, "weight of diversity, not to scale"),
         s("text", { class: "soft", x: 30, y: 212 }, `dot: mean of ${everyBook(state, about.epochs).length} books; line: from the fewest to the most`)];
       weights.forEach((w, i) => {
         parts.push(s("text", { class: i === state.weight ? "" : "soft", x: xOf(i), y: 177, "text-anchor": "middle", "font-weight": i === state.weight ? 700 : 400 }, String(w)));

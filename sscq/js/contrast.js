@@ -42,7 +42,7 @@ export function slopes(angles, how) {  // per radian, by central differences
 }
 
 EXPLORABLES.contrast = async () => {
-  let happened = "", turn = 0;
+  let told = {}, turn = 0;
   const spec = {
     title: "Contrast and fusion",
     question: "Eight inputs are two views, a and b, of four images. How does each of them see the others, and which way does a loss turn them?",
@@ -59,17 +59,21 @@ EXPLORABLES.contrast = async () => {
       { kind: "button", label: "Run 60 steps", press: (api) => run(api, 60) },
     ],
     tries: [
-      { label: "Tear a pair apart", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: TORN }); } },
-      { label: "Let two views disagree", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", tau: .2 }); } },
-      { label: "Look through the codebook", run: (api) => { happened = ""; api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", of: "z", tau: .2 }); } },
+      { label: "Tear a pair apart", set: { angles: TORN } },
+      { label: "Let two views disagree", run: (api) => { api.set({ ...spec.initial, angles: BETWEEN, loss: "kl" }); tell(api, "The points were moved, and the loss is consistency now."); } },
+      { label: "Look through the codebook", run: (api) => { api.set({ ...spec.initial, angles: BETWEEN, loss: "kl", of: "z" }); tell(api, "The points were moved, and the loss is consistency of z now."); } },
     ],
-    terms: "f is the vector that a network makes of a view. z is f as a search stores it, softly replaced by words, a few fixed vectors of a list that is called a codebook.",
-    legend: [["round", "soft", "a circle: view a"], ["", "soft", "a square: view b"], ["frame", "lit", "the input looked at, and its row"], ["line", "ink", "an arrow: a step downhill; a frame round a bar: the other view"]],
-    note: `A circle is view a of an image and a square view b; both lie on the circle of all vectors of length 1 in a plane. z is f softly replaced by four codewords (hollow squares) at a temperature of ${TAU_Q}. An arrow is a step downhill, longer where the loss is steeper, but never beyond the other view.`,
+    terms: "f is the vector that a network makes of a view. A search stores in its place the number of the nearest of a few words, the vectors of a codebook; z is the soft form of this, a mean of the words in which near ones weigh most.",
+    legend: [["round", "soft", "a circle: view a"], ["", "soft", "a square: view b"], ["frame", "lit", "the input looked at, and its row"], ["line", "ink", "an arrow: which way a step goes; a frame round a bar: the other view"]],
+    note: `A circle is view a of an image and a square view b; both lie on the circle of all vectors of length 1 in a plane. Where the loss is of z, or of the sum f + z, hollow squares are the four words and a small dot, dotted to its view, is the view's z at a temperature of ${TAU_Q}. An arrow goes downhill and is longer where the loss is steeper, but is cut short before the next view; where the loss is nearly flat there is none.`,
     picture,
   };
 
   function whole(a) { return Math.round(((a % 360) + 360) % 360 * 10) / 10; }
+
+  // What happened is said until points or loss are others
+  function tell(api, text) { told = { text, of: nowOf(api.state) }; }
+  function nowOf({ angles, loss, of, tau }) { return JSON.stringify([angles, loss, of, tau]); }
 
   function run(api, n) {
     const mine = ++turn, before = lossOfAngles(api.state.angles, api.state), from = api.state;
@@ -78,7 +82,7 @@ EXPLORABLES.contrast = async () => {
       const steps = slopes(api.state.angles, api.state).map((v) => Math.max(-.12, Math.min(.12, -v)));
       api.set({ angles: api.state.angles.map((a, i) => whole(a + steps[i] / TURN)) });
       left -= 1;
-      happened = `After ${n - left === 1 ? "one step" : `${n - left} steps`} the loss went from ${number(before)} to ${number(lossOfAngles(api.state.angles, api.state))}.`;
+      tell(api, `After ${n - left === 1 ? "one step" : `${n - left} steps`} the loss went from ${number(before)} to ${number(lossOfAngles(api.state.angles, api.state))}.`);
     };
     if (n === 1 || matchMedia("(prefers-reduced-motion: reduce)").matches) { while (left) one(); return; }
     const next = () => { if (turn === mine && api.state === from && left) { one(); requestAnimationFrame(next); } };
@@ -91,7 +95,6 @@ EXPLORABLES.contrast = async () => {
     const quiet = svg.appendChild(s("g", { "aria-hidden": "true" })), arrows = svg.appendChild(s("g", { "aria-hidden": "true" }));
     const turnTo = (i, a) => {
       turn += 1;
-      happened = "";
       api.set({ input: i, angles: api.state.angles.map((old, j) => j === i ? whole(a) : old) });
     };
     const points = NAMES.map((name, i) => {
@@ -104,10 +107,10 @@ EXPLORABLES.contrast = async () => {
       return { point, text, mark };
     });
     const rows = rowsOf(), table = tableOf(), bars = barsOf();
-    const rowsTitle = h("h3");
+    const rowsTitle = h("h3"), barsTitle = h("h3", { style: "margin-top:8px" });
     box.append(h("div", { class: "row" },
       h("div", {}, h("h3", {}, "Drag a point round the circle"), svg),
-      h("div", { style: "max-width:100%" }, rowsTitle, rows.svg, h("h3", { style: "margin-top:8px" }, "Mean KL between the rows of the two views"), bars.svg),
+      h("div", { style: "max-width:100%" }, rowsTitle, rows.svg, barsTitle, bars.svg),
       h("div", {}, h("h3", {}, "All eight rows; strong: much"), table.svg)));
     return (state) => {
       const { angles, input, tau, loss, of } = state, f = onCircle(angles), z = quantized(f), u = FUSIONS[of](f, z);
@@ -117,7 +120,7 @@ EXPLORABLES.contrast = async () => {
       quiet.replaceChildren(...(of === "f" ? [] : [
         ...[0, 1, 2, 3].map((k) => { const [x, y] = at(BOOK.words.subarray(2 * k, 2 * k + 2)); return s("rect", { x: x - 13, y: y - 13, width: 26, height: 26, fill: "none", stroke: "var(--soft)", "stroke-width": 1.5 }); }),
         ...z.flatMap((v, i) => { const [[x, y], [px, py]] = [at(v), at(f[i])]; return [s("line", { x1: px, y1: py, x2: x, y2: y, stroke: SHADES[i % 4], "stroke-dasharray": "2 3" }), s("circle", { cx: x, cy: y, r: 4, fill: SHADES[i % 4] })]; })]));
-      arrows.replaceChildren(...slope.flatMap((v, i) => arrowOf(angles[i], -v, RADIUS_C + (i < 4 ? 17 : -17), angles[(i + 4) % 8])));
+      arrows.replaceChildren(...slope.flatMap((v, i) => arrowOf(i, angles, -v, RADIUS_C + (i < 4 ? 17 : -17))));
       points.forEach(({ point, text, mark }, i) => {
         const [x, y] = at(f[i]), [tx, ty] = at(f[i], RADIUS_C + (i < 4 ? 35 : -37));
         put(point, { transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, "aria-label": `Image ${i % 4 + 1}, view ${i < 4 ? "a" : "b"}`, "aria-valuenow": Math.round(angles[i]) % 360, "aria-valuetext": `${Math.round(angles[i])} degrees, the arrow keys turn it` });
@@ -129,7 +132,9 @@ EXPLORABLES.contrast = async () => {
       rows.show(shares, a, b, loss);
       table.show(shares, input, loss);
       bars.show({ f: fusedConsistency(f, z, "f", tau, loss !== "open"), z: fusedConsistency(f, z, "z", tau, loss !== "open"), sum: fusedConsistency(f, z, "sum", tau, loss !== "open") }, loss === "contrast" ? "" : of);
-      return [happened, itself ? contrastSentence(shares, input, value) : klSentence(shares, a, b, value, loss)].filter(Boolean).join(" ");
+      barsTitle.textContent = `Mean KL of the views' rows${itself ? "; not this loss" : ""}`;
+      const seenBy = itself ? contrastSentence(shares, input, value) : klSentence(shares, a, b, value, loss);
+      return [told.of === nowOf(state) ? told.text : "", seenBy, !itself && of === "z" ? wordsSentence(f, z, tau, loss !== "open") : ""].filter(Boolean).join(" ");
     };
   }
 
@@ -139,20 +144,33 @@ EXPLORABLES.contrast = async () => {
   function contrastSentence(shares, i, value) {
     const other = (i + 4) % 8, [most, j] = first(shares[i], [i, other]), own = shares[i][other];
     const how = own > most ? `recognizes its other view: ${NAMES[other]} has ${percent(own)} of its row` : `takes ${NAMES[j]}, another image, for its other view: ${NAMES[other]} has only ${percent(own)} of its row`;
-    return `${NAMES[i]} ${how}, ${NAMES[j]} has ${percent(most)}. The mean loss is ${number(value)}, where 0 is certain and log 7 = 1.95 a guess; the arrows turn the two views of an image together and other images away.`;
+    return `${NAMES[i]} ${how}, ${NAMES[j]} has ${percent(most)}. The mean loss is ${number(value)}, where a guess among seven is log 7 = 1.95 and a sure mistake more; the arrows turn the two views of an image together and other images away.`;
   }
 
   function klSentence(shares, a, b, value, loss) {
     const kl = symmetricKl(shares[a], shares[b]);
     if (loss === "open") return `With nothing hidden, ${percent(shares[a][a] + shares[a][b])} of the row of ${NAMES[a]} goes to itself and its other view. So the KL, ${number(value)} on average, asks mostly whether the two views are close, as instance contrast does already, and little about how they see others.`;
     const [[p, i], [q, j]] = [first(shares[a], [a, b]), first(shares[b], [a, b])];
-    return `${NAMES[a]} sees ${NAMES[i]} most (${percent(p)}), ${NAMES[b]} sees ${NAMES[j]} most (${percent(q)}): the two views see other images ${kl < .02 ? "nearly alike" : kl < .2 ? "a little differently" : "very differently"}, KL ${number(kl, 2)}. The loss is the mean over four images, ${number(value, 2)}; the arrows turn points until both views have the same neighbours.`;
+    return `${NAMES[a]} sees ${NAMES[i]} most (${percent(p)}), ${NAMES[b]} sees ${NAMES[j]} most (${percent(q)}): the two views see other images ${kl < .02 ? "nearly alike" : kl < .2 ? "a little differently" : "very differently"}, KL ${number(kl, 2)}. The loss is the mean over four images, ${number(value)}; the arrows turn points until both views see the others alike, even if that leads a view away from its other view.`;
   }
 
-  function arrowOf(degrees, force, r, partner) {  // an arc beside the circle, outside for view a, inside for view b
-    const sign = Math.sign(force), gap = (((partner - degrees) * sign % 360) + 360) % 360, most = gap < 180 ? Math.max(gap / 2, Math.min(gap, 20)) : gap;  // two that approach meet halfway
-    const far = Math.min(Math.min(70, Math.abs(force) * 170) / r / TURN, most - 7 - 9 / r / TURN);
-    if (far * r * TURN < 3) return [];
+  // Whether quantizing makes the rows of two views more alike or less, and why: the words that their vectors are nearest to
+  function wordsSentence(f, z, tau, masked) {
+    const kl = (x, y, of) => fusedConsistency(x, y, of, tau, masked), [raw, soft] = [kl(f, z, "f"), kl(f, z, "z")], short = (v) => number(v);
+    const word = f.map((row) => { const near = [0, 1, 2, 3].map((k) => row[0] * BOOK.words[2 * k] + row[1] * BOOK.words[2 * k + 1]); return near.indexOf(Math.max(...near)); });
+    const same = word.slice(0, 4).filter((k, i) => k === word[i + 4]).length, begun = onCircle(APART), [rawBegun, softBegun] = ["f", "z"].map((of) => kl(begun, quantized(begun), of));
+    const both = `for ${["no image", "one image of four", "two images of four", "three images of four", "all four images"][same]} both views are nearest to the same word`, other = soft < raw !== softBegun < rawBegun ? ` On opening it is the other way: ${short(rawBegun)} of f, ${short(softBegun)} of z.` : "";
+    return soft < raw ? `Of f it would be ${short(raw)}. The views of f agree no better by that: ${both}, and what differs within a word is forgotten.${other}`
+      : `Of f it would be only ${short(raw)}: ${both}; where they are not, the words widen the difference.${other}`;
+  }
+
+  function arrowOf(i, angles, force, r) {  // an arc beside the circle, outside for view a, inside for view b
+    const degrees = angles[i], sign = Math.sign(force), gapTo = (a) => (((a - degrees) * sign % 360) + 360) % 360, gap = gapTo(angles[(i + 4) % 8]);
+    const next = Math.min(...angles.filter((_, j) => j % 4 !== i % 4).map(gapTo)), pixels = r * TURN, strong = Math.min(70, Math.abs(force) * 170) / pixels;
+    if (strong * pixels < 3) return [];
+    const most = Math.min(gap < 180 ? Math.max(gap / 2, Math.min(gap, 20)) : gap, next);  // two that approach meet halfway
+    const far = Math.min(strong, Math.max(most - 7 - 9 / pixels, most === next ? 3 / pixels : 0));  // before a view of another image a short one at least
+    if (far * pixels < 3 && most !== next) return [];
     const tip = degrees + sign * (7 + far), on = (a, by = 0) => [MIDDLE + Math.cos(a * TURN) * (r + by), MIDDLE - Math.sin(a * TURN) * (r + by)].map((v) => v.toFixed(1)).join(" ");
     return [s("path", { d: `M${on(degrees)}A${r} ${r} 0 0 ${sign > 0 ? 0 : 1} ${on(tip)}`, fill: "none", stroke: "var(--ink)", "stroke-width": 2.5 }),
       s("path", { d: `M${on(tip + sign * 9 / r / TURN)}L${on(tip, 5)}L${on(tip, -5)}Z`, fill: "var(--ink)" })];

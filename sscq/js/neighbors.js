@@ -2,7 +2,7 @@
 import { gaussOf, nearestNegatives, partNeighbor, randomOf, softmax, unit } from "./model.js";
 import { EXPLORABLES, draggable, h, number, put, s } from "./component.js";
 
-const N_IMAGES = 12, N_INPUTS = 24, DEGREES = 180 / Math.PI, BOX = 300, REACH = 98, RATE = 4, GAP = 20;
+const N_IMAGES = 12, N_INPUTS = 24, DEGREES = 180 / Math.PI, BOX = 300, REACH = 98, RATE = 4, GAP = 20, SIX = 6;  // six others share an input's colour
 const SHADES = ["#3b82c4", "#c2477f", "#3f9a4d"], COLOURS = ["blue", "pink", "green"],  // orange is kept for what is looked at
   FORMS = ["round", "square"];
 const colourOf = (i) => i % N_IMAGES % 3, formOf = (i) => Math.floor(i % N_IMAGES / 3) % 2;
@@ -52,11 +52,16 @@ export function heapsOf(angles) {
 }
 
 EXPLORABLES.neighbors = async () => {
-  const begin = batchOf();
-  let happened = "", turn = 0;
+  const begin = batchOf(), heapsIn = (z) => [0, 1].map((m) => heapsOf(z.map((row) => Math.atan2(row[2 * m + 1], row[2 * m]) * DEGREES)));
+  const sharesOf = (near) => near.map((rows) => [colourOf, formOf].map((kind) => {  // of the neighbours, how many are of the same kind
+    const same = rows.flatMap((row, i) => row.map((j) => kind(i) === kind(j)));
+    return same.filter(Boolean).length / same.length;
+  }));
+  const opening = sharesOf(nearestNegatives(begin, 2, SIX)), openingHeaps = heapsIn(begin);
+  let turn = 0;
   const spec = {
     title: "Part neighbours",
-    question: "Nobody tells the model what belongs together. What forms if, in each part of its vector, every input is drawn to the nearest others?",
+    question: "Nobody tells the model what belongs together. What becomes of what each part of its vector knows already, if every input is drawn to its nearest there?",
     initial: { z: begin, input: 3, n: 6, tau: .5, by: "parts", steps: 0 },
     accept(name, value) {
       if (name === "steps") return Number.isInteger(value) && value >= 0 && value < 1e5 ? value : undefined;
@@ -72,19 +77,19 @@ EXPLORABLES.neighbors = async () => {
       { kind: "button", label: "Run 100 steps", press: (api) => run(api, 100) },
     ],
     tries: [
-      { label: "Ask the whole vector", set: { by: "whole" } },
+      { label: "Ask the whole vector", run: (api) => { api.set({ ...spec.initial, by: "whole" }); run(api, 100, true); } },
       { label: "Let heaps form", run: (api) => { api.set(spec.initial); run(api, 100); } },
-      { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 16 }); run(api, 100); } },
+      { label: "Too many neighbours", run: (api) => { api.set({ ...spec.initial, n: 12 }); run(api, 100); } },
     ],
     terms: "A network makes a vector of each view of an image; it is cut into parts, here two of two numbers, and a search stores each part by itself. An input is one view of an image; its neighbours in a part are the inputs whose part points most nearly the same way.",
     legend: [["", "soft", "colour and form of a mark: the image's"], ["frame", "lit", "ring and arrow: the input looked at, and where a step takes it"], ["frame", "ink", "dark outline: a neighbour of it"]],
-    note: "Twelve images, a large mark for view a and a small one for view b. Colours and forms are only painted on: the loss sees directions. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
+    note: "Twelve images, a large mark for view a and a small one for view b. The page opens with the colours roughly apart in part 1 and the forms in part 2, as if a network had learned so much; the loss sees directions alone. Lines lead from the ringed input to its neighbours, thicker where the pull is stronger; "
       + "dotted ones come from inputs that count it among theirs. The arrow is longer where the loss is steeper. "
       + `Seen from the middle, a heap ends where the next input is more than ${GAP} degrees away. An input's own other view is never its neighbour: keeping the two together is the task of contrast. Marks of one place are drawn side by side.`,
     picture,
   };
 
-  function run(api, n) {
+  function run(api, n, atOnce = false) {
     const mine = ++turn, from = api.state;
     let left = n;
     const one = () => {
@@ -92,7 +97,7 @@ EXPLORABLES.neighbors = async () => {
       api.set({ z: neighborStep(z, by === "parts" ? 2 : 1, near, tau), steps: steps + 1 });
       left -= 1;
     };
-    if (n === 1 || matchMedia("(prefers-reduced-motion: reduce)").matches) { while (left) one(); api.set({ z: api.state.z.map((row) => row.map(kept)) }); return; }
+    if (atOnce || n === 1 || matchMedia("(prefers-reduced-motion: reduce)").matches) { while (left) one(); api.set({ z: api.state.z.map((row) => row.map(kept)) }); return; }
     const next = () => {
       if (turn !== mine || api.state !== from) return;
       one();
@@ -115,29 +120,27 @@ EXPLORABLES.neighbors = async () => {
       const { z, n, tau, by, steps } = state, M = by === "parts" ? 2 : 1, near = nearestNegatives(z, M, n);
       const { loss, gradient, draws } = neighborGradient(z, M, n, tau);
       plots.forEach((plot, m) => plot.show(state, near[M === 2 ? m : 0], draws[M === 2 ? m : 0], gradient));
-      const shares = near.map((rows) => [colourOf, formOf].map((kind) => {
-        const same = rows.flatMap((row, i) => row.map((j) => kind(i) === kind(j)));
-        return same.filter(Boolean).length / same.length;
-      }));
-      const heaps = [0, 1].map((m) => heapsOf(z.map((row) => Math.atan2(row[2 * m + 1], row[2 * m]) * DEGREES)));
-      const body = M === 2 ? shares.map((row, m) => [`by part ${m + 1}`, ...row.map(percent), heaps[m]]) : [["by the whole", ...shares[0].map(percent), `${heaps[0]} and ${heaps[1]}`]];
-      facts.replaceChildren(h("caption", {}, "How many neighbours share colour or form"),
+      const heaps = heapsIn(z), now = sharesOf(nearestNegatives(z, 2, SIX));
+      facts.replaceChildren(h("caption", {}, `How many of the ${SIX} nearest share colour or form`),
         h("thead", {}, h("tr", {}, ...["nearest", "colour", "form", "heaps"].map((name) => h("th", { scope: "col" }, name)))),
-        h("tbody", {}, ...[...body, ["all 22 others", percent(6 / 22), percent(10 / 22), ""]].map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((v) => h("td", {}, String(v)))))));
-      const begun = steps ? `After ${steps} ${steps === 1 ? "step" : "steps"}` : "Before the first step";
-      return `${begun}: ${sentence(M, n, shares, heaps, steps)} The loss is ${number(loss)}, and log(22/${n}) = ${number(Math.log(22 / n))} if nobody were nearer than others; losses with different n cannot be compared.`;
+        h("tbody", {}, ...[...[0, 1].flatMap((m) => [[`in part ${m + 1}`, ...now[m].map(percent), heaps[m]], ["on opening", ...opening[m].map(percent), openingHeaps[m]]]), ["by chance", percent(6 / 22), percent(10 / 22), ""]]
+          .map((row) => h("tr", {}, h("th", { scope: "row" }, row[0]), ...row.slice(1).map((v) => h("td", {}, String(v)))))));
+      return `${steps ? `After ${steps} ${steps === 1 ? "step" : "steps"}` : "Before the first step"}, ${sentence(M, n, now, heaps, steps, sharesOf(near))} The loss is ${number(loss)}; it gets smaller with every further neighbour even if no point moves, so it does not say which n is better.`;
     };
   }
 
   function percent(v) { return `${Math.round(v * 100)} %`; }
 
-  function sentence(M, n, shares, heaps, steps) {
-    const few = `in part 1 everything lies in ${heaps[0]} ${heaps[0] === 1 ? "heap" : "heaps"}, in part 2 in ${heaps[1]}.`;
+  function sentence(M, n, now, heaps, steps, asked) {
+    const share = (m, what) => `${percent(now[m][m])} share its ${what} in part ${m + 1}${steps ? `, where it was ${percent(opening[m][m])} on opening` : ""}`;
+    const few = `of an input's ${SIX} nearest, ${share(0, "colour")}, and ${share(1, "form")}.`, lost = [0, 1].filter((m) => steps && now[m][m] < opening[m][m] - .02).map((m) => ["colours", "forms"][m]);
     if (n === 22) return `${few} With all 22 others as neighbours nobody is nearer than anybody else, so nothing is drawn anywhere.`;
-    if (n > 10) return `${few} Only 6 others have an input's colour and 10 its form: of ${n} neighbours at most ${percent(6 / n)} can share the colour and ${percent(10 / n)} the form. The rest must be strangers, who are drawn in as well.`;
-    if (M === 1) return `${few} Of the neighbours by the whole vector ${percent(shares[0][0])} share the colour and ${percent(shares[0][1])} the form: two questions are asked as one, and ${Math.abs(shares[0][0] - shares[0][1]) > .2 ? `the ${shares[0][0] < shares[0][1] ? "colour" : "form"} drowns` : "neither is answered in full"}.`;
-    const knows = (share, what) => `${share > .97 ? steps ? "has found" : "tells" : share > .7 ? "partly knows" : "does not know"} the ${what} (${percent(share)} of its neighbours share it)`;
-    return `${few} Part 1 ${knows(shares[0][0], "colour")} and part 2 ${knows(shares[1][1], "form")}. No label is given: each part is its own teacher.`;
+    if (M === 1) return `${few} ${percent(asked[0][0])} of the ${n} nearest by the whole vector share the colour and ${percent(asked[0][1])} the form: two questions are asked as one, and ${Math.abs(asked[0][0] - asked[0][1]) > .2 ? `the ${asked[0][0] < asked[0][1] ? "colour" : "form"} drowns` : "neither is answered in full"}.`;
+    if (n > 6) return `${few} Only 6 others have an input's colour and 10 its form, so of ${n} neighbours at least ${n - 6} have another colour${n > 10 ? ` and ${n - 10} another form` : ""}, and are drawn in as well${lost.length ? `: the ${lost.join(" and ")} have mixed` : ""}.`;
+    if (!steps) return `${few} No label is given: steps can only make more of what is there.`;
+    if (lost.length) return `${few} The ${lost.join(" and ")} have mixed: who is near decides, right or wrong.`;
+    const split = heaps[1] > 2 ? ` An input asks for only ${n} of the 10 others of its form, so the two forms lie in ${heaps[1]} heaps.` : "";
+    return `${few} No label was given: the steps have made more of what was there, and nothing new.${split}`;
   }
 
   function plotOf(m, api) {

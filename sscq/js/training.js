@@ -2,9 +2,9 @@
 import { bytesOf, unzipped } from "./model.js";
 import { EXPLORABLES, h, number, put, s } from "./component.js";
 
-const ALIVE = 3, N_WORDS = 16, SIDES = ["a", "b"];  // three of 255 are 15 of 1,497 pictures, 1 %
-const LOSSES = { all: "all five", contrast: "contrast of f and z", f: "contrast of f only", none: "all but contrast" };
-const TERMS = { loss: "their weighted sum", icf: "instance contrast of f", icz: "instance contrast of z", cc: "consistency", pn: "part neighbours", cd: "diversity" };
+const ALIVE = 3, N_WORDS = 16, NARROW = .9, SIDES = ["a", "b"];  // three of 255 are 15 of 1,497 pictures, 1 %
+const LOSSES = { all: "all five", contrast: "contrast of f and z", f: "contrast of f only", none: "all but the two contrasts" };
+const TERMS = { loss: "weighted sum of the losses", icf: "instance contrast of f", icz: "instance contrast of z", cc: "consistency", pn: "part neighbours", cd: "diversity" };
 const COLOURS = [["#00588a", "#7cc4f0"], ["#b54700", "#ff9e5e"], ["#1a6e37", "#6fd391"], ["#8a2f86", "#e59ae0"], ["#6b5a00", "#d9c34a"],
   ["#a3263a", "#ff9aa8"], ["#00707a", "#5fd3dc"], ["#5146b8", "#b3a9ff"], ["#7a4a2b", "#d8ab85"], ["#3f4a54", "#c3ccd6"]];  // of a digit, on light and on dark
 
@@ -31,7 +31,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
 
   const spec = {
     title: "Training playground",
-    question: "Nobody tells the network which picture is which digit. Which settings separate the digits all the same, and what do they cost?",
+    question: "Nobody tells the network which picture is which digit. Which settings separate the digits all the same, and how many bytes does the index take?",
     initial: {
       epoch: about.epochs, term: "icz", losses_a: begin.losses, bits_a: begin.bits, tau_a: begin.tau, start_a: begin.start,
       losses_b: objectives.at(-1), bits_b: begin.bits, tau_b: begin.tau, start_b: begin.start,
@@ -45,11 +45,13 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     tries: [
       { label: `${bits.at(-1)} bits against ${bits[0]}`, set: { losses_b: begin.losses, bits_a: bits.at(-1), bits_b: bits[0] } },
       { label: "A warmer contrast", set: { losses_b: begin.losses, bits_a: bits.at(-1), bits_b: bits.at(-1), tau_b: taus.at(-1) } },
-      { label: "Only another start", set: { losses_b: begin.losses, start_b: seeds.at(-1), term: "loss" } },
+      { label: "Only another start", set: { losses_b: begin.losses, start_b: seeds.at(-1) } },
     ],
+    terms: "f is the network's vector of a picture; a search stores each part of it as the number of the nearest word of a list, the part's book, and z is f as the words show it. The five losses are instance contrast of f and of z, consistency, part neighbours and diversity. Contrast wants two views of a picture to be more alike than views of two pictures; τ is its temperature.",
+    legend: [["line", "blue", "run A: solid line, disc"], ["dashed", "lit", "run B: dashed line, square"]],
     note: `Nothing is trained in this page: it shows ${runs.length} recorded trainings of ${about.epochs} epochs on ${thousands(about.n)} handwritten digits, on one CPU thread, each setting from ${seeds.length} random starts. `
-      + `mAP says how well ${about.n_queries} other digits are searched for; 1 is best. Labels score and colour; no training sees them. f is the network's vector of a picture, z what the codewords make of it. Contrast wants two views of a picture to be more alike than views of two pictures; τ is its temperature, and the other losses are consistency, part neighbours and diversity. `
-      + `A map shows ${n} of these queries in the two directions in which f of them differs most after the last epoch, which are kept for all epochs of a run; each epoch's mean is in the middle, and each run has a scale of its own. `
+      + `mAP says how well ${about.n_queries} other digits are searched for; 1 is best. Labels score and colour; no training sees them. `
+      + `A map shows ${n} of these queries in the two directions in which f of them differs most after the last epoch, which are kept for all epochs of a run; each epoch's mean is in the middle. `
       + "A book has sixteen words; one is alive if at least 1 % of the pictures choose it.",
     picture,
   };
@@ -77,7 +79,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     });
     const dots = Array.from(about.labels, (digit) => s("text", { class: `dot d${digit}`, "text-anchor": "middle", "dominant-baseline": "central" }, digit));
     const map = s("svg", { viewBox: "0 0 220 220", role: "img", class: "map" }, s("rect", { x: .5, y: .5, width: 219, height: 219, class: "line" }), ...dots);
-    const words = s("svg", { role: "img", class: "map" }), caption = h("p", { class: "note" }), none = h("p", { class: "note" });
+    const words = s("svg", { role: "img", class: "map" }), caption = h("p", { class: "note caption" }), none = h("p", { class: "note" });
     const without = h("p", { class: "field note" }, "No τ without contrast.");
     const element = h("div", { class: `run ${side}`, role: "group", "aria-label": `Run ${name}` }, h("h3", {}, `Run ${name}`), h("div", { class: "fields" }, ...rows, without), none, h("h3", {}, `Map of ${n} digits`), map, caption, h("h3", {}, "Words in use"), words);
     return { element, show(state, run, rows) {
@@ -92,7 +94,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
       const at = spotsOf(run, state.epoch), { spread } = runs[run];
       dots.forEach((dot, i) => { dot.style.transform = `translate(${(12 + at[2 * i] * 196 / 255).toFixed(1)}px, ${(208 - at[2 * i + 1] * 196 / 255).toFixed(1)}px)`; });
       put(map, { "aria-label": `Map of ${n} digits, run ${name}, after epoch ${state.epoch}: the nearest on the map is the same digit for ${sameDigit(at)} of them` });
-      caption.textContent = `f in two directions, which hold ${Math.round(spread * 100)}\u00a0% of its spread in the end. Colours are labels.`;
+      caption.textContent = `f in two directions, which hold ${Math.round(spread * 100)}\u00a0% of its spread in the end${spread > NARROW ? ": f has hardly any others, a sign of collapse" : ""}. Colours are labels; each map has its own scale.`;
       shownWords(words, wordsOf(run, state.epoch), wordsOf(run, about.epochs), side, name, rows);
     } };
   }
@@ -141,6 +143,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
       .field { display: flex; flex-wrap: wrap; align-items: center; gap: 2px 6px; font-size: .93em; max-width: 100%; } .field[hidden], .run [hidden] { display: none; }
       .field select { max-width: 100%; }
       .map { width: 100%; height: auto; max-width: 330px; background: var(--back); } svg .dot { font-size: 11px; font-weight: 600; }
+      .caption { min-height: 5.8em; }
       .curves { display: flex; flex-wrap: wrap; gap: 10px 24px; margin-top: 14px; } .curves > div { max-width: 100%; }
       .sides td { white-space: nowrap; }
       @media (prefers-reduced-motion: no-preference) { svg .dot { transition: transform .3s linear; } }
@@ -160,13 +163,22 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
         { side: SIDES[i], values: runs[run].exact, first: 0, thin: true }, { side: SIDES[i], values: runs[run].map, first: 0 }]) });
       const which = about.terms.indexOf(state.term), losses = found.map((run) => run < 0 ? null : runs[run].terms[which]), all = losses.flatMap((l) => l ?? []);
       const weightless = SIDES.filter((_, i) => found[i] >= 0 && which > 0 && !about.objectives[runs[found[i]].losses][which - 1]).map((side) => side.toUpperCase());
-      const others = state.term === "loss" && state.losses_a !== state.losses_b;
-      loss.textContent = `Loss: ${TERMS[state.term] ?? state.term}${weightless.length ? `, not trained in ${weightless.join(" and ")}` : others ? "; not comparable, of other losses" : ""}`;
-      const [low, high] = all.length ? [Math.min(...all), Math.max(...all)] : [0, 1], room = (high - low || 1) * .08;
-      drawPlot(slope, { title: loss.textContent, low: low - room, high: high + room, ticks: high > low ? [low, high] : [low], epoch: state.epoch,
-        lines: losses.flatMap((values, i) => values ? [{ side: SIDES[i], values, first: 1 }] : []) });
+      const differ = unlike(state, found);
+      loss.textContent = `Loss: ${TERMS[state.term] ?? state.term}${weightless.length ? `, not trained in ${weightless.join(" and ")}` : ""}${differ ? `; scales of their own, ${differ}` : ""}`;
+      const room = (low, high) => (high - low || 1) * .08, ranges = (differ ? losses : losses.map(() => all)).map((values) => values?.length ? [Math.min(...values), Math.max(...values)] : [0, 1]);
+      const [low, high] = ranges[0];
+      drawPlot(slope, { title: loss.textContent, low: low - room(low, high), high: high + room(low, high), ticks: differ ? [] : high > low ? [low, high] : [low], epoch: state.epoch,
+        lines: losses.flatMap((values, i) => values ? [{ side: SIDES[i], values, first: 1, scale: ranges[i].map((v, k) => v + (k ? 1 : -1) * room(...ranges[i])) }] : []) });
       return sentence(state, found);
     };
+  }
+
+  // Why the losses drawn cannot be compared, if they cannot
+  function unlike(state, found) {
+    if (found.includes(-1) || found[0] === found[1]) return "";
+    const [a, b] = found.map((run) => runs[run]);
+    if (state.term === "loss" && a.losses !== b.losses) return "of other losses";
+    return ["loss", "icf", "icz"].includes(state.term) && a.tau !== b.tau ? "since τ differs" : "";
   }
 
   function rowsOf(state, found) {
@@ -187,7 +199,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     const scores = `${e === 0 ? "Before training" : e === about.epochs ? `After all ${e} epochs` : `After ${e} of ${about.epochs} epochs`}, a search by the codes of run A scores mAP ${a.toFixed(2)}, of run B ${b.toFixed(2)}.`;
     if (found[0] === found[1]) return `${scores} Both are the same run: change one of them.`;
     const alike = found.every((run) => alive(wordsOf(run, e)) === runs[run].bits / 4);  // one word a book
-    return [scores, e ? apart(state, found) : alike ? "Nearly all pictures still have the same code." : "", cost(found), lost(found, e)].filter(Boolean).join(" ");
+    return [scores, e ? apart(state, found) : alike ? "Nearly all pictures still have the same code." : "", cost(found), lost(found, e), unlike(state, found) === "since τ differs" ? "Their losses are no measure of that: contrast at another τ is another loss." : ""].filter(Boolean).join(" ");
   }
 
   function apart(state, found) {
@@ -198,7 +210,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
     const what = differ.length === 1 ? `They differ in ${names[differ[0]]} alone` : `They differ in ${differ.slice(0, -1).map((w) => names[w]).join(", ")} and ${names[differ.at(-1)]}`;
     if (by.includes(null)) return `${what}.`;
     const more = Math.abs(runs[found[0]].map[e] - runs[found[1]].map[e]) > 2 * Math.max(...by);
-    return `${what}; another random start moves A by ${by[0].toFixed(2)} and B by ${by[1].toFixed(2)}, ${more ? "less than half as much" : "so this may be chance"}.`;
+    return `${what}; another random start moves A by ${by[0].toFixed(2)} and B by ${by[1].toFixed(2)}, ${more ? "less than half of what they differ by" : "so two starts cannot tell whether it is more than chance"}.`;
   }
 
   function cost(found) {
@@ -217,18 +229,20 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
 
   function drawPlot(svg, { title, low, high, ticks, epoch, lines }) {
     const xOf = (e) => 40 + e * 268 / about.epochs, yOf = (v) => 152 - (v - low) / (high - low) * 140;
-    const path = (values, first) => values.map((v, i) => `${i ? "L" : "M"}${xOf(first + i).toFixed(1)} ${yOf(v).toFixed(1)}`).join("");
+    const path = (values, first, yOf) => values.map((v, i) => `${i ? "L" : "M"}${xOf(first + i).toFixed(1)} ${yOf(v).toFixed(1)}`).join("");
     const parts = [s("path", { class: "axis", d: "M40 8V152H312" }), ...ticks.map((v) => s("text", { class: "soft", x: 35, y: yOf(v) + 4, "text-anchor": "end" }, number(v, 2))),
       ...[0, about.epochs].map((e) => s("text", { class: "soft", x: xOf(e), y: 167, "text-anchor": "middle" }, String(e))), s("text", { class: "soft", x: xOf(about.epochs / 2), y: 167, "text-anchor": "middle" }, "epoch"),
       s("line", { class: "line", x1: xOf(epoch), x2: xOf(epoch), y1: 8, y2: 152, "stroke-width": 2 })];
-    for (const { side, values, first, thin } of lines) {
+    const heightOf = ({ scale }) => scale ? (v) => 152 - (v - scale[0]) / (scale[1] - scale[0]) * 140 : yOf;
+    for (const line of lines) {
+      const { side, values, first, thin } = line, yOf = heightOf(line);
       const style = { fill: "none", stroke: `var(--${side})`, "stroke-width": thin ? 1.5 : 2.5, "stroke-dasharray": thin ? "1.5 3.5" : side === "b" ? "7 4" : "none" };
-      parts.push(s("path", { ...style, d: path(values, first), opacity: .35 }), s("path", { ...style, d: path(values.slice(0, Math.max(0, epoch - first + 1)), first) }));
+      parts.push(s("path", { ...style, d: path(values, first, yOf), opacity: .35 }), s("path", { ...style, d: path(values.slice(0, Math.max(0, epoch - first + 1)), first, yOf) }));
       if (epoch < first || thin) continue;
       const x = xOf(epoch), y = yOf(values[epoch - first]);
       parts.push(side === "a" ? s("circle", { cx: x, cy: y, r: 5, fill: "var(--a)" }) : s("rect", { x: x - 5, y: y - 5, width: 10, height: 10, fill: "var(--b)" }));
     }
-    const ends = lines.filter((l) => !l.thin).map((l) => ({ side: l.side, y: yOf(l.values.at(-1)) })).sort((l, m) => l.y - m.y);
+    const ends = lines.filter((l) => !l.thin).map((l) => ({ side: l.side, y: heightOf(l)(l.values.at(-1)) })).sort((l, m) => l.y - m.y);
     if (ends.length === 2 && ends[1].y - ends[0].y < 13) { const mean = (ends[0].y + ends[1].y) / 2; ends[0].y = mean - 6.5; ends[1].y = mean + 6.5; }
     svg.replaceChildren(...parts, ...ends.map(({ side, y }) => s("text", { x: 320, y: y + 4, "font-weight": 700, style: `fill:var(--${side})` }, side.toUpperCase())));
     const said = lines.filter((l) => !l.thin && epoch >= l.first).map((l) => `run ${l.side.toUpperCase()} ${number(l.values[epoch - l.first])}`);
