@@ -120,9 +120,9 @@ EXPLORABLES.codebook = async () => {
     const toZ = svg.appendChild(s("line", { stroke: "var(--lit)", "stroke-width": 4 }));
     const toWord = svg.appendChild(s("line", { stroke: "var(--blue)", "stroke-width": 2, "stroke-dasharray": "4 3" }));
     const wordsAt = svg.appendChild(s("g"));
-    const f = svg.appendChild(s("g", { role: "button", "aria-roledescription": "point to drag" }, s("circle", { r: 10, fill: "var(--ink)", stroke: "var(--back)", "stroke-width": 2 }), s("text", { "text-anchor": "middle", y: 4, style: "fill:var(--back);font-weight:700" }, "f")));
     const z = svg.appendChild(s("g", { "pointer-events": "none" }, ...[["var(--back)", 6], ["var(--lit)", 3]].map(([stroke, width]) => s("path", { d: "M0-16 16 0 0 16-16 0Z", fill: "none", stroke, "stroke-width": width })),
-      s("text", { x: 11, y: -12, style: "font-weight:700;paint-order:stroke;stroke:var(--back);stroke-width:3px" }, "z")));  // a frame, so that it hides neither f nor a word
+      s("text", { x: 11, y: -12, style: "font-weight:700;paint-order:stroke;stroke:var(--back);stroke-width:3px" }, "z")));  // a frame, so that it does not hide a word
+    const f = svg.appendChild(s("g", { role: "button", "aria-roledescription": "point to drag" }, s("circle", { r: 10, fill: "var(--ink)", stroke: "var(--back)", "stroke-width": 2 }), s("text", { "text-anchor": "middle", y: 4, style: "fill:var(--back);font-weight:700" }, "f")));
     const back = (px, py) => [px / UNIT + LEFT, TOP - py / UNIT];
     draggable(svg, f, (px, py) => api.set({ happened: "", f: inView(back(px, py)) }), (dx, dy) => api.set({ happened: "", f: inView([api.state.f[0] + dx * .03, api.state.f[1] - dy * .03]) }));
     const lossAt = (M, K) => number(best[M - 1][LEVELS.indexOf(K)][1], 2);

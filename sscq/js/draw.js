@@ -164,8 +164,9 @@ EXPLORABLES.draw = async (packed) => {
     const more = digits.unlike.filter((v) => v > differs).length / digits.unlike.length, percent = `${Math.max(1, Math.round(more * 100))} %`;
     const less = `${percent} of test digits look less like the most similar of their ten answers`;
     const sure = more === 0 ? "but no test digit looks so little like the most similar of its ten answers: this is nothing that the model knows, and it gives a code to anything"
+      : missed ? more < .05 ? `and only ${less}, so it is an unusual digit` : `and ${less}, so by pixels nothing looks wrong`
       : more < .05 ? `but only ${less}, so the drawing is unusual, and whether the answers are right cannot be told from that`
-      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${less}, so it looks like ${query && missed ? "what the model knows, although its first answer is wrong" : "a digit it knows"}`;
+      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${less}, so it looks like a digit it knows`;
     const ties = tied > 1 && state.by === "code" ? ` ${tied} pictures share the first answer's code, so their sums are equal${tied > 10 ? " and which ten of them you see means nothing" : " and their order means nothing"}.` : "";
     return `${truth}The nearest words of f are ${code.slice(0, -1).join(", ")} and ${code[M - 1]}: that is the code it would be stored as. ${n === 10 ? "All ten answers are" : n === 1 ? "One of the ten answers is" : `${WORDS[n][0].toUpperCase() + WORDS[n].slice(1)} of the ten answers are`} ${aDigit(most)}, ${sure}.${ties}`;
   }
