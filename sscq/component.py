@@ -166,24 +166,28 @@ def digits_data(
     fails = data.database.known_labels[first] != labels
     right = [int((~fails & (labels == label)).nonzero()[0]) for label in range(10)]
     chosen = torch.arange(300) if network else torch.tensor(fails.nonzero().flatten().tolist() + right)
+    apart = torch.cdist(f, model.embed(data.database.images))
+    short = distances.argsort(stable=True)[:, :50]
+    refined = short.gather(1, apart.gather(1, short).argsort(stable=True)[:, :10])
+    exact = apart.argsort(stable=True)[:, :10]
+    firsts = dict(code=first, exact=exact[:, 0], refined=refined[:, 0])
     images = torch.cat([in_memory(data.database.images), in_memory(data.query.images)[chosen]]).flatten(1).numpy()
     counts = np.rint(images.astype(np.float32) / 255 * 16).astype(np.uint8)
     found = dict(
         n=len(codes), pictures=_packed(counts.tobytes()), codes=_packed(codes.numpy().tobytes()),
         labels="".join(map(str, data.database.known_labels.tolist())),
         query_labels="".join(map(str, labels[chosen].tolist())), first=first[chosen].tolist(),
+        exact_first=exact[chosen, 0].tolist(), asked=len(labels),
+        failed={way: int((data.database.known_labels[ids] != labels).sum()) for way, ids in firsts.items()},
         books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
     )
     if network: return found | dict(unlike=_unlike(data, distances), model=dict(
         layers=layers, size=8, channels=1, weights=_text(weights), scales=_text(scales)))
-    apart = torch.cdist(f[chosen], model.embed(data.database.images))
-    short = distances[chosen].argsort(stable=True)[:, :50]
-    refined = short.gather(1, apart.gather(1, short).argsort(stable=True)[:, :10])
-    exact = apart.argsort(stable=True)[:, :10]
     def far(ids: torch.Tensor) -> list[float]:  # squared, as the sums of the code are
-        return [round(v, 2) for v in apart.gather(1, ids).square().flatten().tolist()]
-    return found | dict(vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact.flatten().tolist(),
-                        refined=refined.flatten().tolist(), exact_distances=far(exact), refined_distances=far(refined))
+        return [round(v, 2) for v in apart.gather(1, ids)[chosen].square().flatten().tolist()]
+    return found | dict(
+        vectors=_text(f[chosen].half().numpy().tobytes()), exact=exact[chosen].flatten().tolist(),
+        refined=refined[chosen].flatten().tolist(), exact_distances=far(exact), refined_distances=far(refined))
 
 # %% ../nbs/44_component.ipynb #0c743cae
 CORE = ("model", "component", "digits", "frame")

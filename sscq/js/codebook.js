@@ -3,7 +3,7 @@ import { gaussOf, hardAssign, randomOf, softAssign, softQuantize, decode, distan
 import { EXPLORABLES, draggable, h, number, put, s } from "./component.js";
 
 const N_POINTS = 400, LEFT = -1.55, TOP = 1.1, UNIT = 150, WIDE = 480, HIGH = 330;
-const LEVELS = [2, 4, 8, 16];
+const LEVELS = [2, 4, 8, 16], BESIDE = .46;  // of the way from a word to the next: just before the border
 const xOf = (x) => (x - LEFT) * UNIT, yOf = (y) => (TOP - y) * UNIT;
 const between = (v, low, high) => Math.max(low, Math.min(high, v));
 const rounded = (v) => Math.round(v * 1000) / 1000;
@@ -63,7 +63,7 @@ EXPLORABLES.codebook = async () => {
   const spec = {
     title: "Codebook",
     question: "A codebook replaces every point by the nearest of a few words. What does that lose, and how does a soft choice differ from a hard one?",
-    initial: { f: [.72, .28], tau: -1.3, K: 8, M: 1, seed: 4, words: firstWords },
+    initial: { f: [.62, .58], tau: -1.3, K: 8, M: 1, seed: 4, words: firstWords },
     accept(name, value) {
       const pair = (p, n) => Array.isArray(p) && p.length === n && p.every(Number.isFinite);
       if (name === "f") return pair(value, 2) ? inView(value) : undefined;
@@ -80,23 +80,23 @@ EXPLORABLES.codebook = async () => {
       { kind: "button", label: "Other first words", press: (api) => api.set({ happened: "", seed: api.state.seed + 1, words: begun(api.state.K, api.state.M, api.state.seed + 1) }) },
     ],
     tries: [
-      { label: "Put f on a border", run: (api) => api.set({ f: towardsBorder(api.state, .5), tau: -1.3, happened: "" }) },
+      { label: "Put f beside a border", run: (api) => api.set({ f: towardsBorder(api.state), tau: -1.3, happened: "" }) },
       { label: "Cool until z is a word", run: (api) => {
-        const f = towardsBorder(api.state, .46), most = softAssign(f, booksOf(api.state.words), 10 ** -1.3).reduce((product, row) => product * Math.max(...row), 1);
-        api.set({ f, tau: -3, happened: `Here, just beside a border, z takes ${Math.round(most * 100)} % of ${api.state.M === 1 ? "the nearest word" : "the nearest words"} at τ = 0.05; cooled, it takes one side.` });
+        const f = towardsBorder(api.state), most = softAssign(f, booksOf(api.state.words), 10 ** -1.3).reduce((product, row) => product * Math.max(...row), 1);
+        api.set({ f, tau: -3, happened: `f stands just beside a border, where z takes ${Math.round(most * 100)} % of ${api.state.M === 1 ? "the nearest word" : "the nearest words"} at τ = 0.05; only τ is smaller now.` });
       } },
-      { label: "Run k-means to its end", run: (api) => step(api, 40) },
+      { label: "Run k-means to its end", run: (api) => { api.set({ f: [...spec.initial.f], tau: spec.initial.tau }); step(api, 40); } },
     ],
-    terms: "A word, or codeword, is one of the points that may stand for others; a book, or codebook, is the list of them. f is the vector of one picture, here of two numbers; z is the soft choice, a mean of all words that weighs near ones more. The 400 grey points were drawn by chance along a bow.",
-    legend: [["round", "ink", "f"], ["round", "blue", "words; dashed: from f to the word that stands for it"], ["", "lit", "z, its line from f, and what it takes of each word and cell"], ["round", "soft", "the points that the loss is measured on"]],
+    terms: "A word, or codeword, is one of the points that may stand for others; a book, or codebook, is the list of them. f is the vector of one picture, here of two numbers; z is the soft choice, a mean of all words that weighs near ones more. Training uses z, because it moves with f and so has a gradient; it is never stored. A code stores the number of the nearest word alone. The 400 grey points were drawn by chance along a bow.",
+    legend: [["round", "ink", "f"], ["round", "blue", "words; dashed: from f to the word that stands for it"], ["frame", "lit", "z, and its line from f"], ["", "lit", "what z takes of each word and cell"], ["round", "soft", "the points that the loss is measured on"]],
     picture,
   };
 
-  function towardsBorder({ f, M, K, words }, share) {  // that share of the way from the nearest word to the next; half of it is the border
+  function towardsBorder({ f, M, K, words }) {  // from the nearest word towards the next; half of the way is the border
     const table = distanceTable(f, booksOf(words));
     return words.flatMap((book, m) => {
       const [a, b] = Array.from({ length: K }, (_, k) => k).sort((i, j) => table[m * K + i] - table[m * K + j]);
-      return book[a].map((v, i) => rounded(v + share * (book[b][i] - v)));
+      return book[a].map((v, i) => rounded(v + BESIDE * (book[b][i] - v)));
     });
   }
 
@@ -117,17 +117,19 @@ EXPLORABLES.codebook = async () => {
     const svg = s("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, width: WIDE, height: HIGH, role: "group", "aria-label": "The plane with its points, cells and words" });
     const cells = svg.appendChild(s("g", { "aria-hidden": "true" }));
     for (const [x, y] of points) svg.append(s("circle", { cx: xOf(x), cy: yOf(y), r: 1.7, fill: "var(--soft)", opacity: .65, "aria-hidden": "true" }));
+    const toZ = svg.appendChild(s("line", { stroke: "var(--lit)", "stroke-width": 4 }));
     const toWord = svg.appendChild(s("line", { stroke: "var(--blue)", "stroke-width": 2, "stroke-dasharray": "4 3" }));
-    const toZ = svg.appendChild(s("line", { stroke: "var(--lit)", "stroke-width": 2.5 }));
     const wordsAt = svg.appendChild(s("g"));
-    const z = svg.appendChild(s("path", { d: "M0-8 8 0 0 8-8 0Z", fill: "var(--lit)", stroke: "var(--back)", "stroke-width": 2 }));
-    const zName = svg.appendChild(s("text", { "font-weight": 700 }, "z"));
+    const z = svg.appendChild(s("g", { "pointer-events": "none" }, ...[["var(--back)", 6], ["var(--lit)", 3]].map(([stroke, width]) => s("path", { d: "M0-16 16 0 0 16-16 0Z", fill: "none", stroke, "stroke-width": width })),
+      s("text", { x: 11, y: -12, style: "font-weight:700;paint-order:stroke;stroke:var(--back);stroke-width:3px" }, "z")));  // a frame, so that it does not hide a word
     const f = svg.appendChild(s("g", { role: "button", "aria-roledescription": "point to drag" }, s("circle", { r: 10, fill: "var(--ink)", stroke: "var(--back)", "stroke-width": 2 }), s("text", { "text-anchor": "middle", y: 4, style: "fill:var(--back);font-weight:700" }, "f")));
     const back = (px, py) => [px / UNIT + LEFT, TOP - py / UNIT];
     draggable(svg, f, (px, py) => api.set({ happened: "", f: inView(back(px, py)) }), (dx, dy) => api.set({ happened: "", f: inView([api.state.f[0] + dx * .03, api.state.f[1] - dy * .03]) }));
+    const lossAt = (M, K) => number(best[M - 1][LEVELS.indexOf(K)][1], 2);
+    const bought = `At 4 bits one book of 16 words loses ${lossAt(1, 16)}, and two books of 4 lose ${lossAt(2, 4)}. Splitting saves words to train and distances to compute: 16 bits are four books of 16, 64 words in all, where one book would need 65,536.`;
     const weights = weightsOf(), curve = curveOf(), facts = h("table", { class: "numbers" });
     box.append(h("div", { class: "row" }, h("div", {}, h("h3", {}, "Drag f, and drag the words"), svg),
-      h("div", {}, h("h3", {}, "How much of each word z takes; bold: the nearest"), weights.svg, h("h3", { style: "margin-top:10px" }, "What the bits buy"), curve.svg), h("div", {}, facts)));
+      h("div", {}, h("h3", {}, "How much of each word z takes; bold: stored"), weights.svg, h("h3", { style: "margin-top:10px" }, "What the bits buy"), curve.svg, h("p", { class: "note", style: "width:400px;max-width:100%" }, bought)), h("div", {}, facts)));
     let handles = [], borders = "", handlesFor = "";
 
     function drawHandles({ M, K, words }) {
@@ -168,23 +170,24 @@ EXPLORABLES.codebook = async () => {
       if (state.words.length !== state.M || state.words[0].length !== state.K) { state.words = begun(state.K, state.M, state.seed); state.happened = ""; }
       const { M, K, words } = state, books = booksOf(words), tau = 10 ** state.tau;
       const shares = softAssign(state.f, books, tau), soft = softQuantize(state.f, books, tau), code = hardAssign(state.f, books), word = decode(code, books);
-      const apart = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]), loss = lossOf(points, words), bits = M * Math.log2(K);
+      const apart = (a, b) => (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2, loss = lossOf(points, words), bits = M * Math.log2(K);
       drawCells(state, shares);
       drawHandles(state);
       const [fx, fy, zx, zy] = [xOf(state.f[0]), yOf(state.f[1]), xOf(soft[0]), yOf(soft[1])];
       put(f, { transform: `translate(${fx} ${fy})`, "aria-label": `f at ${number(state.f[0])}, ${number(state.f[1])}; the arrow keys move it` });
       put(z, { transform: `translate(${zx} ${zy})` });
-      put(zName, { x: zx + 10, y: zy - 8 });
       put(toZ, { x1: fx, y1: fy, x2: zx, y2: zy });
       put(toWord, { x1: fx, y1: fy, x2: xOf(word[0]), y2: yOf(word[1]) });
       weights.show(shares, code);
       curve.show(bits, loss);
       facts.replaceChildren(h("caption", { class: "hidden" }, "Numbers of this state"), h("tbody", {}, ...[
-        ["books × words", `${M} × ${K}`], ["dimensions a book, d", 2 / M], ["bits a point, M log₂ K", bits], ["mean squared loss of 400 points", number(loss)], ["f to its word (lost by the code)", number(apart(state.f, word), 2)],
-        ["f to z", number(apart(state.f, soft), 2)], ["z to the word", number(rounded(apart(soft, word)), 2)]].map(([what, v]) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, String(v))))));
+        ["books × words", `${M} × ${K}`], ["dimensions a book, d", 2 / M], ["bits a point, M log₂ K", bits], ["mean squared loss of 400 points", number(loss)], ["squared loss of this f", number(apart(state.f, word), 2)],
+        ["f to z (not stored), squared", number(apart(state.f, soft), 2)], ["z to the word, squared", number(rounded(apart(soft, word)), 2)]].map(([what, v]) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, String(v))))));
       const most = shares.reduce((product, row) => product * Math.max(...row), 1), where = code.length === 1 ? `word ${code[0]}` : `words ${code.join(" and ")}`;
-      const mixture = most > .98 ? `z takes ${most > .9995 ? "all" : "nearly all"} of it from there, so soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
-        : `z takes ${Math.round(most * 100)} % from there and the rest from others, so it lies between words and moves smoothly with f`;
+      const table = distanceTable(state.f, books), gaps = code.map((k, m) => Math.min(...words[m].flatMap((_, j) => j === k ? [] : [table[m * K + j] - table[m * K + k]])));
+      const gap = Math.min(...gaps), cold = `the squared distance to the next word is larger by ${number(gap, 2)}, ${number(gap / tau, 2)} times τ`;
+      const mixture = most > .98 ? `${cold}, so z takes ${most > .9995 ? "all" : "nearly all"} of it from there, and soft and hard choice are nearly the same` : most < 1.5 / K ** M ? `z takes about equally much of all words, so it says little of f`
+        : `${cold}, so z takes ${Math.round(most * 100)} % from there and the rest from others: it lies between words and moves smoothly with f`;
       return `${state.happened ? `${state.happened} ` : ""}f is in the cell of ${where}: with ${bits} bits that is all that is stored of it. At τ = ${number(tau, 2)} ${mixture}.`;
     };
   }

@@ -1,6 +1,8 @@
 // The digits as Python handed them over: pictures, codes, codebooks, queries.
 import { bytesOf, halves, network, unzipped } from "./model.js";
 
+export function aDigit(v) { return `${v === 8 ? "an" : "a"} ${v}`; }
+
 export async function digitsOf(packed) {
   const { M, K, d } = packed.books, all = await unzipped(bytesOf(packed.pictures)), n = packed.n;
   const codes = await unzipped(bytesOf(packed.codes));
@@ -10,6 +12,6 @@ export async function digitsOf(packed) {
     books: { M, K, d, words: new Float32Array(bytesOf(packed.books.words).buffer) }, codes, labels, pictures, unlike: packed.unlike,
     embed: packed.model && network(packed.model, bytesOf(packed.model.weights), bytesOf(packed.model.scales)),
     vectors: packed.vectors && halves(bytesOf(packed.vectors)),
-    queries: asked.map((label, i) => ({ label, counts: pictures(n + i), first: packed.first[i] })),
+    queries: asked.map((label, i) => ({ label, counts: pictures(n + i), first: packed.first[i], exact: packed.exact_first[i] })),
   };
 }

@@ -1,7 +1,7 @@
 // Draw a digit: what happens to a picture on its way to its answers.
 import { adc, countsOf, countsOfPicture, distanceTable, hardAssign, nearest, pixelsOf, squared } from "./model.js";
 import { distancesOf, EXPLORABLES, h, number, paint, put, s } from "./component.js";
-import { digitsOf } from "./digits.js";
+import { aDigit, digitsOf } from "./digits.js";
 
 const THREE = [[[.28, .16], [.42, .08], [.6, .09], [.72, .2], [.7, .34], [.58, .44], [.45, .48], [.6, .5], [.74, .6], [.75, .76], [.63, .9], [.45, .93], [.28, .84]]];
 const FOUR = [[[.36, .08], [.31, .3], [.28, .5], [.5, .51], [.72, .48]], [[.7, .08], [.69, .4], [.66, .92]]];
@@ -44,11 +44,11 @@ EXPLORABLES.draw = async (packed) => {
       } },
       { label: "A scribble", set: { strokes: SCRIBBLE } },
     ],
-    terms: `A network makes ${M * d} numbers of a picture, the vector f, in ${M} parts. For each part there is a book of ${K} words, typical values of that part; what is stored of a picture is the number of the nearest word in each book, ${M} numbers in all.`,
+    terms: `A network makes ${M * d} numbers of a picture, the vector f, in ${M} parts. For each part there is a book of ${K} words, vectors of ${d} numbers that training has set; what is stored of a picture is the number of the nearest word in each book: ${M} numbers, its code. Your drawing keeps its f: a search adds up the squared distances from f's parts to the words that a picture's code names.`,
     legend: [["frame", "lit", "chosen: the nearest word of each part, and the answer that is explained"], ["dashed", "bad", "an answer of another digit than a test digit's own"]],
     note: "As in the collection, ink is dark on light paper, and a drawing is scaled to full height and centred before it becomes 8×8 counts of ink. "
       + "Labels were never seen in training; they stand under the answers so that you can judge them. "
-      + "Sums of different pictures cannot be compared, so whether to trust the answers is judged by pixels: how far the drawing is from the most similar of the ten. "
+      + "The search sees no pixels. They only serve to check its answers: how far the drawing is, in pixels, from the most similar of the ten, and for how many test digits that is farther. "
       + "The first stroke on an example begins a drawing of yours. Your drawing stays in this page.",
     picture,
   };
@@ -90,7 +90,7 @@ EXPLORABLES.draw = async (packed) => {
     const pen = h("canvas", { class: "pen", width: 400, height: 400, tabindex: 0, role: "img" });
     const small = h("canvas", { class: "digit", style: "width:112px;height:112px", role: "img" });
     const bars = barsOf(), table = distancesOf(M, K);
-    const list = h("ul", { class: "answers" }), other = h("p", { class: "note" });
+    const list = h("ul", { class: "answers" }), scale = h("p", { class: "note" }), other = h("p", { class: "note" }), paper = h("h3");
     const why = h("div", { class: "card" });
     const slots = Array.from({ length: 10 }, (_, i) => {
       const canvas = h("canvas", { class: "digit", "aria-hidden": "true" }), text = h("span");
@@ -102,17 +102,17 @@ EXPLORABLES.draw = async (packed) => {
     for (const i of failures) {
       const q = digits.queries[i], canvas = paint(h("canvas", { class: "digit", "aria-hidden": "true" }), q.counts);
       strip.append(h("li", {}, h("button", { type: "button", onclick: () => api.set({ ...structuredClone(spec.initial), strokes: [], query: i, counts: textOf(q.counts) }) },
-        canvas, `a ${q.label}, finds a ${digits.labels[q.first]}`)));
+        canvas, `${aDigit(q.label)}, finds ${aDigit(digits.labels[q.first])}`)));
     }
     box.append(
       h("div", { class: "row" },
-        h("div", {}, h("h3", {}, "1 Your drawing: draw here"), pen),
+        h("div", {}, paper, pen),
         h("div", {}, h("h3", {}, "2 As the network sees it"), small, h("p", { class: "note" }, "8×8 counts of ink")),
         h("div", {}, h("h3", {}, `3 The vector f, in ${M} parts`), bars.svg),
-        h("div", {}, h("h3", {}, `4 Distance of each part to its ${K} words`), table.svg)),
+        h("div", {}, h("h3", {}, `4 Squared distance of each part to its ${K} words`), table.svg)),
       h("div", { class: "row" },
-        h("div", { style: "width:370px" }, h("h3", {}, "5 The ten nearest of 1,497"), list, other),
-        h("div", {}, h("h3", {}, "Why this answer, and what would change it"), why)),
+        h("div", { style: "width:370px" }, h("h3", {}, "5 The ten nearest of 1,497"), list, scale, other),
+        h("div", {}, h("h3", {}, "Why this answer, and what the nearest border would change"), why)),
       h("details", {}, h("summary", {}, `All ${failures.length} of ${digits.queries.length} test digits whose first answer is another digit`), strip));
     penOf(pen, api);
     later(() => api.draw());
@@ -124,12 +124,13 @@ EXPLORABLES.draw = async (packed) => {
       put(small, { "aria-label": `The 8 by 8 picture, ${counts.filter((v) => v).length} of its 64 squares have ink` });
       if (text !== known) { f = embed(pixelsOf(counts)); known = text; }
       const blank = !counts.some((v) => v);
+      paper.textContent = state.query >= 0 ? "1 A test digit: draw over it" : state.counts ? "1 Your picture: draw over it" : "1 Your drawing: draw here";
       const distances = distanceTable(f, books), code = hardAssign(f, books);
       bars.show(f, blank);
       table.show(distances, code, { ringed: !blank, faint: blank, label: `the nearest words are ${code.join(", ")}` });
       list.hidden = why.hidden = blank;
       if (blank) {
-        other.textContent = "";
+        other.textContent = scale.textContent = "";
         return "The paper is blank, so there is nothing to search for: draw with the pointer, or focus the paper and use the arrow keys, Space puts the pen down.";
       }
       const sums = adc(distances, codes, K, M), byCode = nearest(sums, 10);
@@ -146,36 +147,51 @@ EXPLORABLES.draw = async (packed) => {
       });
       const same = byVector ? byVector.filter((id) => byCode.includes(id)).length : 0;
       other.textContent = byVector ? `By the code's ${M} numbers and by all ${M * d} numbers of f, ${WORDS[same]} of the ten answers are the same.`
-        : `Answers by the code and by f can be compared once f of all ${codes.length / M} pictures is computed in this page: ${vectors.length} are.`;
-      explain(why, shown[state.answer], distances, code);
+        : `Which answers f gives is known once this page has computed f of all ${codes.length / M} pictures; so far it has ${vectors.length}.`;
+      const length = squared(f, new Float64Array(M * d));
+      scale.textContent = state.by === "exact" && far ? "Squared distances of f to the f of each picture; the code's sums are on another scale."
+        : `Sums grow with the squared length of f, here ${length.toFixed(1)}, so a small one is no sign of a good answer: compare them among these ten only.`;
+      explain(why, shown[state.answer], distances, code, f, byCode);
       const differs = Math.sqrt(Math.min(...byCode.map((id) => squared(digits.pictures(id), counts))));
-      return sentence(code, shown.map((id) => digits.labels[id]), differs, state, sums.filter((v) => v === sums[byCode[0]]).length);
+      return sentence(code, shown, differs, state, sums.filter((v) => v === sums[byCode[0]]).length);
     };
   }
 
-  function sentence(code, labels, differs, state, tied) {
-    const votes = labels.reduce((all, label) => all.set(label, (all.get(label) ?? 0) + 1), new Map());
-    const [most, n] = [...votes].sort((a, b) => b[1] - a[1])[0];
-    const truth = state.query >= 0 ? `This is a test digit, a ${digits.queries[state.query].label}. ` : "";
+  function sentence(code, ids, differs, state, tied) {
+    const [most, n] = countsBy(ids)[0];
+    const query = digits.queries[state.query], by = query && digits.labels[query.exact], missed = query && digits.labels[query.first] !== query.label;
+    const truth = !query ? "" : `This is a test digit, ${aDigit(query.label)}${missed ? `, and its first answer by the code is ${aDigit(digits.labels[query.first])}: one of ${failures.length} such mistakes in ${digits.queries.length}, and ${by === query.label ? `the code's, because f finds ${aDigit(by)}` : `the network's, because f finds ${aDigit(by)} as well`}` : ""}. `;
     const more = digits.unlike.filter((v) => v > differs).length / digits.unlike.length, percent = `${Math.max(1, Math.round(more * 100))} %`;
-    const sure = more === 0 ? "but by pixels even the most similar of the ten is farther off than for any test digit: this is nothing that the model knows, and it gives a code to anything"
-      : more < .05 ? `but by pixels the most similar of the ten is far off, farther for only ${percent} of test digits, so do not trust it much`
-      : n < 6 ? "but the answers disagree, so it is not sure" : `and by pixels the most similar of the ten is close, farther off for ${percent} of test digits, so it looks like a digit it knows`;
-    const ties = tied > 1 ? ` ${tied} pictures share the first answer's code, so their sums are equal.` : "";
-    return `${truth}The four parts of f name words ${code.slice(0, -1).join(", ")} and ${code[M - 1]}: that is the code. ${n === 10 ? "All ten answers are" : n === 1 ? "One of the ten answers is" : `${WORDS[n][0].toUpperCase() + WORDS[n].slice(1)} of the ten answers are`} a ${most}, ${sure}.${ties}`;
+    const less = `${percent} of test digits look less like the most similar of their ten answers`;
+    const sure = more === 0 ? "but no test digit looks so little like the most similar of its ten answers: this is nothing that the model knows, and it gives a code to anything"
+      : missed ? more < .05 ? `and only ${less}, so it is an unusual digit` : `and ${less}, so by pixels nothing looks wrong`
+      : more < .05 ? `but only ${less}, so the drawing is unusual, and whether the answers are right cannot be told from that`
+      : n < 6 ? "but the answers disagree, so it is not sure" : `and ${less}, so it looks like a digit it knows`;
+    const ties = tied > 1 && state.by === "code" ? ` ${tied} pictures share the first answer's code, so their sums are equal${tied > 10 ? " and which ten of them you see means nothing" : " and their order means nothing"}.` : "";
+    return `${truth}The nearest words of f are ${code.slice(0, -1).join(", ")} and ${code[M - 1]}: that is the code it would be stored as. ${n === 10 ? "All ten answers are" : n === 1 ? "One of the ten answers is" : `${WORDS[n][0].toUpperCase() + WORDS[n].slice(1)} of the ten answers are`} ${aDigit(most)}, ${sure}.${ties}`;
   }
 
-  function explain(card, id, distances, code) {
+  function explain(card, id, distances, code, f, byCode) {
     const theirs = Array.from(codes.subarray(id * M, id * M + M));
     const rows = theirs.map((k, m) => {
       const second = Array.from({ length: K }, (_, j) => j).filter((j) => j !== code[m]).reduce((a, b) => distances[m * K + a] <= distances[m * K + b] ? a : b);
       return [m + 1, code[m], k, distances[m * K + k], second, distances[m * K + second] - distances[m * K + code[m]]];
     });
-    const total = rows.reduce((sum, r) => sum + r[3], 0), close = rows.reduce((a, b) => a[5] <= b[5] ? a : b);
+    const total = rows.reduce((sum, r) => sum + r[3], 0), close = rows.reduce((a, b) => a[5] <= b[5] ? a : b), moved = across(f, close);
+    const found = nearest(adc(distanceTable(moved, books), codes, K, M), 10), stay = found.filter((i) => byCode.includes(i)).length, [most, n] = countsBy(found)[0];
     card.replaceChildren(h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Why this answer" }, h("table", { class: "numbers" },
-      h("thead", {}, h("tr", {}, ...["part", "your word", "answer's word", "distance", "your next word", "it is farther by"].map((t) => h("th", { scope: "col" }, t)))),
-      h("tbody", {}, ...rows.map((r) => h("tr", {}, h("th", { scope: "row" }, String(r[0])), ...[r[1], r[2], r[3].toFixed(3), r[4], r[5].toFixed(3)].map((v) => h("td", {}, String(v)))))))),
-      h("p", { class: "note" }, `The four distances add up to ${total.toFixed(3)}. Part ${close[0]} is the nearest to a change: a drawing that moves it a little would make it word ${close[4]} instead of ${close[1]}.`));
+      h("thead", {}, h("tr", {}, ...["part", "answer's word", "squared distance of f", "nearest word of f", "next word", "farther by"].map((t) => h("th", { scope: "col" }, t)))),
+      h("tbody", {}, ...rows.map((r) => h("tr", {}, h("th", { scope: "row" }, String(r[0])), ...[r[2], r[3].toFixed(3), r[1], r[4], r[5].toFixed(3)].map((v) => h("td", {}, String(v)))))))),
+      h("p", { class: "note" }, `The distances to the answer's four words add up to ${total.toFixed(3)}. Part ${close[0]} is nearest to a border: moved just across it, f would be stored with word ${close[4]} instead of ${close[1]}, `
+        + `${stay === 10 ? "and the ten answers by the code stay the same" : `pictures whose codes differ in these two words alone would change places, ${stay ? `${WORDS[stay]} of the ten answers by the code would stay` : "no answer by the code would stay"}, and ${n === 10 ? "all ten" : WORDS[n]} would be ${aDigit(most)}`}.`));
+  }
+
+  function countsBy(ids) { return [...ids.reduce((all, i) => all.set(digits.labels[i], (all.get(digits.labels[i]) ?? 0) + 1), new Map())].sort((a, b) => b[1] - a[1]); }
+
+  function across(f, [part, near, , , next, farther]) {  // f with that part moved straight over the border between two words, by a thousandth of the way
+    const m = part - 1, word = (k) => books.words.subarray((m * K + k) * d, (m * K + k + 1) * d), way = word(next).map((v, i) => v - word(near)[i]);
+    const share = (farther / 2 / squared(word(next), word(near))) * 1.001 + 1e-6;
+    return Float64Array.from(f, (v, i) => Math.floor(i / d) === m ? v + share * way[i - m * d] : v);
   }
 
   function barsOf() {
