@@ -177,11 +177,11 @@ def digits_data(
         n=len(codes), pictures=_packed(counts.tobytes()), codes=_packed(codes.numpy().tobytes()),
         labels="".join(map(str, data.database.known_labels.tolist())),
         query_labels="".join(map(str, labels[chosen].tolist())), first=first[chosen].tolist(),
-        exact_first=exact[chosen, 0].tolist(), asked=len(labels),
+        asked=len(labels),
         failed={way: int((data.database.known_labels[ids] != labels).sum()) for way, ids in firsts.items()},
         books=dict(M=M, K=K, d=d, words=_text(books.numpy().tobytes())),
     )
-    if network: return found | dict(unlike=_unlike(data, distances), model=dict(
+    if network: return found | dict(unlike=_unlike(data, distances), exact_first=firsts["exact"].tolist(), model=dict(
         layers=layers, size=8, channels=1, weights=_text(weights), scales=_text(scales)))
     def far(ids: torch.Tensor) -> list[float]:  # squared, as the sums of the code are
         return [round(v, 2) for v in apart.gather(1, ids)[chosen].square().flatten().tolist()]

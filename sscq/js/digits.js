@@ -12,6 +12,6 @@ export async function digitsOf(packed) {
     books: { M, K, d, words: new Float32Array(bytesOf(packed.books.words).buffer) }, codes, labels, pictures, unlike: packed.unlike,
     embed: packed.model && network(packed.model, bytesOf(packed.model.weights), bytesOf(packed.model.scales)),
     vectors: packed.vectors && halves(bytesOf(packed.vectors)),
-    queries: asked.map((label, i) => ({ label, counts: pictures(n + i), first: packed.first[i], exact: packed.exact_first[i] })),
+    queries: asked.map((label, i) => ({ label, counts: pictures(n + i), first: packed.first[i], exact: (packed.exact_first ?? packed.exact)[packed.exact_first ? i : 10 * i] })),
   };
 }

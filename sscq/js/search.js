@@ -79,7 +79,7 @@ EXPLORABLES.search = async (packed) => {
       sum.textContent = `Picture ${item}, ${aDigit(labels[item])}, is stored as ${code.join(", ")}${state.parts < M ? `, of which the first ${state.parts === 1 ? "is" : `${state.parts} are`} used` : ""}. ${state.parts === 1 ? "Its entry in the table is" : "Its entries in the table are"} ${terms.map((v) => v.toFixed(2)).join(" + ")}${state.parts > 1 ? ` = ${terms.reduce((a, b) => a + b, 0).toFixed(2)}` : ""}.`;
       dots.show(sums, byCode, item, query.label);
       const least = full.reduce((sum, v, i) => i % K ? sum : sum + Math.min(...full.subarray(i, i + K)), 0).toFixed(2);
-      scale.textContent = far ? `These distances are small beside the code's sums, because f is far from all words: the nearest words of its ${M} parts make a sum of ${least}. The two are different scales.`
+      scale.textContent = far ? `These distances and the code's sums are different scales: f is far from all words, so that the nearest of its ${M} parts alone make a sum of ${least}.`
         : "The sums put the answers to this query in order. Sums of different queries cannot be compared: a smaller one is no better answer.";
       panels.forEach((panel, i) => { panel.style.opacity = i < state.step ? 1 : .15; });
       ranks.style.opacity = state.step < 4 ? .15 : 1;
@@ -97,10 +97,10 @@ EXPLORABLES.search = async (packed) => {
     const began = good && right === 10 ? `All ten answers to this ${query.label} are ${aDigit(query.label)}.` : good ? `${right} of the ten answers to this ${query.label} are ${aDigit(query.label)}.`
       : `A failure: the first answer to this ${query.label} is ${aDigit(first)}, and ${right || "none"} of the ten ${right > 1 ? "are" : "is"} right.`;
     const tie = tied < 2 ? "" : chance ? ` ${tied} pictures tie for the first place, and ${among} of them ${among > 1 ? "are" : "is"} ${aDigit(query.label)}, so which comes first is chance.` : ` ${tied} pictures tie for the first place, so their order means nothing.`;
-    const fails = ` Of all ${packed.asked} queries, ${packed.failed.exact} fail at the first answer by the whole vector, and ${packed.failed.code} by the code.`;
+    const fails = ` Of all ${packed.asked} queries, ${packed.failed[state.by]} fail at the first answer by ${ways[state.by]}, and ${packed.failed.code} by the code.`;
     const vector = labels[exact[0]], other = labels[byCode[0]];
     if (code) return began + tie + (good || state.parts < M ? "" : vector === query.label ? ` By the whole vector the first answer is ${aDigit(vector)}, so the code is to blame.` : ` By the whole vector it is ${aDigit(vector)} too, so the network is to blame, not the code.`);
-    if (state.by === "refined") return `${began} The code picked 50, and the distances of their vectors put them in order; panels 1 to 3 show the code. Of all ${packed.asked} queries, ${packed.failed.refined} fail so, and ${packed.failed.code} by the code alone.`;
+    if (state.by === "refined") return `${began} The code picked 50, and the distances of their vectors put them in order; panels 1 to 3 show the code.${fails}`;
     const blame = state.parts < M || other === query.label ? "" : good ? ` By the code the first is ${aDigit(other)}, so the code is to blame for that.` : ` By the code the first is ${aDigit(other)}${other === first ? " too" : ""}, so the network is to blame, not the code.`;
     const kept = state.parts < M || blame ? "" : ` By the code, ${shared} of these ten have a sum as small as its tenth answer.`;
     return `${began}${blame}${kept}${fails} Panels 1 to 3 show the code, which plays no part here.`;
