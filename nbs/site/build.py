@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import rjsmin
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -152,11 +153,7 @@ def explorable(site: "Site", name: str, frame: str, page: str) -> str:
     kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
     program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
     kept = m[1] if (m := re.search(r'id="kept">(.*?)</script>', document)) else "{}"  # the state that it begins with
-    program = gzip.decompress(base64.b64decode(program)).decode()
-    program = re.sub(r"^(?:async )?function (?:parsed|framed)\(.*?^}\n", "", program.replace(", sscqFramed: framed", ""), flags=re.M | re.S)  # no frame here
-    program = re.sub(r"^(?: +|// .*\n|\n)|  // .*$", "", program, flags=re.M)
-    for signs, short in ((r" (=>|===|!==|&&|\|\|) ", r"\1"), (r"\) {", "){"), (r"(\b(?:const|let) \w+) = ", r"\1=")):  # no text of a page contains them
-        program = re.sub(signs, short, program)
+    program = rjsmin.jsmin(gzip.decompress(base64.b64decode(program)).decode())
     code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
     site.write(f"static/explorables/{code}", program.encode())
     site.write(f"static/explorables/{name}.js", f'sscqMount(document.getElementById("explorable-{name}"), "{kind}", {data}, {{ kept: {kept} }});\n'.encode())
