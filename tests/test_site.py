@@ -19,6 +19,8 @@ from build import LINK, MOVED, NBS, WINGS, Site, examples, exports, first_senten
 from formulas import mathml  # noqa: E402
 from graph import floors, graph, needed  # noqa: E402
 
+from sscq.component import Explorable  # noqa: E402
+
 PLOTLY = "application/vnd.plotly.v1+json"
 PARTS = notebooks()
 NOTEBOOKS = [nb for part in PARTS.values() for nb in part]
@@ -465,6 +467,26 @@ def test_explorables_are_part_of_their_page(tab, address, nb):
     said = first.locator(".said").text_content()
     first.get_by_role("group", name="Try this").get_by_role("button").first.click()
     tab.wait_for_function("([e, text]) => e.textContent !== text", arg=[first.locator(".said").element_handle(), said])
+
+
+EXPLORED = {"search": "10_search", "draw": "48_retrieval", "codebook": "04_codebook", "contrast": "05_contrastive", "neighbors": "07_neighbors",
+            "collapse": "06_diversity", "training": "47_playground"}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", EXPLORED)
+def test_a_shortened_program_says_what_the_whole_one_says(browser, address, tmp_path, name):
+    texts, page = [], browser.new_page()
+    for url in (f"{address}/{EXPLORED[name]}.html", Explorable(name).save(tmp_path / "whole.html").as_uri()):
+        page.goto(url)
+        page.wait_for_function("() => document.querySelector('[id^=explorable]')?.shadowRoot?.querySelector('.said')?.textContent")
+        before = None
+        while (now := page.evaluate("document.querySelector('[id^=explorable]').shadowRoot.textContent")) != before:
+            before = now
+            page.wait_for_timeout(200)
+        texts.append(now)
+    assert texts[0] == texts[1] != ""
+    page.close()
 
 
 @pytest.mark.browser

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import rjsmin
+import minify
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -153,7 +153,7 @@ def explorable(site: "Site", name: str, frame: str, page: str) -> str:
     kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
     program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
     kept = m[1] if (m := re.search(r'id="kept">(.*?)</script>', document)) else "{}"  # the state that it begins with
-    program = rjsmin.jsmin(gzip.decompress(base64.b64decode(program)).decode())
+    program = minify.string("text/javascript", gzip.decompress(base64.b64decode(program)).decode())
     code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
     site.write(f"static/explorables/{code}", program.encode())
     site.write(f"static/explorables/{name}.js", f'sscqMount(document.getElementById("explorable-{name}"), "{kind}", {data}, {{ kept: {kept} }});\n'.encode())
