@@ -45,7 +45,7 @@ def axe():
     return wrong
 
 
-LONGEST = ("test_tutorials.py", "test_lab.py", "test_notebooks.py")
+LONGEST = ("test_tutorials.py", "test_notebooks.py", "test_site.py", "test_lab.py", "test_cli.py", "test_explorables.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -31,8 +31,8 @@ def test_tutorial(lab, name):
         notebook.ran()
         for i, kind in enumerate(found := notebook.explorers()):
             explorer = notebook.explorer(kind, found[:i].count(kind))
-            for control in labelled(explorer).values():
-                if control.kind in ("button", "upload"): continue
+            for called, control in labelled(explorer).items():
+                if control.kind in ("button", "upload") or kind == "training" and called in ("preset", "hand", "live"): continue  # test_lab has these
                 before = explorer.shows()
                 control.move()
                 if kind != "training": explorer.wait(lambda e=explorer, b=before: e.shows() != b, f"{control.name} changes nothing")
