@@ -344,13 +344,19 @@ def address(site):
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def window(browser, address):
-    "One page for most tests, since a fresh one has to read plotly anew; and what went wrong in it"
+def watched(browser, address) -> tuple:
+    "A page, and what goes wrong in it"
     page, problems = browser.new_page(viewport=dict(width=1280, height=900)), []
     page.on("pageerror", lambda e: problems.append(f"{page.url}: {e}"))
     page.on("console", lambda m: m.type in ("error", "warning") and problems.append(f"{page.url}: {m.text}"))
     page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or problems.append(f"request to {r.url}"))
+    return page, problems
+
+
+@pytest.fixture(scope="module")
+def window(browser, address):
+    "One page for most tests, since a fresh one has to read plotly anew; and what went wrong in it"
+    page, problems = watched(browser, address)
     yield page, problems
     page.close()
 
@@ -361,6 +367,15 @@ def tab(window):
     page, problems = window
     problems.clear()
     yield page
+    assert not problems
+
+
+@pytest.fixture
+def tab_without_cache(browser, address):
+    "For what is weighed: nothing that an earlier test loaded is there. It must raise no error and ask nothing of anyone else"
+    page, problems = watched(browser, address)
+    yield page
+    page.close()
     assert not problems
 
 
@@ -489,15 +504,21 @@ def test_a_shortened_program_says_what_the_whole_one_says(browser, address, tmp_
     page.close()
 
 
+def bytes_of(responses: list) -> list[tuple[str, int]]:
+    "Asked for when a page has come to rest: whoever asks while answers arrive waits inside of what waits, and loses some"
+    return [(r.url, len(r.body())) for r in responses]
+
+
 @pytest.mark.browser
-def test_the_front_page_answers_before_it_explains(tab, address):
-    sizes = {}
+def test_the_front_page_answers_before_it_explains(tab_without_cache, address):
+    tab, seen = tab_without_cache, []
     tab.goto("about:blank")
-    tab.on("response", look := lambda r: sizes.__setitem__(r.url, len(r.body())))
+    tab.on("response", look := lambda r: seen.append(r))
     tab.goto(f"{address}/index.html")
     tab.wait_for_function(MOUNTED, timeout=60_000)
     tab.wait_for_load_state("networkidle")
     tab.remove_listener("response", look)
+    sizes = dict(bytes_of(seen))
     assert sum(sizes.values()) <= 300_000 and not [url for url in sizes if re.search("plotly|mathjax|tex-svg", url)], sizes
     first = tab.locator(".explorable")
     top = first.bounding_box()["y"]
@@ -509,25 +530,25 @@ def test_the_front_page_answers_before_it_explains(tab, address):
 
 
 @pytest.mark.browser
-def test_plotly_waits_for_a_reader_and_comes_once(tab, address):
+def test_plotly_waits_for_a_reader_and_comes_once(tab_without_cache, address):
     "What is near the screen is drawn at the first sign of interest; other figures wait until they are near"
-    loaded = []
+    tab, seen = tab_without_cache, []
     tab.goto("about:blank")
-    tab.on("response", look := lambda r: loaded.append((r.url.removeprefix(address), len(r.body()))))
+    tab.on("response", look := lambda r: seen.append(r))
     tab.goto(f"{address}/04_codebook.html")
     tab.wait_for_load_state("networkidle")
-    before = dict(loaded)
+    before = dict(bytes_of(seen))
     assert not [url for url in before if re.search("plotly|mathjax", url)] and sum(before.values()) <= 600_000, before
     assert tab.locator("figure.live img").first.is_visible()
     tab.mouse.move(300, 300)
     tab.locator("figure.drawn").first.wait_for()
-    programs = [url for url, _ in loaded if "/_static/plotly" in url]
-    figures = [url for url, _ in loaded if "/_static/figures/" in url and url.endswith(".js")]
+    programs = [r.url for r in seen if "/_static/plotly" in r.url]
+    figures = [r.url for r in seen if "/_static/figures/" in r.url and r.url.endswith(".js")]
     assert len(programs) == 1 and 1 <= len(figures) < tab.locator("figure.live").count()
     tab.evaluate(DRAW)
     tab.wait_for_load_state("networkidle")
     tab.remove_listener("response", look)
-    assert sum(size for _, size in loaded) < 3_400_000  # all of the page, with every figure
+    assert sum(size for _, size in bytes_of(seen)) < 3_400_000  # all of the page, with every figure
 
 
 @pytest.mark.browser
