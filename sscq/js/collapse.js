@@ -1,6 +1,6 @@
 // Collapse: recorded trainings, and how many words each of them keeps alive.
 import { bytesOf, unzipped } from "./model.js";
-import { EXPLORABLES, h, number, paint, put, s } from "./component.js";
+import { EXPLORABLES, h, number, paint, player, put, s } from "./component.js";
 
 const ALIVE = 3, WANTED = 12, N_BOOKS = 4, N_WORDS = 16;  // three of 255 are 15 of 1,497 pictures, 1 %
 
@@ -18,7 +18,7 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
   const nought = weights.indexOf(0), paper = weights.indexOf(.2);
   const fewest = Math.min(...weights.flatMap((_, weight) => taus.flatMap((tau) => [0, 1].map((contrast) => runsOf({ weight, tau, contrast }).length))));
   const smallestOf = (state, among = weights.map((_, i) => i)) => among.find((weight) => enough({ ...state, weight })) ?? -1;  // among weights in order
-  let turn = 0;
+  const play = player(about.epochs);
   const spec = {
     title: "Collapse",
     question: "A book has sixteen words, and training lets words die. What is the smallest weight of codeword diversity that keeps twelve alive in every book, and does a search gain by it?",
@@ -43,19 +43,6 @@ EXPLORABLES.collapse = async ({ runs, about, usage, means }) => {
       + "A word is alive if at least 1 % of the pictures choose it. Twelve, three quarters, is a mark set for this puzzle. Under the bars stand the words, w0 to w15, each with the mean of the pictures that choose it in the end. mAP says how good a search by the codes is; 1 is best.",
     picture,
   };
-
-  function play(api) {
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) { api.set({ epoch: about.epochs }); return; }
-    const mine = ++turn, from = api.state;
-    let epoch = -1;
-    const next = () => {
-      if (mine !== turn || api.state !== from || (epoch >= 0 && from.epoch !== epoch)) return;
-      epoch += 1;
-      api.set({ epoch });
-      if (epoch < about.epochs) setTimeout(next, 350);
-    };
-    next();
-  }
 
   function picture(box) {
     const columns = Array.from({ length: N_WORDS }, () => {

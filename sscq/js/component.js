@@ -292,6 +292,23 @@ function component(host, root, key, spec, heading, kept, changed) {
   return api;
 }
 
+// Goes through the epochs of recorded trainings, one after the other, until something else is pressed.
+export function player(epochs) {
+  let turn = 0;
+  return (api) => {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) { api.set({ epoch: epochs }); return; }
+    const mine = ++turn, from = api.state;
+    let epoch = -1;
+    const next = () => {
+      if (mine !== turn || api.state !== from || (epoch >= 0 && from.epoch !== epoch)) return;
+      epoch += 1;
+      api.set({ epoch });
+      if (epoch < epochs) setTimeout(next, 350);
+    };
+    next();
+  };
+}
+
 // A point of a picture that pointer and keys move: `place` gives its numbers from a position in the SVG's units
 export function draggable(svg, element, move, step) {
   const at = (event) => {

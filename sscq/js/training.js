@@ -1,6 +1,6 @@
 // Training: two recorded trainings side by side, epoch by epoch; what a setting changes, and what it costs.
 import { bytesOf, unzipped } from "./model.js";
-import { EXPLORABLES, h, number, put, s } from "./component.js";
+import { EXPLORABLES, h, number, player, put, s } from "./component.js";
 
 const ALIVE = 3, N_WORDS = 16, NARROW = .9, SIDES = ["a", "b"];  // three of 255 are 15 of 1,497 pictures, 1 %
 const LOSSES = { all: "all five", contrast: "contrast of f and z", f: "contrast of f only", none: "all but the two contrasts" };
@@ -27,7 +27,7 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
   const bytes = (run) => about.n * runs[run].bits / 8;
   const thousands = (v) => String(v).replace(/\B(?=(\d{3})+$)/g, ",");
   const middle = taus.includes(.5) ? .5 : taus[0], begin = { losses: objectives[0], bits: bits.includes(16) ? 16 : bits[0], tau: middle, start: seeds[0] };
-  let turn = 0;
+  const play = player(about.epochs);
 
   const spec = {
     title: "Training playground",
@@ -55,19 +55,6 @@ EXPLORABLES.training = async ({ about, runs, places, usage }) => {
       + "A book has sixteen words; one is alive if at least 1 % of the pictures choose it.",
     picture,
   };
-
-  function play(api) {
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) { api.set({ epoch: about.epochs }); return; }
-    const mine = ++turn, from = api.state;
-    let epoch = -1;
-    const next = () => {
-      if (mine !== turn || api.state !== from || (epoch >= 0 && from.epoch !== epoch)) return;  // something else was pressed
-      epoch += 1;
-      api.set({ epoch });
-      if (epoch < about.epochs) setTimeout(next, 350);
-    };
-    next();
-  }
 
   function cardOf(side, api) {
     const name = side.toUpperCase(), fields = {};
