@@ -156,7 +156,8 @@ def one_run(folder: Path, data: RetrievalData, method: str, seed: int, args) -> 
     model.fit(data.train if args.most else folder / "train", device="cpu", progress=False, out=out, resume=out is not None, **how)
     spent = time.process_time() - start
     if out: model.save_pretrained(out / "model")
-    seen = data if model.image_size == SIDE else load(folder, model.image_size)
+    same = (model.image_size, model.channels) == (SIDE, 3)
+    seen = data if same else load(folder, model.image_size, args.most, model.channels)  # grey pictures get a network of one channel
     by_codes, sorted_by_f = model_scores(model.eval(), seen)
     return dict(collection=data.name, method=method, bits=args.bits, seed=seed, pixels=model.image_size, steps=model.settings.steps,
                 cpu_seconds=spent, seconds=model.history[-1]["seconds"], codes=by_codes, refined=sorted_by_f)
@@ -191,9 +192,9 @@ def chance(data: RetrievalData) -> float:
     return share[data.query.labels].mean().item()
 
 
-def load(folder: Path, side: int, most: int | None = None) -> RetrievalData:
+def load(folder: Path, side: int, most: int | None = None, channels: int = 3) -> RetrievalData:
     "The folder, decoded once"
-    data = data_in_memory(labelled_folder(folder, side, topk=TOP))
+    data = data_in_memory(labelled_folder(folder, side, channels, topk=TOP))
     if not most or most >= len(data.database.images): return data
     rows = torch.randperm(len(data.database.images), generator=torch.Generator().manual_seed(0))[:most].sort().values
     database = data.database._replace(images=data.database.images[rows], labels=data.database.labels[rows])
