@@ -34,8 +34,9 @@ def kinds(root: Path, mode: str) -> Path:
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_collection_is_scored(collections, tmp_path, monkeypatch, mode):
     folder = kinds(tmp_path / "pictures", mode)
-    monkeypatch.setattr(sys, "argv", ["picture_collections.py", str(folder), "--steps", "1", "--seeds", "0", "--models-only", "--json", str(tmp_path / "rows.json")])
+    kept = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", f"picture_collections.py {folder} --steps 1 --seeds 0 --models-only --json {kept}".split())
     collections.main()
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = json.loads(kept.read_text())
     assert [(r["method"], r["refined"], r["steps"], r["seeds"]) for r in rows] == [("SSCQ", False, 1, [0]), ("SSCQ", True, 1, [0])]
     assert all(r["p_at_10"] > .8 for r in rows)  # colours alone tell these kinds apart
