@@ -153,6 +153,9 @@ def find_duplicates(
 
 # %% ../nbs/48_duplicates.ipynb #508e07eb
 SHOWN = 500  # groups on a page
+SEEN = ("Small pictures show what the model compares, the middle square: what differs beside it does not count, and "
+        "pictures can be called nearly the same that are not. Click one to see all of it. The number behind a name is "
+        "2 − 2 cos between its embedding and that of the first in its group.")
 
 
 def picture_tag(path: str) -> str:
@@ -169,7 +172,7 @@ def save_groups(path: str | Path, groups: list[Group], heading: str) -> Path:
     "Duplicates as pictures on a page"
     from sscq.page import save_page
 
-    blocks = [f"<h1>Pictures that are there twice</h1><p>{html.escape(heading)}</p>"]
+    blocks = [f"<h1>Pictures that are there twice</h1><p>{html.escape(heading)}</p><p>{html.escape(SEEN)}</p>"]
     for group in groups[:SHOWN]:
         said = [""] * len(group.paths) if group.distances is None else [f" ({d:.4f})" for d in group.distances]
         names = "<br>".join(html.escape(one_line(name)) + far for name, far in zip(group.paths, said))
@@ -217,7 +220,8 @@ def duplicates(args: argparse.Namespace) -> dict:
             say(f"{group.distances[i]:>10.4f}  {one_line(path)}" if group.distances else f"  {one_line(path)}")
     more = sum(len(group.paths) - 1 for group in groups if group.distances is None)
     many = "group" if len(groups) == 1 else "groups"
-    heading = f"{len(paths) - gone:,} pictures, {len(groups):,} {many}; {more:,} more than needed"
+    needed = f"{more:,} more than needed" if more else "no two exactly alike"
+    heading = f"{len(paths) - gone:,} pictures, {len(groups):,} {many}; {needed}"
     say(heading)
     if index.keep is None:
         say("sscq: note: this index keeps no embeddings, so only equal files were found: make it with --keep half",

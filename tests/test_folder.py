@@ -286,6 +286,18 @@ def test_duplicates_of_three_kinds(photos, model, tmp_path, capsys):
     assert "2 more than needed" in capsys.readouterr().out
 
 
+def test_duplicates_that_the_middle_square_cannot_tell_apart(photos, model, tmp_path, capsys):
+    for name, colour in (("left", 10), ("right", 200)):  # they differ outside of it alone
+        wide = np.full((40, 120, 3), 90, np.uint8)
+        wide[:, :30] = colour
+        Image.fromarray(wide).save(photos / f"{name}.png")
+    assert run("encode", model, photos, "--out", tmp_path / "p.sscq") == 0
+    page = tmp_path / "twice.html"
+    (group,) = twice(tmp_path / "p.sscq", "--near", 1e-6, "--html", page)["groups"]
+    assert group["kind"] == "nearly the same" and "no two exactly alike" in capsys.readouterr().out
+    assert "the middle square" in page.read_text()
+
+
 def test_duplicates_without_embeddings_or_columns(photos, model, tmp_path, capsys):
     shutil.copy(photos / "00.png", photos / "zero.png")
     SSCQ.from_pretrained(model).index(photos, progress=False).save(tmp_path / "p.sscq")
