@@ -1,6 +1,8 @@
 "The explorables in a browser, from a file, without a kernel: what moves, what is said, what a keyboard reaches, what does not fit."
+import importlib
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -453,3 +455,21 @@ def test_an_output_of_a_notebook_moves_in_its_frame(browser):
     inside, outside = frame.locator("#explorable").bounding_box()["height"], page.locator("iframe").bounding_box()["height"]
     assert inside <= outside <= inside + 4 and not problems
     page.close()
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    return importlib.import_module("explorables")
+
+
+def test_the_benchmark_moves_every_explorable_that_is_dragged(benchmark, browser):
+    found = benchmark.measure_in(browser, 3, tuple(benchmark.TARGETS), benchmark.RATES[:1], 60)
+    assert found.keys() == EXPLORABLES.keys() - {"collapse", "training"}
+    assert all(0 < row["full speed"]["median_ms"] <= row["full speed"]["p95_ms"] for row in found.values())
+
+
+def test_the_benchmark_names_an_explorable_that_is_not_drawn_anew(benchmark, browser, monkeypatch):
+    monkeypatch.setitem(benchmark.TARGETS, "codebook", "h1")
+    with pytest.raises(RuntimeError, match=r"codebook: .*was not drawn anew within 0\.3 s"):
+        benchmark.measure_in(browser, 1, ("codebook",), benchmark.RATES[:1], .3)

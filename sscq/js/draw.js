@@ -240,7 +240,11 @@ EXPLORABLES.draw = async (packed) => {
       return [within((event.clientX - r.left) / r.width), within((event.clientY - r.top) / r.height)];
     };
     pen.addEventListener("pointerdown", (event) => { pen.setPointerCapture(event.pointerId); delete api.state.cursor; begin(at(event)); });
-    pen.addEventListener("pointermove", (event) => { if (pen.hasPointerCapture(event.pointerId)) for (const one of event.getCoalescedEvents?.() ?? [event]) go(at(one)); });
+    pen.addEventListener("pointermove", (event) => {
+      if (!pen.hasPointerCapture(event.pointerId)) return;
+      const all = event.getCoalescedEvents?.() ?? [];  // none of an event that a program made
+      for (const one of all.length ? all : [event]) go(at(one));
+    });
     pen.addEventListener("keydown", (event) => {
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (!way && event.key !== " ") return;
