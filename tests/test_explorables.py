@@ -437,7 +437,7 @@ def test_steps_of_a_search_come_one_by_one(show):
 
 
 def test_only_the_page_in_which_you_draw_carries_the_network(saved):
-    assert [name for name, path in saved.items() if '"weights":' in path.read_text("utf-8")] == ["draw"]
+    assert [name for name, path in saved.items() if '"weights":"' in path.read_text("utf-8")] == ["draw"]
 
 
 def test_the_data_of_a_page_cannot_end_its_script(): assert not re.search("</script", json.dumps(Explorable("search").data))
