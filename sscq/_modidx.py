@@ -596,6 +596,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'sscq.explorer.LiveFigure.on_pick': ('explorer.html#livefigure.on_pick', 'sscq/explorer.py'),
                                'sscq.explorer.LiveFigure.show': ('explorer.html#livefigure.show', 'sscq/explorer.py'),
                                'sscq.explorer.PlotlyScript': ('explorer.html#plotlyscript', 'sscq/explorer.py'),
+                               'sscq.explorer.Spoken': ('explorer.html#spoken', 'sscq/explorer.py'),
                                'sscq.explorer._display': ('explorer.html#_display', 'sscq/explorer.py'),
                                'sscq.explorer._mimebundle': ('explorer.html#_mimebundle', 'sscq/explorer.py'),
                                'sscq.explorer._png': ('explorer.html#_png', 'sscq/explorer.py'),

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Nothing is asked of anybody, and nothing but a page is opened
-PREFS = {"app.update.enabled": False, "app.normandy.enabled": False, "browser.shell.checkDefaultBrowser": False, "datareporting.policy.dataSubmissionEnabled": False,
-         "toolkit.telemetry.enabled": False, "extensions.update.enabled": False, "browser.safebrowsing.malware.enabled": False,
-         "browser.safebrowsing.phishing.enabled": False, "browser.newtabpage.enabled": False, "browser.startup.page": 0, "network.captive-portal-service.enabled": False,
-         "network.connectivity-service.enabled": False, "services.settings.server": "data:,", "dom.ipc.processPrelaunch.enabled": False, "dom.w3c_touch_events.enabled": 1}
+OFF = ("app.update.enabled", "app.normandy.enabled", "browser.shell.checkDefaultBrowser", "datareporting.policy.dataSubmissionEnabled",
+       "toolkit.telemetry.enabled", "extensions.update.enabled", "browser.safebrowsing.malware.enabled", "browser.safebrowsing.phishing.enabled",
+       "browser.newtabpage.enabled", "network.captive-portal-service.enabled", "network.connectivity-service.enabled",
+       "dom.ipc.processPrelaunch.enabled")
+PREFS = dict.fromkeys(OFF, False) | {"browser.startup.page": 0, "services.settings.server": "data:,", "dom.w3c_touch_events.enabled": 1}
 KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Space": " ", "ArrowLeft": "\ue012", "ArrowUp": "\ue013", "ArrowRight": "\ue014", "ArrowDown": "\ue015"}
 
 
@@ -52,7 +53,8 @@ class Firefox:
         return json.loads(found["result"].get("value", "null"))
 
     def act(self, kind: str, actions: list, **more):
-        self.send("input.performActions", context=self.page, actions=[dict(type=kind, id=kind + more.get("parameters", {}).get("pointerType", ""), actions=actions, **more)])
+        source = dict(type=kind, id="-".join([kind, *more.get("parameters", {}).values()]), actions=actions, **more)
+        self.send("input.performActions", context=self.page, actions=[source])
 
     def press(self, *keys: str):
         self.act("key", [dict(type=way, value=KEYS.get(key, key)) for key in keys for way in ("keyDown", "keyUp")])
