@@ -83,7 +83,8 @@ svg text { fill: var(--ink); font-family: system-ui, sans-serif; font-size: 11px
 svg text.soft { fill: var(--soft); }
 svg .line { stroke: var(--line); fill: none; }
 svg .axis { stroke: var(--soft); fill: none; }
-svg .drag { cursor: grab; touch-action: none; }
+svg .drag { cursor: grab; }
+svg .drag, svg .drag * { touch-action: none; }
 svg .drag:focus-visible { outline: none; }
 svg .drag:focus-visible circle, svg .drag:focus-visible path { stroke: var(--lit); stroke-width: 4; }
 .pen { touch-action: none; cursor: crosshair; background: #fff; border: 1px solid var(--soft); border-radius: 6px; width: 200px; height: 200px; display: block; }
@@ -317,6 +318,7 @@ export function draggable(svg, element, move, step) {
   };
   put(element, { tabindex: 0, class: "drag" });
   element.addEventListener("pointerdown", (event) => { element.setPointerCapture(event.pointerId); element.focus(); event.preventDefault(); });
+  element.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });  // what is not painted has no touch-action
   element.addEventListener("pointermove", (event) => { if (element.hasPointerCapture(event.pointerId)) at(event); });
   element.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
