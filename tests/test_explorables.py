@@ -274,6 +274,19 @@ def test_code_and_vector_can_be_compared_once_the_page_has_computed_them(show):
     assert distances == sorted(distances) and len(set(distances)) > 5, "vectors hardly ever tie"
 
 
+@pytest.mark.parametrize("name", ["draw", "search"])
+def test_the_colours_of_a_table_of_distances_mean_what_is_said(show, name):
+    "The strongest is the smallest number, which is written beside the first of the shades under it"
+    page = show(name).page
+    table = page.locator("svg[aria-label^='Table of']")
+    shades = [float(v) for v in table.locator("rect[fill='var(--blue)']").evaluate_all("all => all.map(r => r.getAttribute('opacity'))")]
+    cells, scale = shades[:-5], shades[-5:]
+    assert len(cells) == 64 and scale == sorted(scale, reverse=True) and (max(cells), min(cells)) == (scale[0], scale[-1])
+    near, far = re.search(r"from ([\d.]+\d), in the strongest colour, to ([\d.]+\d)", table.get_attribute("aria-label")).groups()
+    assert table.locator("text").all_text_contents()[-2:] == [f"near, {near}", f"far, {far}"]
+    assert "The stronger the blue, the smaller the distance" in page.locator(".picture").text_content()
+
+
 def test_why_adds_up(show):
     page = show("draw").page
     rows = [[float(c) for c in row.locator("td").all_text_contents()] for row in page.locator("table.numbers tbody tr").all()]

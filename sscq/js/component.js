@@ -98,6 +98,7 @@ table.numbers thead th { font-weight: 600; }
 `;
 
 // Distances of each part to each word of its book: a row a part, the stronger the colour the nearer
+export const TABLE_COLOURS = "A row is a part, a column a word. The stronger the blue, the smaller the distance: the shades under the table go from the smallest of these distances to the largest, so colours of two pictures cannot be compared.";
 export function distancesOf(M, K) {
   const size = 20, wide = 20 + K * size, high = 20 + M * size, svg = s("svg", { viewBox: `0 0 ${wide} ${high + 20}`, width: wide, height: high + 20, role: "img" }), rects = [];
   const cell = (x, y) => svg.appendChild(s("rect", { x, y, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" }));
