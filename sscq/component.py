@@ -196,14 +196,42 @@ EXPLORABLES = {"search": "Search by four small numbers", "draw": "Draw a digit",
                "training": "Training playground"}
 
 
+_DECLARATION = re.compile(r"^(?://.*\n)*(?:export )?(?:async )?(?:function|const) (\w+)", re.M)
+
+
+def declarations(
+    program: str,  # of which every line that begins with `function` or `const` begins a declaration
+) -> dict[str, str]:  # name -> its text, with the comment above it
+    "A module cut into what it declares"
+    found = [*_DECLARATION.finditer(program)]
+    ends = [*(declared.start() for declared in found[1:]), len(program)]
+    return {declared[1]: program[declared.start():end] for declared, end in zip(found, ends)}
+
+
+def needed(
+    parts: dict[str, str],  # from `declarations`
+    program: str,
+) -> list[str]:  # names in their order
+    "What a program names, and what that names in turn; a word in a text or a comment counts as a name"
+    found: set[str] = set()
+    texts = [program]
+    while texts:
+        more = (set(re.findall(r"\w+", texts.pop())) & parts.keys()) - found
+        found |= more
+        texts += [parts[name] for name in more]
+    return [name for name in parts if name in found]
+
+
 @lru_cache
 def script(
     name: str,  # in EXPLORABLES
 ) -> str:
-    "The modules that an explorable needs as one classic script, which defines `sscqMount` and `sscqFramed`"
-    texts = [(JS / f"{module}.js").read_text(encoding="utf-8") for module in (*CORE, name)]
-    text = "\n".join([*texts[:-1], "{", texts[-1], "}"])  # a block, so that its names are its own
-    text = re.sub(r"^import .*\n", "", text, flags=re.M)
+    "What an explorable needs of the modules, as one classic script, which defines `sscqMount` and `sscqFramed`"
+    *core, own = [re.sub(r"^import .*\n", "", (JS / f"{module}.js").read_text(encoding="utf-8"), flags=re.M)
+                  for module in (*CORE, name)]
+    parts = declarations("\n".join(core))
+    used = [parts[part] for part in needed(parts, f"{own} mount framed")]
+    text = "".join([*used, "{\n", own, "}\n"])  # a block, so that its names are its own
     text = re.sub(r"^export ", "", text, flags=re.M)
     return f'(() => {{\n"use strict";\n{text}\nObject.assign(window, {{sscqMount: mount, sscqFramed: framed}});\n}})();'
 
@@ -213,8 +241,8 @@ _DOCUMENT = """<!doctype html>
 <title>{title}</title><style>:root{{color-scheme:light dark}}body{{margin:0;background:#fff}}
 @media(prefers-color-scheme:dark){{body{{background:#131416}}}}</style></head>
 <body><main id="explorable"></main><noscript><p>{title}: this picture moves, and needs JavaScript for it.</p></noscript>
-<script type="application/json" id="data">{data}</script>
 <script type="application/json" id="kept">{kept}</script>
+{data}
 {program}
 <script>
 const host = document.getElementById("explorable");
@@ -226,15 +254,17 @@ Promise.resolve(window.sscqReady).then(() => sscqFramed(host, "{name}", given("d
 }});
 </script></body></html>
 """
-_UNPACK = """<script type="text/plain" id="code">{packed}</script>
-<script>
-window.sscqReady = (async () => {{
-  const bytes = Uint8Array.from(atob(document.getElementById("code").textContent), c => c.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const program = document.createElement("script");
-  program.textContent = await new Response(unpacked).text();
+_UNPACK = """<script>
+window.sscqReady = (async () => {
+  const unpacked = async part => {
+    const bytes = Uint8Array.from(atob(part.textContent), c => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  const data = document.getElementById("data"), program = document.createElement("script");
+  data.textContent = await unpacked(data);
+  program.textContent = await unpacked(document.getElementById("code"));
   document.head.append(program);
-}})();
+})();
 </script>"""
 
 # %% ../nbs/44_component.ipynb #84b6b6ea
@@ -313,13 +343,19 @@ class Explorable:
         display({"text/plain": "", "text/html": kept}, raw=True, display_id=self._of, update=update)
 
     def _page(self,
-        packed: bool = False,  # the program compressed, which a notebook wants, and nobody can read
+        packed: bool = False,  # program and data compressed, which a notebook wants, and nobody can read
     ) -> str:
         "One HTML document with everything inside; it asks nobody for anything"
         data, kept = (json.dumps(d, separators=(",", ":")).replace("<", "\\u003c") for d in (self.data, self._state))
         text = script(self.name)
-        program = _UNPACK.format(packed=_packed(text.encode())) if packed else f'<script id="code">{text}</script>'
-        return _DOCUMENT.format(title=self.title, name=self.name, data=data, kept=kept, program=program)
+        if packed:
+            data, text = (f'<script type="text/plain" id="{part}">{_packed(found.encode())}</script>'
+                          for part, found in (("data", data), ("code", text)))
+            text += _UNPACK
+        else:
+            data = f'<script type="application/json" id="data">{data}</script>'
+            text = f'<script id="code">{text}</script>'
+        return _DOCUMENT.format(title=self.title, name=self.name, data=data, kept=kept, program=text)
 
     def save(self,
         path: str | Path,

@@ -128,6 +128,34 @@ def short(error: Exception) -> str:
         text = f"{type(error).__name__}: {text}"
     return text if len(text) <= 300 else text[:299] + "…"
 
+# %% ../nbs/44_explorer.ipynb #4ad1ce05
+_SPEAK = """
+export default {
+  render({el}) {
+    let waiting, box;
+    const speak = () => box.querySelectorAll(".widget-slider").forEach(slider => {
+      const handle = slider.querySelector(".noUi-handle");
+      for (const [name, part] of [["aria-label", ".widget-label"], ["aria-valuetext", ".widget-readout"]]) {
+        const text = slider.querySelector(part)?.textContent;
+        if (text && handle && handle.getAttribute(name) !== text) handle.setAttribute(name, text);
+      }
+    });
+    const watch = new MutationObserver(speak);
+    const begin = () => {
+      box = el.closest(".sscq-explorer")?.querySelector(".sscq-controls");
+      if (!box) return void (waiting = setTimeout(begin, 50));
+      watch.observe(box, {subtree: true, childList: true, characterData: true, attributeFilter: ["aria-valuetext"]});
+      speak();
+    };
+    begin();
+    return () => { clearTimeout(waiting); watch.disconnect(); };
+  },
+};"""
+
+class Spoken(anywidget.AnyWidget):
+    "Unseen in an explorer: its sliders' handles say the names and values that are seen beside them"
+    _esm = _SPEAK
+
 # %% ../nbs/44_explorer.ipynb #8a898ef7
 _SLIDERS = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.FloatLogSlider, ipywidgets.SelectionSlider)
 
@@ -160,6 +188,7 @@ class Explorer(ipywidgets.VBox):
         rows = [_wrapped([self.figures[name] for name in row], "figures") for row in self.rows]
         self.children = [
             ipywidgets.HTML(STYLE),
+            Spoken(layout=dict(display="none")),
             _wrapped(self.controls.values(), "controls"),
             self.message,
             self.readout,

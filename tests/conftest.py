@@ -35,13 +35,15 @@ def axe():
     found = importlib.util.find_spec("axe_playwright_python")
     if not found: (pytest.fail if os.environ.get("CI") else pytest.skip)("no axe-core: pip install axe-playwright-python to test pages by its rules")
     program = Path(found.submodule_search_locations[0], "axe.min.js").read_text(encoding="utf-8")
-    def wrong(page, *rules: str, without: tuple[str, ...] = ()) -> list[str]:  # all rules, or these; of all but what these selectors name
+    def wrong(page, *rules: str, without: tuple[str, ...] = (), within: tuple[str, ...] = ()) -> list[str]:
+        "By all rules, or these; in all of the page, or in what `within` selects, but for what `without` does"
         if not page.evaluate("!!window.axe"): page.evaluate(program)
-        return page.evaluate("""async ([rules, without]) => {
+        return page.evaluate("""async ([rules, without, within]) => {
           const wanted = { resultTypes: ['violations'], ...(rules.length ? { runOnly: rules } : {}) };
-          const { violations } = await axe.run({ exclude: without.map((s) => [s]) }, wanted);
+          const among = { exclude: without.map((s) => [s]), ...(within.length ? { include: within.map((s) => [s]) } : {}) };
+          const { violations } = await axe.run(among, wanted);
           return violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => `${n.target.join(' ')} ${n.html.slice(0, 120)}`).join(' | ')}`);
-        }""", [list(rules), list(without)])
+        }""", [list(rules), list(without), list(within)])
     return wrong
 
 

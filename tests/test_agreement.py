@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sscq.codebook import decode, hard_assign, perplexity, soft_assign, soft_quantize
-from sscq.component import EXPLORABLES, JS, digits_data, page_layers, page_model, script
+from sscq.component import CORE, EXPLORABLES, JS, declarations, digits_data, page_layers, page_model, script
 from sscq.contrastive import consistency, info_nce, log_contrast, symmetric_kl
 from sscq.core import SSCQ
 from sscq.data import digits
@@ -117,6 +117,20 @@ def test_one_script_of_several_modules_is_a_program(name, tmp_path):
     made = subprocess.run([node(), "--check", str(path)], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert not re.search(r"^(import|export) |https?://(?!www\.w3\.org/2000/svg)|</script", script(name), re.M)
+
+
+@pytest.mark.parametrize("name", EXPLORABLES)
+def test_a_page_carries_what_its_program_names_and_nothing_else(name):
+    core = [re.sub(r"^import .*\n", "", (JS / f"{module}.js").read_text("utf-8"), flags=re.M) for module in CORE]
+    named = [re.findall(r"^(?:export )?(?:async )?(?:function\*?|const|let|var|class) (\w+)", module, re.M) for module in core]
+    parts = declarations("\n".join(core))
+    assert list(parts) == [one for module in named for one in module], "every declaration once, of a kind that is known"
+    assert all(not re.sub(r"^//.*\n|\s", "", module[:module.index(next(iter(declarations(module).values())))], flags=re.M) for module in core)
+    own, text = (JS / f"{name}.js").read_text("utf-8"), script(name)
+    there = {part for part in parts if re.search(rf"^(async )?(function|const) {part}\b", text, re.M)}
+    asked = {one for names in re.findall(r"^import \{(.*)\}", own, re.M) for one in names.replace(",", " ").split()}
+    assert asked | {"mount", "framed", "component"} <= there < parts.keys()
+    assert all(len(re.findall(rf"\b{part}\b", text)) > 1 for part in there) and text.count("sscqMount") == 1
 
 
 @pytest.mark.parametrize("model, message", [

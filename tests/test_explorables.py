@@ -1,6 +1,8 @@
 "The explorables in a browser, from a file, without a kernel: what moves, what is said, what a keyboard reaches, what does not fit."
+import importlib
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -272,6 +274,19 @@ def test_code_and_vector_can_be_compared_once_the_page_has_computed_them(show):
     assert distances == sorted(distances) and len(set(distances)) > 5, "vectors hardly ever tie"
 
 
+@pytest.mark.parametrize("name", ["draw", "search"])
+def test_the_colours_of_a_table_of_distances_mean_what_is_said(show, name):
+    "The strongest is the smallest number, which is written beside the first of the shades under it"
+    page = show(name).page
+    table = page.locator("svg[aria-label^='Table of']")
+    shades = [float(v) for v in table.locator("rect[fill='var(--blue)']").evaluate_all("all => all.map(r => r.getAttribute('opacity'))")]
+    cells, scale = shades[:-5], shades[-5:]
+    assert len(cells) == 64 and scale == sorted(scale, reverse=True) and (max(cells), min(cells)) == (scale[0], scale[-1])
+    near, far = re.search(r"from ([\d.]+\d), in the strongest colour, to ([\d.]+\d)", table.get_attribute("aria-label")).groups()
+    assert table.locator("text").all_text_contents()[-2:] == [f"near, {near}", f"far, {far}"]
+    assert "The stronger the blue, the smaller the distance" in page.locator(".picture").text_content()
+
+
 def test_why_adds_up(show):
     page = show("draw").page
     rows = [[float(c) for c in row.locator("td").all_text_contents()] for row in page.locator("table.numbers tbody tr").all()]
@@ -434,6 +449,10 @@ def test_steps_of_a_search_come_one_by_one(show):
     assert len(set(steps)) == 3 and "written into a table" in steps[-1]
 
 
+def test_only_the_page_in_which_you_draw_carries_the_network(saved):
+    assert [name for name, path in saved.items() if '"weights":"' in path.read_text("utf-8")] == ["draw"]
+
+
 def test_the_data_of_a_page_cannot_end_its_script(): assert not re.search("</script", json.dumps(Explorable("search").data))
 
 
@@ -453,3 +472,99 @@ def test_an_output_of_a_notebook_moves_in_its_frame(browser):
     inside, outside = frame.locator("#explorable").bounding_box()["height"], page.locator("iframe").bounding_box()["height"]
     assert inside <= outside <= inside + 4 and not problems
     page.close()
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    return importlib.import_module("explorables")
+
+
+def test_the_benchmark_moves_every_explorable_that_is_dragged(benchmark, browser):
+    found = benchmark.measure_in(browser, 3, tuple(benchmark.TARGETS), benchmark.RATES[:1], 60)
+    assert found.keys() == EXPLORABLES.keys() - {"collapse", "training"}
+    assert all(0 < row["full speed"]["median_ms"] <= row["full speed"]["p95_ms"] for row in found.values())
+
+
+def test_the_benchmark_names_an_explorable_that_is_not_drawn_anew(benchmark, browser, monkeypatch):
+    monkeypatch.setitem(benchmark.TARGETS, "codebook", "h1")
+    with pytest.raises(RuntimeError, match=r"codebook: .*was not drawn anew within 0\.3 s"):
+        benchmark.measure_in(browser, 1, ("codebook",), benchmark.RATES[:1], .3)
+
+
+# ---- with a finger
+
+DRAGGED = {"draw": ".pen", "codebook": "[aria-roledescription='point to drag']", "contrast": ".drag", "neighbors": ".drag"}
+SHOWS = """() => [...document.getElementById('explorable').shadowRoot.querySelectorAll('.said, output, .drag, .pen, [aria-pressed=true]')].map(
+  o => `${o.getAttribute('aria-label') ?? o.textContent} ${o.getAttribute('transform') ?? ''}`).join('; ')"""
+
+
+class Finger:
+    "One finger on a page that is as narrow as a phone, and can be scrolled"
+    def __init__(self, page):
+        self.page, self.session = page, page.context.new_cdp_session(page)
+
+    def place(self, element) -> tuple:
+        element.evaluate("e => e.scrollIntoView({block: 'center'})")
+        box = element.bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag(self, *points, lift: bool = True):
+        for kind, at in (("touchStart", points[0]), *(("touchMove", at) for at in points[1:])):
+            self.session.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=[dict(zip("xy", at), id=1)]))
+        if lift: self.lift()
+
+    def lift(self): self.session.send("Input.dispatchTouchEvent", dict(type="touchEnd", touchPoints=[]))
+
+    def scrolled(self) -> float: return self.page.evaluate("scrollY")
+
+
+@pytest.fixture
+def touch(show):
+    def open_page(name):
+        shown = show(name, viewport=dict(width=390, height=700), has_touch=True, is_mobile=True)
+        return shown, Finger(shown.page)
+    return open_page
+
+
+def follows(page, act, *args, **settings):
+    before = page.evaluate(SHOWS)
+    act(*args, **settings)
+    page.wait_for_function(f"(before) => ({SHOWS})() !== before", arg=before)
+
+
+@explorables
+def test_a_finger_taps_and_drags_and_the_page_stays(touch, name):
+    shown, finger = touch(name)
+    page = shown.page
+    tries = page.get_by_role("group", name="Try this").get_by_role("button")
+    for button in (tries.nth(1), tries.last):  # Reset
+        follows(page, page.touchscreen.tap, *finger.place(button))
+    for field in page.locator("input[type=range]").all()[:1]:
+        x, y = finger.place(field)
+        end = (-.45 if field.input_value() == field.get_attribute("max") else .45) * field.bounding_box()["width"]
+        follows(page, page.touchscreen.tap, x + end, y)
+    points = [DRAGGED[name]] if name in DRAGGED else []
+    for part in points + ["[aria-roledescription='word to drag']"] * (name == "codebook"):
+        x, y = finger.place(page.locator(part).first)
+        before = finger.scrolled()
+        follows(page, finger.drag, (x, y), (x, y + 15), (x + 10, y + 40), (x + 10, y + 80), lift=False)  # while the finger is down
+        finger.lift()
+        page.wait_for_timeout(100)
+        assert finger.scrolled() == before, "the page went away under the finger"
+    x, y = finger.place(page.locator(".question"))
+    before = finger.scrolled()
+    finger.drag((x, y), (x, y - 40), (x, y - 120), (x, y - 200))
+    page.wait_for_function("(before) => scrollY > before", arg=before)  # beside them, the page is scrolled as ever
+
+
+def test_a_finger_draws_what_is_searched_for(touch):
+    shown, finger = touch("draw")
+    shown.page.touchscreen.tap(*finger.place(shown.page.get_by_role("button", name="Clear the paper")))
+    shown.wait("The paper is blank")
+    x, y = finger.place(shown.page.locator(".pen"))
+    before = finger.scrolled()
+    finger.drag((x, y - 80), (x, y - 40), (x, y), (x, y + 40), (x, y + 80), lift=False)
+    shown.wait("are a 1")
+    finger.lift()
+    assert finger.scrolled() == before and shown.page.locator(".pen").get_attribute("aria-label").startswith("Paper with 1 strokes")

@@ -2,6 +2,7 @@
 import gzip
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sscq.component import EXPLORABLES, JS, Explorable, page_layers, page_model
 from sscq.core import SSCQ
 from sscq.explorer import LiveFigure
 
+ROOT = Path(__file__).parent.parent
 explorables = pytest.mark.parametrize("name", EXPLORABLES)
 browsing = pytest.mark.browser
 
@@ -81,6 +83,22 @@ def test_without_a_kernel_or_its_widgets_there_is_only_the_frame(displayed, monk
 
 def test_who_drops_frames_shows_the_sentence_inside():
     assert re.search(r"moved by hand where JavaScript runs[^<]*</iframe>$", Explorable("codebook")._repr_mimebundle_()["text/html"])
+
+
+def frames_of(path: Path) -> list[str]:
+    "What a notebook stores of its explorables, each whole"
+    outputs = [o for c in json.loads(path.read_text("utf-8"))["cells"] for o in c.get("outputs", [])]
+    return [h for o in outputs if 'class="sscq-explorable"' in (h := "".join(o.get("data", {}).get("text/html", "")))]
+
+
+EXPLORED = [path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts and frames_of(path)]
+
+
+@pytest.mark.parametrize("path", EXPLORED, ids=lambda path: path.stem)
+def test_explorables_of_a_notebook_weigh_little_and_carry_the_network_once(path):
+    frames = frames_of(path)
+    assert sum(len(frame.encode()) for frame in frames) <= 300_000
+    assert [re.search('data-name="(.*?)"', frame)[1] for frame in frames].count("draw") <= 1
 
 
 # ---- models that a page cannot run

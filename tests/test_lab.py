@@ -394,6 +394,35 @@ def test_training_by_preset_by_hand_and_live(page, clean):
     explorer.wait(lambda: shown() == ("16", "4", "16"), lambda: f"the preset is not on the sliders: {shown()}")
 
 
+THEME = "async (theme) => { await jupyterapp.commands.execute('apputils:change-theme', { theme }); }"
+
+
+SPOKEN = """e => [...e.querySelectorAll('.widget-slider')].flatMap(s => {
+  const handle = s.querySelector('.noUi-handle'), seen = ['.widget-label', '.widget-readout'].map(part => s.querySelector(part).textContent);
+  const said = ['aria-label', 'aria-valuetext'].map(name => handle.getAttribute(name));
+  return said.join() === seen.join() && said.every(Boolean) ? [] : [`says ${said}, not ${seen}`];
+})"""
+
+
+def test_axe_finds_nothing_wrong_in_an_explorer_light_or_dark(page, clean, axe):
+    "In what is ours, and not in what JupyterLab puts around it; and a slider says what is seen beside it"
+    found = []
+    try:
+        for theme in ("JupyterLab Light", "JupyterLab Dark"):
+            page.page.evaluate(THEME, theme)
+            page.page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=str(theme.endswith("Light")).lower())
+            for name in MISFITS:
+                explorer = page.explorer(name)  # comes into view: what is out of it JupyterLab takes away
+                explorer.wait(explorer.readout, "no readout")
+                explorer.wait(lambda e=explorer: not e.at.evaluate(SPOKEN), lambda e=explorer: str(e.at.evaluate(SPOKEN)))
+                found += [f"{theme}, {name}: {wrong}" for wrong in axe(page.page, within=(f".sscq-explorer.sscq-{name}", ))]
+        assert not found, "\n".join(found)
+        slider = page.explorer("codebook").control("K")
+        slider.press("Home")
+        page.explorer("codebook").wait(lambda: slider.at.locator(".noUi-handle").get_attribute("aria-valuetext") == "2", "K says another number")
+    finally: page.page.evaluate(THEME, "JupyterLab Light")
+
+
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_does_not_fit_is_said(page, clean, name):
     explorer = page.explorer(name, 1)

@@ -151,9 +151,12 @@ def explorable(site: "Site", name: str, frame: str, page: str) -> str:
     "What a notebook keeps in a frame, as a part of the page: program and data as files, and a picture where no JavaScript runs"
     document = html.unescape(re.search(r'srcdoc="([^"]+)"', frame)[1])
     kind, title = (re.search(rf'{what}="([^"]+)"', frame)[1] for what in ("data-name", "title"))
-    program, data = (re.search(rf'<script[^>]* id="{part}">(.*?)</script>', document, re.S)[1] for part in ("code", "data"))
+    def part(name: str) -> str:  # compressed, unless the notebook was run before data were
+        kind, text = re.search(rf'<script(?: type="([^"]+)")? id="{name}">(.*?)</script>', document, re.S).groups()
+        return gzip.decompress(base64.b64decode(text)).decode() if kind == "text/plain" else text
+    program, data = part("code"), part("data")
     kept = m[1] if (m := re.search(r'id="kept">(.*?)</script>', document)) else "{}"  # the state that it begins with
-    program = minify.string("text/javascript", gzip.decompress(base64.b64decode(program)).decode())
+    program = minify.string("text/javascript", program)
     code, here = f"code-{hashlib.sha256(program.encode()).hexdigest()[:12]}.js", "../" * page.count("/") + "_static/explorables"
     site.write(f"static/explorables/{code}", program.encode())
     site.write(f"static/explorables/{name}.js", f'sscqMount(document.getElementById("explorable-{name}"), "{kind}", {data}, {{ kept: {kept} }});\n'.encode())

@@ -83,7 +83,8 @@ svg text { fill: var(--ink); font-family: system-ui, sans-serif; font-size: 11px
 svg text.soft { fill: var(--soft); }
 svg .line { stroke: var(--line); fill: none; }
 svg .axis { stroke: var(--soft); fill: none; }
-svg .drag { cursor: grab; touch-action: none; }
+svg .drag { cursor: grab; }
+svg .drag, svg .drag * { touch-action: none; }
 svg .drag:focus-visible { outline: none; }
 svg .drag:focus-visible circle, svg .drag:focus-visible path { stroke: var(--lit); stroke-width: 4; }
 .pen { touch-action: none; cursor: crosshair; background: #fff; border: 1px solid var(--soft); border-radius: 6px; width: 200px; height: 200px; display: block; }
@@ -97,6 +98,7 @@ table.numbers thead th { font-weight: 600; }
 `;
 
 // Distances of each part to each word of its book: a row a part, the stronger the colour the nearer
+export const TABLE_COLOURS = "A row is a part, a column a word. The stronger the blue, the smaller the distance: the shades under the table go from the smallest of these distances to the largest, so colours of two pictures cannot be compared.";
 export function distancesOf(M, K) {
   const size = 20, wide = 20 + K * size, high = 20 + M * size, svg = s("svg", { viewBox: `0 0 ${wide} ${high + 20}`, width: wide, height: high + 20, role: "img" }), rects = [];
   const cell = (x, y) => svg.appendChild(s("rect", { x, y, width: size - 2, height: size - 2, rx: 2, fill: "var(--blue)" }));
@@ -317,6 +319,7 @@ export function draggable(svg, element, move, step) {
   };
   put(element, { tabindex: 0, class: "drag" });
   element.addEventListener("pointerdown", (event) => { element.setPointerCapture(event.pointerId); element.focus(); event.preventDefault(); });
+  element.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });  // what is not painted has no touch-action
   element.addEventListener("pointermove", (event) => { if (element.hasPointerCapture(event.pointerId)) at(event); });
   element.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

@@ -1,6 +1,6 @@
 // Draw a digit: what happens to a picture on its way to its answers.
 import { adc, countsOf, countsOfPicture, distanceTable, hardAssign, nearest, pixelsOf, squared } from "./model.js";
-import { distancesOf, EXPLORABLES, h, number, paint, put, s } from "./component.js";
+import { distancesOf, EXPLORABLES, h, number, paint, put, s, TABLE_COLOURS } from "./component.js";
 import { aDigit, digitsOf } from "./digits.js";
 
 const THREE = [[[.28, .16], [.42, .08], [.6, .09], [.72, .2], [.7, .34], [.58, .44], [.45, .48], [.6, .5], [.74, .6], [.75, .76], [.63, .9], [.45, .93], [.28, .84]]];
@@ -109,7 +109,7 @@ EXPLORABLES.draw = async (packed) => {
         h("div", {}, paper, pen),
         h("div", {}, h("h3", {}, "2 As the network sees it"), small, h("p", { class: "note" }, "8×8 counts of ink")),
         h("div", {}, h("h3", {}, `3 The vector f, in ${M} parts`), bars.svg),
-        h("div", {}, h("h3", {}, `4 Squared distance of each part to its ${K} words`), table.svg)),
+        h("div", {}, h("h3", {}, `4 Squared distance of each part to its ${K} words`), table.svg, h("p", { class: "note", style: "width:340px;max-width:100%" }, TABLE_COLOURS))),
       h("div", { class: "row" },
         h("div", { style: "width:370px" }, h("h3", {}, "5 The ten nearest of 1,497"), list, scale, other),
         h("div", {}, h("h3", {}, "Why this answer, and what the nearest border would change"), why)),
@@ -240,7 +240,11 @@ EXPLORABLES.draw = async (packed) => {
       return [within((event.clientX - r.left) / r.width), within((event.clientY - r.top) / r.height)];
     };
     pen.addEventListener("pointerdown", (event) => { pen.setPointerCapture(event.pointerId); delete api.state.cursor; begin(at(event)); });
-    pen.addEventListener("pointermove", (event) => { if (pen.hasPointerCapture(event.pointerId)) for (const one of event.getCoalescedEvents?.() ?? [event]) go(at(one)); });
+    pen.addEventListener("pointermove", (event) => {
+      if (!pen.hasPointerCapture(event.pointerId)) return;
+      const all = event.getCoalescedEvents?.() ?? [];  // none of an event that a program made
+      for (const one of all.length ? all : [event]) go(at(one));
+    });
     pen.addEventListener("keydown", (event) => {
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (!way && event.key !== " ") return;

@@ -1,6 +1,6 @@
 // Search: from a query to its answers by table, look-ups, sums and ranks.
 import { adc, distanceTable, nearest } from "./model.js";
-import { distancesOf, EXPLORABLES, h, number, paint, put } from "./component.js";
+import { distancesOf, EXPLORABLES, h, number, paint, put, TABLE_COLOURS } from "./component.js";
 import { aDigit, digitsOf } from "./digits.js";
 
 EXPLORABLES.search = async (packed) => {
@@ -49,7 +49,7 @@ EXPLORABLES.search = async (packed) => {
     });
     const table = distancesOf(M, K), sum = h("p", { class: "note", style: "width:330px;max-width:100%;min-height:4.4em" }), dots = dotsOf(api);
     const panels = [
-      h("div", {}, h("h3", {}, "Step 1 · table: squared distances to words"), table.svg),
+      h("div", {}, h("h3", {}, "Step 1 · table: squared distances to words"), table.svg, h("p", { class: "note", style: "width:340px;max-width:100%" }, TABLE_COLOURS)),
       h("div", {}, h("h3", {}, "Step 2 · look-ups: one picture's four numbers"), sum),
       h("div", {}, h("h3", {}, "Step 3 · sums: all 1,497 pictures, small ones at the left"), dots.canvas),
     ];
