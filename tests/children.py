@@ -63,7 +63,7 @@ except BaseException: status = traceback.print_exc() or 1
 else: status = 0
 threading._shutdown()  # waits for threads, as Python's own end does; which would then take half a second to free the library
 atexit._run_exitfuncs()
-for file in (sys.stdout, sys.stderr): file.flush()
+for file in (sys.stdout, sys.stderr): file and file.flush()
 os._exit(status)
 """
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # as it is when the tests are collected
@@ -142,3 +142,13 @@ def run(code: str, *args, timeout: float = 120, **kw) -> subprocess.CompletedPro
         with Child(code, *args, stdout=out, stderr=err, **kw) as child: code = child.wait(timeout)
         for file in (out, err): file.seek(0)
         return subprocess.CompletedProcess(child.args, code, out.read(), err.read())
+
+
+def sscq(*args, **kw) -> subprocess.CompletedProcess:
+    "The command, as a shell calls it"
+    return run("import sys; from sscq.cli import main; sys.argv[0] = 'sscq'; sys.exit(main())", *args, **kw)
+
+
+def script(path: Path, *args, **kw) -> subprocess.CompletedProcess:
+    "Run a file as `python FILE` does"
+    return run("import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')", path, *args, **kw)

@@ -9,7 +9,6 @@ import random
 import re
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -649,7 +649,8 @@ def test_compile_falls_back(images, monkeypatch):
 def test_views_and_objective_compile_whole_and_change_nothing():
     "As on CUDA: no graph breaks, nothing compiled again in the second step, the same losses. In a process without shape checks"
     code = """
-import torch
+import torch, warnings
+warnings.filterwarnings("error", category=UserWarning, module="sscq$")
 from functools import partial
 from torch._dynamo.utils import counters
 from sscq import neighbors, train
@@ -674,7 +675,7 @@ for fast in (True, False):
     assert counters["stats"]["unique_graphs"] == graphs and (graphs >= 3 or not fast), graphs
 torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
 assert not counters["graph_break"], counters["graph_break"]"""
-    done = subprocess.run([sys.executable, "-W", "error::UserWarning:sscq", "-c", code], capture_output=True, text=True, check=False)
+    done = children.run(code)
     assert done.returncode == 0, done.stderr
     assert "does not work here" not in done.stderr
 
@@ -757,7 +758,7 @@ print(len(calls))
 
 def test_odd_arguments_are_refused_by_name(tmp_path):
     "In a process without the type checks that the tests add"
-    done = subprocess.run([sys.executable, "-c", ODD_CALLS, str(Path(__file__).parent)], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = children.run(ODD_CALLS, Path(__file__).parent, cwd=tmp_path)
     assert done.returncode == 0 and int(done.stdout) > 70, done.stderr[-3000:]
     assert not list(tmp_path.iterdir()), "nothing was made"
 
