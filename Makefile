@@ -15,7 +15,7 @@ demo: .venv/ready  ## train on digits, search, score, and write runs/digits/repo
 
 test: .venv/ready-dev  ## lint, then every test: notebooks, properties, reference numbers
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lab: .venv/ready-dev  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=nbs

@@ -1,10 +1,9 @@
 "Backbones and heads: shapes, initialisation, what is refused, and that they behave as any other module."
 import copy
 import shutil
-import subprocess
-import sys
 from urllib.error import URLError
 
+import children
 import pytest
 import torch
 import torchvision.models as models
@@ -298,7 +297,7 @@ def test_numbers_of_numpy_and_odd_names():
                 try: f(odd)
                 except (TypeError, ValueError) as error: assert "=" in str(error) and chr(10) not in str(error), error
                 else: raise AssertionError(odd)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = children.run(code)
     assert done.returncode == 0, done.stderr
 
 

@@ -173,16 +173,16 @@ def test_minutes_become_steps_once(tmp_path, monkeypatch):
     def ctrl_c(record):
         seen.append(record["steps"])
         if len(seen) == 3: raise KeyboardInterrupt
-    with pytest.warns(UserWarning, match="keeps the weights that 6 steps"):
-        SSCQ(bits=16, seed=0).fit(photos, minutes=1.5, out=tmp_path / "run", on_epoch=ctrl_c, progress=False)
+    with pytest.warns(UserWarning, match="keeps the weights that 3 steps"):
+        SSCQ(bits=16, seed=0).fit(photos, minutes=.5, out=tmp_path / "run", on_epoch=ctrl_c, progress=False)
     def never(*_): raise AssertionError("timed again")
     monkeypatch.setattr(train, "seconds_per_step", never)
     again = SSCQ(bits=16, seed=0).fit(photos, minutes=9, out=tmp_path / "run", resume=True, progress=False)
-    assert again.settings.steps == 90 and again.history[-1]["steps"] == 90
+    assert again.settings.steps == 30 and again.history[-1]["steps"] == 30
     monkeypatch.setattr(train, "seconds_per_step", lambda *_: 0.)
-    assert same(again, SSCQ(bits=16, seed=0).fit(photos, steps=90, progress=False))
-    with pytest.raises(ValueError, match="changed: .*steps from 90 to 60"):
-        SSCQ(bits=16, seed=0).fit(photos, steps=60, out=tmp_path / "run", resume=True, progress=False)
+    assert same(again, SSCQ(bits=16, seed=0).fit(photos, steps=30, progress=False))
+    with pytest.raises(ValueError, match="changed: .*steps from 30 to 20"):
+        SSCQ(bits=16, seed=0).fit(photos, steps=20, out=tmp_path / "run", resume=True, progress=False)
 
 
 def test_a_finished_run_gets_more_minutes(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -369,8 +370,8 @@ SSCQ_COMMAND = Path(sys.executable).parent / "sscq"
 
 
 def test_names_that_the_terminal_cannot_show(odd, photos):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([SSCQ_COMMAND, "search", odd, photos / "red" / "03.png", "-k", "5"], capture_output=True, text=True, env=env)
+    code = "import sys; from sscq.cli import main; sys.stdout.reconfigure(encoding='ascii', errors='strict'); sys.argv[0] = 'sscq'; sys.exit(main())"
+    done = children.run(code, "search", odd, photos / "red" / "03.png", "-k", 5)
     assert done.returncode == 0 and r"\xdcn\xef \u732b.png" in done.stdout and len(done.stdout.splitlines()) == 6, done.stderr
 
 
@@ -393,9 +394,9 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_full_disk_is_said_with_the_files_name(indexed, photos, tmp_path):
     for option, file in (("--json", tmp_path / "x.json"), ("--html", tmp_path / "x.html")):
-        command = [sys.executable, "-c", LIMITED, "search", indexed, photos / "red" / "03.png", "-k", "60", option, file]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert done.returncode == 1 and done.stderr.startswith(f"sscq: {file} cannot be written (File too large): make room"), done.stderr
+        argv = ("search", indexed, photos / "red" / "03.png", "-k", 60, option, file)
+        with children.Child(LIMITED, *argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child: said = child.stderr.read()
+        assert child.returncode == 1 and said.startswith(f"sscq: {file} cannot be written (File too large): make room"), said
     assert not list(tmp_path.iterdir())
 
 
@@ -505,7 +506,7 @@ def test_help_has_an_example_for_every_command(capsys):
 def test_as_a_process(tmp_path):
     "Notes go to standard error, JSON alone to standard output, and no bar is drawn where no terminal is"
     done = subprocess.run([Path(sys.executable).parent / "sscq", "demo", "--epochs", "1", "--out", tmp_path / "out", "--json", "-"], capture_output=True,
-                          text=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
+                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"][1]["method"] == "sscq"
     assert "it/s" not in done.stderr and "%|" not in done.stderr
@@ -726,11 +727,23 @@ def test_a_pipe_is_written_into(option, indexed, photos, tmp_path):
 # What people type
 
 WAYS = ([str(SSCQ_COMMAND)], [sys.executable, "-m", "sscq"], [sys.executable, "-m", "sscq.cli"])
+FORKED = """
+import runpy, sys
+_, way, *sys.argv[1:] = sys.argv
+for name in ("sscq.cli", "sscq.__main__"): sys.modules.pop(name, None)  # as where nothing is loaded yet
+sys.argv[0] = way
+if "/" in way: runpy.run_path(way, run_name="__main__")
+else: runpy.run_module(way, run_name="__main__", alter_sys=True)
+"""
 
 
-@pytest.mark.parametrize("argv, code, said", [(["--version"], 0, r"sscq \d+\.\d+"), ([], 2, "required: COMMAND"), (["info", "/nowhere"], 1, "sscq: /nowhere")])
-def test_three_ways_to_call_it_are_one(argv, code, said):
-    done = [subprocess.run([*way, *argv], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) for way in WAYS]
+@pytest.mark.parametrize("argv, code, said, start", [
+    (["--version"], 0, r"sscq \d+\.\d+", False), ([], 2, "required: COMMAND", False), (["info", "/nowhere"], 1, "sscq: /nowhere", True)],
+    ids=["version", "nothing", "nowhere"])
+def test_three_ways_to_call_it_are_one(argv, code, said, start):
+    "Three starts of Python, for what cannot be done; and what Python's start calls, in children that have imported torch already"
+    if start: done = [subprocess.run([*way, *argv], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) for way in WAYS]
+    else: done = [children.run(FORKED, way[-1], *argv) for way in WAYS]
     assert re.search(said, done[0].stdout + done[0].stderr)
     for one in done: assert (one.returncode, one.stdout, one.stderr) == (code, done[0].stdout, done[0].stderr)
 
@@ -768,9 +781,13 @@ def test_an_output_that_is_full_is_said_once(indexed):
 
 
 def test_closed_streams_are_no_fault(indexed):
-    for closing in (">&-", "2>&-", ">&- 2>&-"):
-        done = subprocess.run(["sh", "-c", f'exec "$0" -m sscq info "$1" {closing}', sys.executable, indexed], capture_output=True, text=True)
-        assert done.returncode == 0 and not done.stderr, (closing, done)
+    "Of a start of Python both; one alone in a child that has no such file and no such stream, as Python leaves them then"
+    done = subprocess.run(["sh", "-c", 'exec "$0" -m sscq info "$1" >&- 2>&-', sys.executable, indexed], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        closed = f"import os, sys; from sscq.cli import main; os.close({fd}); sys.{name} = sys.__{name}__ = None; sys.exit(main())"
+        done = children.run(closed, "info", indexed)
+        assert done.returncode == 0 and not done.stderr and bool(done.stdout) == (fd == 2), (name, done)
 
 
 # Ctrl-C and kill
@@ -821,7 +838,7 @@ def test_an_encode_that_is_killed_leaves_the_index_whole(trained, tmp_path):
         index = Index.load(path, mmap=False)
         return index.codes.tolist(), index.paths
     new, old = (holds(tmp_path / name) for name in ("new.sscq", "old.sscq"))
-    command = [sys.executable, "-c", KILLS, "encode", trained, folder, "--out", out, str(n), tmp_path / "said"]
+    command = [sys.executable, "-c", KILLS, "encode", trained, folder, "--out", out, str(n), tmp_path / "said"]  # it has children that end as Python ends
     seen = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as driver:
         driver.stdout.readline()
@@ -875,7 +892,7 @@ sys.exit(cli.main())
 @pytest.mark.parametrize("gap, out", [(.1, "cleaned up\n"), (1.3, "")])
 def test_a_second_ctrl_c_waits_or_ends_it_at_once(gap, out):
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(gap)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = children.run(INTERRUPTED, gap)
     assert (done.returncode, done.stdout) == (130, out) and "Traceback" not in done.stderr, done
     assert out or time.perf_counter() - began < 18
 

@@ -12,6 +12,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_compiles():
         model = SSCQ(bits=16, backbone="tiny_cnn", channels=1, image_size=8, hidden=16).eval()
         x = torch.rand(8, 1, 8, 8)
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(x).z, model(x).z, rtol=1e-4, atol=1e-4)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = children.run(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -261,7 +262,7 @@ def test_a_kill_during_save_leaves_a_whole_model(tmp_path):
             assert all(torch.equal(x, wanted[name]) for name, x in found.state_dict().items())
         models[0].save_pretrained(folder)
         print(stray, "of {kills} kills left something behind")"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 + 2 * kills)
+    done = children.run(code, timeout=60 + 2 * kills)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     assert not left_over(tmp_path) and SSCQ.from_pretrained(tmp_path).bits == 16
@@ -445,7 +446,7 @@ def test_a_full_disk_leaves_the_old_model_and_says_so(tmp_path):
         try: SSCQ(bits=32, backbone="tiny_cnn", channels=1, image_size=8, hidden=16).save_pretrained(folder)
         except OSError as error: print(error)
         print(SSCQ.from_pretrained(folder).bits)"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    said = children.run(code).stdout.splitlines()
     assert "cannot be written" in said[0] and "make room" in said[0] and said[1] == "16"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
@@ -710,8 +711,9 @@ def test_seeds_that_no_generator_takes(seed):
 def test_settings_of_the_wrong_kind_are_refused_by_name(tmp_path):
     "In a process of its own: there the annotations are not checked"
     code = """if True:
-        import decimal, json, sys, numpy, torch
+        import decimal, json, sys, numpy, torch, warnings
         from sscq.core import SSCQ
+        warnings.simplefilter("ignore")
         small = dict(bits=8, backbone="tiny_cnn", channels=1, image_size=8, hidden=8, word_dim=2)
         model, x = SSCQ(**small, seed=0), torch.zeros(12, 1, 8, 8, dtype=torch.uint8)
         odd = [True, numpy.True_, -1, 0, 2**31, 2**63, 10**5000, 1.5, float("nan"), "", "x", "5", b"x", [], {}, (), object(), 1j, decimal.Decimal("0.5"),
@@ -739,7 +741,7 @@ def test_settings_of_the_wrong_kind_are_refused_by_name(tmp_path):
                 except BaseException as error: unclear.append([name, repr(value)[:20], repr(error)[:200]])
                 else: unclear.append([name, repr(value)[:20], "accepted"])
         print(json.dumps([tried, unclear]))"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = children.run(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     tried, unclear = json.loads(done.stdout.splitlines()[-1])
     assert tried > 450 and not unclear, unclear

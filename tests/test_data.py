@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -522,9 +523,9 @@ def remarkable(folder):
 
 def test_nameless_remarks_are_not_passed_on(tmp_path):
     remarkable(tmp_path)
-    code = "import sys; from sscq.reading import as_images, read\n"
+    code = "import sys, warnings; warnings.simplefilter('always'); from sscq.reading import as_images, read\n"
     code += "images = as_images(sys.argv[1], 3, 8)\nprint(len(list(read(images, [__import__('torch').arange(4)]))[0].rows))"
-    done = subprocess.run([sys.executable, "-W", "always", "-c", code, tmp_path], capture_output=True, text=True)
+    done = children.run(code, tmp_path)
     said = [line.strip() for line in done.stderr.splitlines()]
     assert done.stdout == "2\n" and len(said) == 3, done.stderr
     assert "SkippedFiles: skipped 2 of 4 files" in said[0] and said[1].startswith(f"{tmp_path / 'lzw.tif'}: damaged")
@@ -1332,10 +1333,9 @@ def tell_unclear(folder):
 
 def test_odd_settings_are_named(tmp_path):
     "Python's own errors name neither the setting nor the way out; run without the type checks that other tests have"
-    code = ("import sys, warnings; from pathlib import Path; warnings.simplefilter('ignore'); import test_data\n"
+    code = ("import sys, warnings; from pathlib import Path; warnings.simplefilter('ignore'); sys.path.insert(0, sys.argv[2]); import test_data\n"
             "test_data.numbers_of_numpy(Path(sys.argv[1], 'numpy')); test_data.tell_unclear(Path(sys.argv[1]))")
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    done = children.run(code, tmp_path, Path(__file__).parent)
     *unclear, n = done.stdout.splitlines() or [done.stderr]
     assert not unclear, "\n".join(unclear)
     assert int(n) > 200, done.stderr

@@ -1,5 +1,6 @@
 "Exercises: every solution is right, every typical wrong answer is refused in words, and progress never costs an exercise."
 import ast
+import functools
 import json
 import os
 import re
@@ -54,6 +55,7 @@ solved = pytest.mark.parametrize("name", SOLUTIONS)
 every = pytest.mark.parametrize("name", EXERCISES)
 
 
+@functools.cache
 def cells(nb: Path) -> list[dict]: return json.loads(nb.read_text(encoding="utf-8"))["cells"]
 
 

@@ -5,11 +5,11 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -22,17 +22,16 @@ from sscq.files import (
     MAX_NAME, PART, atomic_write, check_writable, check_writable_folder, checksum, parse_json, put_in_place, read_tensors, remove_abandoned,
     staging)
 
-ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and modes of POSIX")
 
 
 def parts(folder: Path) -> list: return list(folder.glob(PART + "*"))
 
 
-def child(code: str, *args, **kwargs) -> subprocess.Popen:
+def child(code: str, *args, **kwargs) -> children.Child:
     "Another process that has imported the module"
     lines = ["import os, signal, sys, threading, time", "from pathlib import Path", "from sscq.files import atomic_write, staging", code]
-    return subprocess.Popen([sys.executable, "-c", "\n".join(lines), *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, text=True, **kwargs)
+    return children.Child("\n".join(lines), *args, stdout=subprocess.PIPE, **kwargs)
 
 
 # --- whole or not at all ---

@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+import children
 import faiss
 import numpy as np
 import pytest
@@ -775,7 +776,7 @@ def test_a_killed_save_is_whole_before_or_after(tmp_path):
     path = Index(random_search()[1]).add(random_search(N=2000)[2]).save(tmp_path / "x.sscq")
     n = 2000
     for i in range(5):
-        with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True) as child:
+        with children.Child(KILLED, path, stdout=subprocess.PIPE) as child:
             child.stdout.readline()
             time.sleep(.01 * (i + 1))
             child.kill()
@@ -826,7 +827,7 @@ def test_kept_embeddings_point_where_they_did_however_long_they_are(keep, scale)
 
 
 def test_whatever_threads_do_each_answer_is_that_of_one_moment():
-    done = subprocess.run([sys.executable, Path(__file__).parent / "index_threads.py", "4"], capture_output=True, text=True, timeout=120)
+    done = children.run((Path(__file__).parent / "index_threads.py").read_text(), 4)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -2,9 +2,9 @@
 import copy
 import importlib.util
 import json
-import subprocess
 import sys
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -321,7 +321,7 @@ def test_a_default_training_fits_any_number_of_vectors(n):
 def test_shell(vectors, tmp_path):
     np.save(tmp_path / "v.npy", vectors.numpy())
     np.save(tmp_path / "q.npy", vectors[:2].numpy())
-    def sscq(*args): return subprocess.run([sys.executable, "-m", "sscq", *args], cwd=tmp_path, capture_output=True, text=True)
+    def sscq(*args): return children.sscq(*args, cwd=tmp_path)
     done = sscq("train", "v.npy", "--steps", "10", "--device", "cpu", "--out", "m", "--json", "-")
     assert done.returncode == 0 and json.loads(done.stdout)["features"] == "vectors as given", done.stderr
     assert sscq("encode", "m", "v.npy", "--device", "cpu").returncode == 0

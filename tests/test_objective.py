@@ -1,11 +1,10 @@
 "The whole objective: the authors' numbers and gradients, the notebook's plain version, the sum of its parts, symmetries and bad input."
 import json
 import math
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -304,7 +303,7 @@ print(len(bad), "odd calls")
 
 def test_odd_settings_are_refused_in_one_line():
     "In a process of its own: here the annotations are checked before the settings are"
-    done = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True, timeout=120)
+    done = children.run(ODD)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
 
 

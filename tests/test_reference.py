@@ -1,8 +1,7 @@
 "Every number of the reference files: values to 1e-5, gradients to 1e-4, in float32."
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 from reference import INPUTS, LIMIT, compare, relative_error
@@ -34,9 +33,9 @@ def altered(tmp_path_factory):
 
 
 def test_the_script_reports_and_exits_1_beyond_the_limit(altered):
-    run = subprocess.run([sys.executable, HERE / "reference.py", FILES[0], altered], capture_output=True, text=True)
+    run = children.script(HERE / "reference.py", FILES[0], altered)
     assert run.returncode == 1, run.stderr
     assert run.stdout.count("beyond 1e-4") == 1 and "sum/total" in run.stdout
-    assert subprocess.run([sys.executable, HERE / "reference.py", FILES[0]], capture_output=True).returncode == 0
+    assert children.script(HERE / "reference.py", FILES[0]).returncode == 0
 
 

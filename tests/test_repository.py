@@ -1,5 +1,6 @@
 "What holds of the repository as a whole: order of imports, notebooks and library in step, nothing heavy loaded early."
 import ast
+import functools
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ def source(cell: dict) -> str: return "".join(cell["source"])
 def named(nbs: list): return pytest.mark.parametrize("nb", nbs, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 
 
+@functools.cache
 def module(nb: Path) -> str: return next(m[1] for c in cells(nb) if (m := re.match(r"#\| default_exp (\w+)", source(c))))
 
 

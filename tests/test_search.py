@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+import children
 import faiss
 import numpy as np
 import pytest
@@ -350,7 +351,7 @@ for bad in (1e20, 3e38):
 
 def test_faiss_never_sees_what_it_cannot_square():
     "It would end the process: k-means finds no nearest centre where all are infinitely far"
-    done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, timeout=120)
+    done = children.run(HUGE)
     assert done.returncode == 0 and done.stdout.count("refused") == 2, done.stderr
 
 
@@ -927,7 +928,7 @@ def test_a_full_disk_leaves_the_old_index_and_says_so(tmp_path):
         try: index.add(torch.zeros(9000, 8, dtype=torch.uint8)).save(path)
         except OSError as error: print(error)
         print(len(Index.load(path)), len(index))"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    said = children.run(code).stdout.splitlines()
     assert "i.sscq cannot be written" in said[0] and "make room" in said[0] and said[1] == "10 9010"
     assert [p.name for p in tmp_path.iterdir()] == ["i.sscq"]
 
@@ -1060,12 +1061,12 @@ for i, call in enumerate(bad):
 
 def test_odd_settings_are_refused_in_one_line():
     "In a process of its own: here the annotations are checked before the settings are"
-    done = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True, timeout=120)
+    done = children.run(ODD)
     assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
 
 
 def test_a_kill_during_save_leaves_the_old_file_whole(tmp_path):
-    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path / "i.sscq")], capture_output=True, text=True, timeout=120)
+    done = children.run(KILLS, tmp_path / "i.sscq")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) > 0, "no kill fell into a save"
 

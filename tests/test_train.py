@@ -9,7 +9,6 @@ import random
 import re
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -70,6 +70,12 @@ def images(): return digits().train[:160]
 def trained(images, seed=0, model=None, view=digit_view, objective=OBJECTIVE, on_epoch=None, out=None, resume=False, **kw):
     model = model or small_model(seed=seed)
     return model, fit(model, images, view, objective, settings(**kw), on_epoch, out=out, resume=resume)
+
+
+@functools.cache
+def unbroken(images) -> nn.Module:
+    "The model of a run with the usual settings that nothing stopped: to be compared with, not to be trained on"
+    return trained(images)[0]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -270,7 +276,7 @@ def test_a_callback_cannot_disturb(images):
         torch.rand(7), model.eval(), seen.append(model.training)
         record["extra"] = torch.tensor([1., 2.])
     _, history = trained(images, model=model, on_epoch=on_epoch)
-    assert same(model, trained(images)[0]) and seen == [False] * 4 and "extra" in history[0]
+    assert same(model, unbroken(images)) and seen == [False] * 4 and "extra" in history[0]
 
 
 def test_a_dataset_is_as_good_as_a_tensor(images):
@@ -401,7 +407,7 @@ def test_stopped_from_another_thread(images, tmp_path):
     assert not thread.is_alive() and len(results[0]) == 2 and same(model, want) and not model.training
     assert len(calls) == 2 * (3 * 2 + 1) + 1  # not a step more
     resumed, history = trained(images, seed=9, out=tmp_path / "run", resume=True)
-    assert len(history) == 4 and same(resumed, trained(images)[0])
+    assert len(history) == 4 and same(resumed, unbroken(images))
 
 
 def ctrl_c(times=1):
@@ -485,7 +491,7 @@ def test_any_number_of_ctrl_c(images, by_epoch, tmp_path, python_s_ctrl_c, monke
     ended, n, said = interrupted(images, by_epoch, tmp_path, monkeypatch, times, save_every=save_every)
     assert n == 1 and said == [f"stopped during epoch 2: the model keeps the weights of epoch 1; {tmp_path / CHECKPOINT} has them too, resume=True continues"]
     assert ended == ("returned" if times == 1 else "raised")
-    assert same(trained(images, seed=9, out=tmp_path, resume=True, save_every=save_every)[0], trained(images)[0])
+    assert same(trained(images, seed=9, out=tmp_path, resume=True, save_every=save_every)[0], unbroken(images))
 
 
 PLACES = [(nn.Module, "load_state_dict"), (sscq_guards, "synced_batch_norm"), (warnings, "warn"), (nn.Module, "eval"),
@@ -507,7 +513,7 @@ def test_ctrl_c_where_state_is_put_back(images, by_epoch, tmp_path, python_s_ctr
     assert n <= 1 and (ended == "raised" or said[0].startswith(f"stopped during epoch {n + 1}")), "the user is stopped"
     norms = small_model()[1]
     assert norms.track_running_stats and not torch.are_deterministic_algorithms_enabled()
-    if n: assert same(trained(images, seed=9, out=tmp_path, resume=True)[0], trained(images)[0])
+    if n: assert same(trained(images, seed=9, out=tmp_path, resume=True)[0], unbroken(images))
 
 
 def test_ctrl_c_in_a_chunk_leaves_no_layer_frozen(images, python_s_ctrl_c, monkeypatch):
@@ -597,7 +603,7 @@ def test_what_on_epoch_cannot_add(images, tmp_path, key, value, message):
     with pytest.raises(TypeError, match=message): trained(images, model=model, on_epoch=on_epoch, out=tmp_path)
     saved = last_checkpoint(tmp_path)
     assert len(saved.meta["history"]) == 2 and all(torch.equal(saved.tensors["model." + k], v) for k, v in model.state_dict().items())
-    assert same(trained(images, out=tmp_path, resume=True)[0], trained(images)[0])
+    assert same(trained(images, out=tmp_path, resume=True)[0], unbroken(images))
 
 
 def test_an_error_in_a_callback_keeps_the_epoch(images, tmp_path):
@@ -630,7 +636,7 @@ def test_compile_falls_back(images, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match=r"torch.compile does not work here \(RuntimeError: no compiler\): training without it"):
         model, _ = trained(images, compile=True)
-    assert same(model, trained(images)[0])
+    assert same(model, unbroken(images))
     def silent(model, **kw): raise NotImplementedError
     monkeypatch.setattr(torch, "compile", silent)
     with pytest.warns(UserWarning, match=r"does not work here \(NotImplementedError\): training"): trained(images, compile=True, epochs=1)
@@ -643,7 +649,8 @@ def test_compile_falls_back(images, monkeypatch):
 def test_views_and_objective_compile_whole_and_change_nothing():
     "As on CUDA: no graph breaks, nothing compiled again in the second step, the same losses. In a process without shape checks"
     code = """
-import torch
+import torch, warnings
+warnings.filterwarnings("error", category=UserWarning, module="sscq$")
 from functools import partial
 from torch._dynamo.utils import counters
 from sscq import neighbors, train
@@ -668,7 +675,7 @@ for fast in (True, False):
     assert counters["stats"]["unique_graphs"] == graphs and (graphs >= 3 or not fast), graphs
 torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
 assert not counters["graph_break"], counters["graph_break"]"""
-    done = subprocess.run([sys.executable, "-W", "error::UserWarning:sscq", "-c", code], capture_output=True, text=True, check=False)
+    done = children.run(code)
     assert done.returncode == 0, done.stderr
     assert "does not work here" not in done.stderr
 
@@ -751,7 +758,7 @@ print(len(calls))
 
 def test_odd_arguments_are_refused_by_name(tmp_path):
     "In a process without the type checks that the tests add"
-    done = subprocess.run([sys.executable, "-c", ODD_CALLS, str(Path(__file__).parent)], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = children.run(ODD_CALLS, Path(__file__).parent, cwd=tmp_path)
     assert done.returncode == 0 and int(done.stdout) > 70, done.stderr[-3000:]
     assert not list(tmp_path.iterdir()), "nothing was made"
 
@@ -852,7 +859,7 @@ def test_a_checkpoint_that_does_not_fit_is_survived_by_the_one_before(images, tm
     for name, data in sealed.items(): (tmp_path / name).write_bytes(data)
     altered(tmp_path / CHECKPOINT, lambda tensors, meta: meta["history"].pop())
     with pytest.warns(UserWarning, match="damaged .its parts do not fit together: .*: going on from checkpoint.previous.safetensors, epoch 1"):
-        assert same(trained(images, seed=9, out=tmp_path, resume=True)[0], trained(images)[0])
+        assert same(trained(images, seed=9, out=tmp_path, resume=True)[0], unbroken(images))
 
 
 @pytest.mark.parametrize("change, message", [
@@ -886,7 +893,7 @@ def test_a_checkpoint_of_format_1_is_read(images, tmp_path, sealed):
     text = json.dumps(meta)
     save_file({n: x.contiguous() for n, x in tensors.items()}, tmp_path / CHECKPOINT, {"sscq": text, "sha256": checksum(tensors, text)})
     model, history = trained(images, seed=9, out=tmp_path, resume=True)
-    assert same(model, trained(images)[0]) and len(history) == 4
+    assert same(model, unbroken(images)) and len(history) == 4
     assert read_checkpoint(tmp_path / CHECKPOINT)[1]["steps"] == [3] * 4
 
 
@@ -1020,7 +1027,7 @@ def test_resume_in_other_modes(images, tmp_path, kw):
 
 def test_resume_without_a_run_begins_one(images, tmp_path):
     model, _ = trained(images, out=tmp_path / "new", resume=True)
-    assert same(model, trained(images)[0])
+    assert same(model, unbroken(images))
     # a finished run is read back, and nothing more is trained
     again, history = trained(images, seed=9, out=tmp_path / "new", resume=True)
     assert same(again, model) and len(history) == 4
@@ -1195,7 +1202,7 @@ def test_one_run_at_a_time_writes_to_a_folder(images, tmp_path):
     def second(record):
         with pytest.raises(ValueError, match="is in use by another run"): trained(images, out=tmp_path, resume=True)
     model, history = trained(images, out=tmp_path, on_epoch=second)
-    assert same(model, trained(images)[0]) and epochs_in(tmp_path) == [1, 2, 3, 4]
+    assert same(model, unbroken(images)) and epochs_in(tmp_path) == [1, 2, 3, 4]
     trained(images, out=tmp_path)  # free again
 
 
@@ -1213,7 +1220,7 @@ def test_a_layer_with_two_names(images, tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "half", "flip", "missing"])
 def test_a_torn_file_is_survived_by_the_one_before(images, tmp_path, damage):
-    want, _ = trained(images)
+    want = unbroken(images)
     stopped(images, tmp_path, 3)
     data = bytearray((tmp_path / CHECKPOINT).read_bytes())
     if damage == "flip": data[len(data) // 2] ^= 4
@@ -1244,7 +1251,7 @@ def test_a_damaged_file_never_pushes_out_the_good_one(images, tmp_path):
 
 def test_a_full_disk_is_survived(images, tmp_path):
     "The kernel refuses to write more: real, with a limit on file size"
-    want, _ = trained(images)
+    want = unbroken(images)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     def fill_up(record):
         if record["epoch"] == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))

@@ -1,12 +1,10 @@
 "Views against torchvision, one image at a time: the same pixels for the same numbers, the same distribution of numbers."
 import colorsys
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from hypothesis import given, settings
@@ -485,8 +483,6 @@ def tell_unclear():
 
 def test_odd_settings_are_named():
     "Without the type checks that other tests have; errors of Python and PyTorch name neither the setting nor the way out"
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    code, env = "import test_views; test_views.tell_unclear()", {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    done = children.run("import sys; sys.path.insert(0, sys.argv[1]); import test_views; test_views.tell_unclear()", Path(__file__).parent)
     *unclear, n = done.stdout.splitlines() or [done.stderr]
     assert not unclear and int(n) > 250, "\n".join(unclear) or n
