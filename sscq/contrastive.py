@@ -22,9 +22,12 @@ def same_image(
     device=None,
 ) -> Bool[Tensor, "inputs inputs"]:
     "True where two inputs are views of one image: each input's own column and its positive's"
+    _check_inputs(n_inputs)
+    return torch.eye(n_inputs // 2, dtype=torch.bool, device=device).repeat(2, 2)
+
+def _check_inputs(n_inputs):
     if n_inputs % 2 or n_inputs < 4: raise ValueError(
         f"{n_inputs} inputs: two views of at least two images are needed, stacked as [a; b], to have any negatives")
-    return torch.eye(n_inputs // 2, dtype=torch.bool, device=device).repeat(2, 2)
 
 # %% ../nbs/05_contrastive.ipynb #9e438d51
 def cosines(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .contrastive import same_image
+from .contrastive import _check_inputs, same_image
 from .moved import moved_from
 from .numerics import unit
 from .validation import check_count, check_temperature, check_tensor
@@ -44,7 +44,7 @@ def nearest_negatives(
 
 def _check(z, hidden, n_neighbors, kind, tau=1.):
     n_inputs = len(check_tensor("z", z, "2B D"))
-    same_image(n_inputs, "meta")  # an even number of inputs, four at least
+    _check_inputs(n_inputs)  # an even number of inputs, four at least
     candidates = n_inputs - hidden
     if check_count("n_neighbors", n_neighbors) > candidates: raise ValueError(
         f"n_neighbors={n_neighbors}, but a batch of {n_inputs // 2} images has {candidates} {kind}: "
