@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PATIENCE = "[anywidget] Failed to initialize model."  # said of a page too busy for two seconds; a figure draws and follows all the same
+EVERY = 250  # milliseconds between two looks: by default playwright looks at every frame, and makes the page draw frames for that
 CALM = '{"fetchNews": "false", "checkForUpdates": false}'  # else a pop-up covers the page
 
 # Keeps every error that the kernel reports: one raised in a control's callback shows in no cell.
@@ -110,7 +111,7 @@ class Notebook:
         if run: self.page.evaluate("() => { sscqTest.run('notebook:run-all-cells'); }")
 
     def attach(self):
-        self.page.wait_for_function("() => window.jupyterapp", timeout=60_000)
+        self.page.wait_for_function("() => window.jupyterapp", timeout=60_000, polling=EVERY)
         self.page.evaluate(ATTACH)
 
     def reload(self):
@@ -126,7 +127,7 @@ class Notebook:
 
     def ran(self, timeout: float = 300) -> "Notebook":
         "Wait until all cells ran; an AssertionError shows the first that did not, or failed"
-        self.page.wait_for_function("() => sscqTest.done", timeout=timeout * 1000)
+        self.page.wait_for_function("() => sscqTest.done", timeout=timeout * 1000, polling=EVERY)
         cells = self.page.evaluate(CELLS)
         failed = [plain(e) for c in cells for e in c["errors"]]
         assert not failed, f"{self.path}: a cell failed\n{failed[0]}"
@@ -158,7 +159,7 @@ class Notebook:
 
     def run_last_cell(self, timeout: float = 120):
         self.page.evaluate("() => { const c = sscqTest.panel.content; c.activeCellIndex = c.widgets.length - 1; sscqTest.run('notebook:run-cell'); }")
-        self.page.wait_for_function("() => sscqTest.done", timeout=timeout * 1000)
+        self.page.wait_for_function("() => sscqTest.done", timeout=timeout * 1000, polling=EVERY)
 
     def close(self):
         "End the kernel, close the page"
@@ -184,7 +185,7 @@ def without_kernel(browser, url: str, token: str, path: str):
     page.on("request", lambda r: problems.append(f"asked for {r.url}") if r.method == "POST" and re.search(r"/api/(kernels|sessions)", r.url) else None)
     try:
         page.goto(f"{url}/lab/workspaces/reader?token={token}&reset", wait_until="domcontentloaded")
-        page.wait_for_function("() => window.jupyterapp", timeout=60_000)
+        page.wait_for_function("() => window.jupyterapp", timeout=60_000, polling=EVERY)
         page.evaluate(OPEN, path)
         yield page
         assert not problems, problems
