@@ -303,6 +303,13 @@ def alike(a: str, b: str) -> bool:
 def numbers(values) -> np.ndarray: return np.array([np.nan if v is None else v for v in values], float)
 
 
+SHOWN = """g => ({
+    traces: (g._fullData ?? []).map(t => ({name: t.name, x: t.x && Array.from(t.x), y: t.y && Array.from(t.y), value: t.value})),
+    texts: [...g.querySelectorAll('.main-svg .annotation-text')].map(t => t.textContent.trim()),
+    images: [...g.querySelectorAll('.main-svg image')].map(i => i.getAttribute('href') ?? i.getAttribute('xlink:href')),
+    shapes: g.querySelectorAll('.main-svg .shapelayer path').length })"""
+
+
 class Figure:
     "A plotly figure in the page: its numbers, its marks in the SVG, clicks on them"
     def __init__(self, explorer: "Explorer", nth: int):
@@ -310,11 +317,7 @@ class Figure:
 
     def shown(self) -> dict:
         "Traces as plotly holds them; texts and pictures as they are in the SVG"
-        return self.at.evaluate("""g => ({
-            traces: (g._fullData ?? []).map(t => ({name: t.name, x: t.x && Array.from(t.x), y: t.y && Array.from(t.y), value: t.value})),
-            texts: [...g.querySelectorAll('.main-svg .annotation-text')].map(t => t.textContent.trim()),
-            images: [...g.querySelectorAll('.main-svg image')].map(i => i.getAttribute('href') ?? i.getAttribute('xlink:href')),
-            shapes: g.querySelectorAll('.main-svg .shapelayer path').length })""")
+        return self.at.evaluate(SHOWN)
 
     def differs(self, wanted, atol: float = 1e-3) -> str:
         "What the page shows otherwise than this figure of a plain function; empty when nothing"
@@ -371,9 +374,10 @@ class Explorer:
     def readout(self) -> str: return " ".join(self.at.locator(".sscq-readout").first.text_content().split())
     def message(self) -> str: return " ".join(" ".join(self.at.locator(".sscq-message").all_text_contents()).split())
 
-    def shows(self) -> tuple:
-        "The readout, and what all figures show"
-        return self.readout(), [self.figure(i).shown() for i in range(self.at.locator(".sscq-figures .js-plotly-plot").count())]
+    def shows(self) -> str:
+        "The readout, and what all figures show; one text, since it is asked for again and again"
+        return self.at.evaluate(f"""e => JSON.stringify([e.querySelector('.sscq-readout').textContent.replace(/\\s+/g, ' ').trim(),
+            [...e.querySelectorAll('.sscq-figures .js-plotly-plot')].map({SHOWN})])""")
 
     def number(self, name: str) -> float:
         "The number after `name` in the readout"
@@ -386,7 +390,7 @@ class Explorer:
         end = time.monotonic() + timeout
         while not holds():
             assert time.monotonic() < end, f"{self.name}: {what() if callable(what) else what}; readout {self.readout()!r}, message {self.message()!r}"
-            self.page.wait_for_timeout(25)
+            self.page.wait_for_timeout(50)
 
     def wait_readout(self, text: str, timeout: float = 30):
         "Until the line of numbers holds `text`"
