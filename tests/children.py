@@ -52,7 +52,7 @@ def serve(listener):
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
-import sscq.cli, sscq.core, sscq.index  # noqa
+import sscq.cli, sscq.core, sscq.index, torch._dynamo  # noqa: E401 (the last comes with any optimizer)
 print("ready", flush=True)
 code = serve(listener)
 try: exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

@@ -60,24 +60,41 @@ def saved(tmp_path_factory):
     return {name: Explorable(name).save(folder / f"{name}.html") for name in EXPLORABLES}
 
 
+@pytest.fixture(scope="module")
+def window(browser):
+    "One for most tests: a new one costs three times what a page in it does"
+    context = browser.new_context(viewport=dict(width=1280, height=900), offline=True)
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def show(browser, saved):
+def show(browser, saved, window):
     "Opens an explorable as a file; at the end nothing has gone wrong in it and nothing was asked of anybody"
-    opened, problems = [], []
-    def open_page(name, hash="", **settings):
-        context = browser.new_context(**dict(viewport=dict(width=1280, height=900), offline=True) | settings)
-        page = context.new_page()
-        page.on("pageerror", lambda e: problems.append(str(e)))
-        page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
+    opened, used, problems = [], [], []
+    def open_page(name, hash="", color_scheme="light", **settings):
+        if settings or used:  # windows of other makes, and second ones
+            context = browser.new_context(**dict(viewport=dict(width=1280, height=900), offline=True, color_scheme=color_scheme) | settings)
+            page = context.new_page()
+            opened.append(context)
+        else:  # as new: another address in between, so that it is loaded whatever stands behind the #
+            page = window
+            page.goto("about:blank")
+            page.set_viewport_size(dict(width=1280, height=900))
+            page.emulate_media(color_scheme=color_scheme)
+            page.mouse.move(0, 0)
         def look(url): url.split("#")[0] == saved[name].as_uri() or url.startswith(("data:", "blob:")) or problems.append(f"request to {url}")
-        page.on("request", lambda r: look(r.url))
+        for event, hear in dict(pageerror=lambda e: problems.append(str(e)), request=lambda r: look(r.url),
+                                console=lambda m: m.type in ("error", "warning") and problems.append(m.text)).items():
+            page.on(event, hear)
+            used.append((page, event, hear))
         page.goto(saved[name].as_uri() + hash)
-        opened.append(context)
         if settings.get("java_script_enabled", True): page.wait_for_function("() => document.getElementById('explorable').dataset.drawn > 0")
         def said(): return page.locator(".said").text_content()
         return SimpleNamespace(page=page, said=said, wait=lambda text: page.wait_for_function(
             "(text) => document.getElementById('explorable').shadowRoot.querySelector('.said').textContent.includes(text)", arg=text, timeout=20_000))
     yield open_page
+    for page, event, hear in used: page.remove_listener(event, hear)
     for context in opened: context.close()
     assert not problems
 
@@ -169,7 +186,7 @@ def test_a_stale_link_is_a_sentence_and_a_picture(show, name):
 @explorables
 def test_the_keyboard_reaches_and_moves_everything(show, name):
     "Tab through the whole of it: every control comes, and arrow keys change what has a value or can be dragged"
-    shown = show(name)
+    shown = show(name, offline=True)  # a window of its own: where the focus goes after the last depends on where it has been
     page, seen = shown.page, []
     here = """() => { const e = document.getElementById('explorable').shadowRoot.activeElement;
       return e && (e.id || e.getAttribute('aria-label') || e.textContent); }"""

@@ -1,5 +1,6 @@
 "The pages about losses: what they compute is what the library computes, and they move under mouse and keyboard."
 import base64
+import functools
 import gzip
 import json
 import math
@@ -189,21 +190,43 @@ def test_a_plane_is_that_of_the_last_epoch(training_runs):
 # --- in a browser
 
 @pytest.fixture(scope="module")
-def opened(browser, tmp_path_factory):
-    folder, made = tmp_path_factory.mktemp("pages"), []
-    def open_page(name, hash="", width=1280, **kw):
-        path = folder / f"{name}.html"
-        if not path.exists(): Explorable(name).save(path)
-        tab = browser.new_context(**dict(viewport=dict(width=width, height=900), offline=True, reduced_motion="reduce") | kw).new_page()
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    @functools.cache
+    def save(name): return Explorable(name).save(folder / f"{name}.html").as_uri()
+    return save
+
+
+def new_tab(browser):
+    tab = browser.new_context(offline=True).new_page()
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    tab.on("console", lambda message: tab.problems.append(message.text) if message.type in ("error", "warning") else None)
+    return tab
+
+
+@pytest.fixture(scope="module")
+def window(browser):
+    "The first tab of each test: a new one costs three times what a page in it does"
+    tab = new_tab(browser)
+    yield tab
+    tab.context.close()
+
+
+@pytest.fixture
+def opened(browser, saved, window):
+    tabs = []
+    def open_page(name, hash="", width=1280, color_scheme="light", reduced_motion="reduce"):
+        tabs.append(tab := new_tab(browser) if tabs else window)
+        tab.goto("about:blank")  # so that a page is loaded whatever stands behind the #
         tab.problems = []
-        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-        tab.on("console", lambda message: tab.problems.append(message.text) if message.type in ("error", "warning") else None)
-        tab.goto(path.as_uri() + hash)
+        tab.set_viewport_size(dict(width=width, height=900))
+        tab.emulate_media(color_scheme=color_scheme, reduced_motion=reduced_motion)
+        tab.mouse.move(0, 0)
+        tab.goto(saved(name) + hash)
         tab.wait_for_selector(".said")
-        made.append(tab)
         return tab
     yield open_page
-    for tab in made: tab.context.close()
+    for tab in tabs[1:]: tab.context.close()
 
 
 def said(tab) -> str: return tab.locator(".said").inner_text()

@@ -370,6 +370,25 @@ def tab(window):
     assert not problems
 
 
+@pytest.fixture(scope="module")
+def spare_window(browser):
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def spare(spare_window):
+    "A page in a window that other tests had before, as it would be in a new one, which costs three times as much"
+    def as_new(width=1280, height=720, color_scheme="light", reduced_motion="no-preference"):
+        spare_window.goto("about:blank")
+        spare_window.set_viewport_size(dict(width=width, height=height))
+        spare_window.emulate_media(color_scheme=color_scheme, reduced_motion=reduced_motion)
+        spare_window.mouse.move(0, 0)
+        return spare_window
+    return as_new
+
+
 @pytest.fixture
 def tab_without_cache(browser, address):
     "For what is weighed: nothing that an earlier test loaded is there. It must raise no error and ask nothing of anyone else"
@@ -490,8 +509,8 @@ EXPLORED = {"search": "10_search", "draw": "48_retrieval", "codebook": "04_codeb
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", EXPLORED)
-def test_a_shortened_program_says_what_the_whole_one_says(browser, address, tmp_path, name):
-    texts, page = [], browser.new_page()
+def test_a_shortened_program_says_what_the_whole_one_says(spare, address, tmp_path, name):
+    texts, page = [], spare()
     for url in (f"{address}/{EXPLORED[name]}.html", Explorable(name).save(tmp_path / "whole.html").as_uri()):
         page.goto(url)
         page.wait_for_function("() => document.querySelector('[id^=explorable]')?.shadowRoot?.querySelector('.said')?.textContent")
@@ -501,7 +520,6 @@ def test_a_shortened_program_says_what_the_whole_one_says(browser, address, tmp_
             page.wait_for_timeout(200)
         texts.append(now)
     assert texts[0] == texts[1] != ""
-    page.close()
 
 
 def bytes_of(responses: list) -> list[tuple[str, int]]:
@@ -573,8 +591,8 @@ READ = ["index", "04_codebook", "05_contrastive", "06_diversity", "07_neighbors"
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", READ)
-def test_axe_finds_nothing_wrong(browser, address, axe, name):
-    page = browser.new_page(viewport=dict(width=1280, height=900), reduced_motion="reduce")
+def test_axe_finds_nothing_wrong(spare, address, axe, name):
+    page = spare(height=900, reduced_motion="reduce")
     page.goto(f"{address}/{name}.html")
     page.wait_for_function(MOUNTED, timeout=60_000)
     if name in ("07_neighbors", "tutorials/quick_tour"):  # of plotly's figures, two pages are enough
@@ -587,7 +605,6 @@ def test_axe_finds_nothing_wrong(browser, address, axe, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390 and not axe(page, "scrollable-region-focusable", without=without)
     page.emulate_media(color_scheme="dark")
     if name in ("index", "07_neighbors", "api/codebook"): assert not axe(page, "color-contrast", without=without)
-    page.close()
 
 
 @pytest.mark.browser
@@ -611,24 +628,22 @@ def test_pictures_stand_in_where_no_script_runs(browser, address):
 
 
 @pytest.mark.browser
-def test_works_as_a_file(browser, site):
-    page = browser.new_page()
+def test_works_as_a_file(spare, site):
+    page = spare()
     page.goto((site / "06_diversity.html").as_uri())
     formulas, drawn, wrong, _ = page.evaluate(MATH)
     assert formulas == drawn > 20 and not wrong
     assert all(f["drawn"] for f in page.evaluate(DRAW))
     page.goto((site / "search.html").as_uri() + "?q=perplexity")
     page.locator("#search-results li a", has_text="sscq.codebook.perplexity").first.wait_for()
-    page.close()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("old", MOVED)
-def test_old_addresses_work_as_files(browser, site, old):
-    page = browser.new_page()
+def test_old_addresses_work_as_files(spare, site, old):
+    page = spare()
     page.goto((site / f"{old}.html").as_uri(), wait_until="commit")
     page.wait_for_url((site / f"{MOVED[old]}.html").as_uri())
-    page.close()
 
 
 @pytest.mark.browser
@@ -668,25 +683,23 @@ CONTRAST = """() => {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_both_themes_can_be_read(browser, address, scheme):
-    page = browser.new_page(color_scheme=scheme)
+def test_both_themes_can_be_read(spare, address, scheme):
+    page = spare(color_scheme=scheme)
     for name in ("api/codebook", "api/index", "06_diversity"):
         page.goto(f"{address}/{name}.html")
         assert not page.evaluate(CONTRAST)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 20, 22)"}[scheme]
     papers = page.evaluate("[...document.querySelectorAll('figure .paper')].map(p => getComputedStyle(p).backgroundColor)")
     assert set(papers) == {"rgb(255, 255, 255)"}
-    page.close()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["index", "06_diversity", "api/search", "api/index"])
-def test_phone_scrolls_one_way(browser, address, name):
-    page = browser.new_page(viewport=dict(width=390, height=800))
+def test_phone_scrolls_one_way(spare, address, name):
+    page = spare(390, 800)
     page.goto(f"{address}/{name}.html")
     page.evaluate(DRAW)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
 
 
 @pytest.mark.browser

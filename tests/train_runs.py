@@ -25,7 +25,7 @@ CONFIG = dict(epochs=4, batch_size=64, warmup_epochs=1, lr_end=.01)
 
 # children are forked from a server that has imported all this but never computed: a start costs no import, and no threads are forked
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["torch", "sscq.train", "sscq.backbone"])
+processes.set_forkserver_preload(["torch", "torch._dynamo", "sscq.train", "sscq.backbone"])  # the second, a second, comes with any optimizer
 
 
 def small_model(width: int = 8, seed: int = 0) -> nn.Sequential:
