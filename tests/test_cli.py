@@ -828,7 +828,7 @@ def test_an_encode_that_is_killed_leaves_the_index_whole(trained, tmp_path):
     n, folder, out = int(os.environ.get("SSCQ_KILLS", 4)), tmp_path / "photos", tmp_path / "out" / "i.sscq"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for i in range(400): Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
+    for i in range(200): Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
     assert run("encode", trained, folder, "--out", tmp_path / "new.sscq") == 0
     few = tmp_path / "few"
     few.mkdir()
