@@ -124,7 +124,9 @@ class Forked:
             if late: raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
 
-    def send_signal(self, number: int): os.kill(self.pid, number)
+    def send_signal(self, number: int):  # not to a child that has ended: its number may be another's by now
+        if self.returncode is None and not select.select([self.line], [], [], 0)[0]: os.kill(self.pid, number)
+
     def kill(self): self.send_signal(signal.SIGKILL)
 
 
