@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--moves", type=int, default=5, help="of each control")
     args = parser.parse_args()
-    if not chromium(): sys.exit("no Chromium: install it (Debian: apt install chromium)")
+    if not chromium(): sys.exit("no Chromium: install it (Debian: apt install chromium-headless-shell)")
     threads = str(os.cpu_count())
     with tempfile.TemporaryDirectory() as folder, lab_server(lay_out(Path(folder)), OMP_NUM_THREADS=threads) as (url, token), sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGS)

@@ -20,7 +20,7 @@ from lab_driver import CHROMIUM_ARGS, chromium
 def browser():
     "Chromium without a window. Where there is none, its tests are skipped, but in CI they fail"
     refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-    if not (path := chromium()): refuse("no Chromium: install it (Debian: apt install chromium) to test pages in a browser")
+    if not (path := chromium()): refuse("no Chromium: install it (Debian: apt install chromium-headless-shell) to test pages in a browser")
     try: from playwright.sync_api import sync_playwright
     except ImportError: refuse("no playwright: pip install playwright to test pages in a browser")
     with sync_playwright() as p:
