@@ -731,6 +731,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'sscq.guards.n_books_for': ('guards.html#n_books_for', 'sscq/guards.py'),
                              'sscq.guards.out_of_memory': ('guards.html#out_of_memory', 'sscq/guards.py'),
                              'sscq.guards.parameter_groups': ('guards.html#parameter_groups', 'sscq/guards.py'),
+                             'sscq.guards.reseed': ('guards.html#reseed', 'sscq/guards.py'),
+                             'sscq.guards.seeded': ('guards.html#seeded', 'sscq/guards.py'),
                              'sscq.guards.stop_message': ('guards.html#stop_message', 'sscq/guards.py'),
                              'sscq.guards.training_mode': ('guards.html#training_mode', 'sscq/guards.py')},
             'sscq.history': { 'sscq.history._is': ('history.html#_is', 'sscq/history.py'),

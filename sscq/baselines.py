@@ -20,6 +20,7 @@ from .backbone import BACKBONES, make_backbone, pretrained_backbone
 from .codebook import books_for, hard_assign, n_bits
 from .data import RetrievalData
 from .evaluate import _scored, relevance, Score, score_codes, score_of, score_refined
+from .guards import seeded
 from .reading import batches, WORKERS
 from .search import train_opq, train_pq
 from .validation import check_count, check_flag, check_seed, check_tensor, one_line
@@ -250,8 +251,7 @@ def untrained(
     "Features of a network with its first, random weights"
     seed = check_seed("seed", seed)
     channels = next(iter(batches(data.query.images, [torch.arange(1)]))).shape[1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network, _ = make_backbone(backbone, channels)
     network.eval()
     return vectors(data, lambda x: network(to_float(x)))

@@ -22,6 +22,7 @@ from .core import SSCQ
 from .data import digits
 from .explorer import Explorer
 from .figures import curves, image_grid, number, PALETTE
+from .guards import seeded
 from .reading import in_memory
 from .search import train_pq
 from .train import PRESETS
@@ -365,8 +366,7 @@ def usage_runs(
     "Train on digits with the release's script weights (no instance contrast): with diversity (τ_cd 0.2), and without"
     data, preset, runs, codes = digits(), PRESETS["digits"], {}, {}
     for name, weight in (("with diversity", .2), ("without", 0.)):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             model = SSCQ(bits=16, **preset.model)
         objective = replace(preset.objective, weights=(0., 0., .4, .1, weight), tau_cd=.2)
         runs[name] = training.fit(

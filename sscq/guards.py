@@ -46,6 +46,26 @@ def training_mode(
         torch.backends.cudnn.benchmark = bench
         model.eval()
 
+# %% ../nbs/29_guards.ipynb #c09fbe2b
+def reseed(
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> None:
+    "The CPU draws from this seed on, and so do GPUs if this device is one; else theirs are left alone"
+    if torch.device(device).type == "cpu": torch.default_generator.manual_seed(seed)
+    else: torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(
+    seed: int,
+    device: torch.device | str = "cpu",
+):
+    "What is drawn inside begins with this seed; afterwards generators are as if nothing had been drawn"
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.device(device).type == "cuda" else []):
+        reseed(seed, device)
+        yield
+
 # %% ../nbs/29_guards.ipynb #c0a1b2d3
 class Compilable(NamedTuple):
     "What a step calls, and what torch.compile may put something faster in the place of"

@@ -23,6 +23,7 @@ from .contrastive import check_fusion, FUSIONS, log_contrast, symmetric_kl
 from .core import pick_view, SSCQ
 from .explorer import Explorer
 from .figures import curves, image_grid, number
+from .guards import seeded
 from .reading import in_memory
 from .views import two_views
 
@@ -200,8 +201,7 @@ def contrast_explorer(
         draw, batches, quiet = pick_view(view, model.channels), {}, deepcopy(model).eval()
         def batch(seed):  # views, f, z
             if seed not in batches:
-                with torch.random.fork_rng(), torch.no_grad():
-                    torch.manual_seed(seed)
+                with seeded(seed), torch.no_grad():
                     both = torch.cat(two_views(x, draw))
                     batches[seed] = both, *quiet(both.to(model.device))
             return [t.float().cpu() for t in batches[seed]]

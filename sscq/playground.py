@@ -28,6 +28,7 @@ from .evaluate import score_each
 from .explorer import Explorer, short
 from .explorers import over_epochs
 from .figures import number, PALETTE
+from .guards import seeded
 from .objective import Parts, SSCQObjective
 from .reading import in_memory
 from .train import PRESETS, TrainConfig
@@ -58,8 +59,7 @@ def setup(
     preset, x, device = PRESETS["digits"], in_memory(data.train), find_device(device)
     smallest = len(x) // -(-len(x) // batch_size)
     objective.setdefault("n_neighbors", min(preset.objective.n_neighbors, 2 * smallest - 2))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = SSCQ(bits=bits, n_words=n_words, word_dim=word_dim, tau_sq=tau_sq,
                      **(preset.model | dict(channels=x.shape[1], image_size=x.shape[2])))
     return Setup(model.to(device), pick_view(None, x.shape[1]), replace(preset.objective, **objective),

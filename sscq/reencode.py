@@ -20,6 +20,7 @@ from .core import SSCQ
 from .distributed import find_device
 from .files import check_writable
 from .figures import curves
+from .guards import seeded
 from .parts import check_model, described, encode_parts, Over, one_by_one
 from .reading import read
 from .report import say
@@ -109,8 +110,7 @@ def bits_table(
     if len(f) < 32: raise ValueError(f"{len(f)} pictures are too few to compare codes: at least 32")
     wanted = torch.randperm(len(f), generator=draw)[:n_queries]
     pieces = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for x, _ in read(images, there[wanted].split(256)):
             piece = random_resized_crop(to_float(x), scale=(.4, .8))
             pieces.append(model.embed_batch((piece * 255).round().to(torch.uint8)).float().cpu())

@@ -40,7 +40,7 @@ from sscq.distributed import (
 )
 from .files import naming
 from .guards import check_finite, check_weights_finite, Compilable, compiled, parameter_groups
-from .guards import out_of_memory, stop_message, training_mode
+from .guards import out_of_memory, reseed, stop_message, training_mode
 from .history import epoch_record, with_added
 from .images import check_images
 from .moved import moved_from
@@ -235,7 +235,7 @@ def train_epoch(
 ) -> tuple[Tensor, tuple, Tensor]:  # losses (steps, 1 + terms), their names, (M, K) counts of codeword use
     "Step after step; nothing in it waits for the device"
     config, codebooks, step = run.config, find_quantizer(run.model).codebooks, stepper(run)
-    torch.manual_seed(derive_seed(config.seed, epoch, "views", rank_and_world()[0]))
+    reseed(derive_seed(config.seed, epoch, "views", rank_and_world()[0]), codebooks.device)
     losses: list[Tensor] = []
     counts = torch.zeros(codebooks.shape[:2], dtype=torch.long, device=codebooks.device)
     words = torch.arange(codebooks.shape[1], device=codebooks.device)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from sscq.codebook import books_for, Encoded
+from sscq.guards import seeded
 from sscq.objective import SSCQObjective
 from sscq.reading import Images, read
 from sscq.search import train_opq
@@ -254,10 +255,9 @@ def feature_table(
     "Features of every picture and of some views of it"
     kept: list[Tensor] = []
     network, of = network.eval(), f"{type(getattr(network, 'network', network)).__name__}"
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []), tqdm(
+    with seeded(seed, device), tqdm(
         total=len(images), desc="features", unit="image", disable=None if progress is None else not progress
     ) as bar:
-        torch.manual_seed(seed)
         for x, rows in read(images, torch.arange(len(images)).split(batch_size)):
             x = to_float(x.to(device))
             seen = [x] + [view(x) for _ in range(views)] if view else [x]

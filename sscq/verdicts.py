@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .guards import seeded
 from .validation import check_choice, one_line, shown
 
 # %% ../nbs/52_verdicts.ipynb #f04fbf0d
@@ -245,8 +246,7 @@ def _changed(after: tuple, before: tuple) -> int | None:  # number of the first 
 
 def _run(function: Callable, args: tuple) -> Any:
     "Call it with the same random numbers as everybody, none of them taken from the caller"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return function(*args)
 
 # %% ../nbs/52_verdicts.ipynb #bf87c490

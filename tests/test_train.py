@@ -417,6 +417,33 @@ def ctrl_c(times=1):
         if times > 1: ctrl_c(times - 1)
 
 
+def test_what_runs_on_a_cpu_seeds_no_gpu(images, monkeypatch):
+    "A caller who draws on a GPU goes on with the numbers that were next; and what draws on one is seeded there"
+    from sscq.baselines import untrained
+    from sscq.data import ImageSet, RetrievalData
+    from sscq.explorers import usage_runs
+    from sscq.playground import setup
+    from sscq.reencode import bits_table
+    from sscq.verdicts import Exercise, judge
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    few = ImageSet(images, torch.zeros(len(images), dtype=torch.long))
+    data, exercise = RetrievalData("few", images, few, few, 10), Exercise("noise", "99", "write", torch.rand, lambda: [("n = 2", 2)], ("a.", "b."))
+    model = small_model()  # seeds as a caller may
+    seeded.clear()
+    before = torch.get_rng_state()
+    trained(images, model=model, epochs=1)
+    setup(data, epochs=1)
+    untrained(data)
+    usage_runs(1, progress=False)
+    bits_table(SSCQ(bits=16, backbone="tiny_cnn", channels=1, image_size=8, seed=0), images, n_queries=20)
+    assert judge(exercise, torch.rand)
+    assert torch.equal(torch.get_rng_state(), before) and not seeded
+    sscq_guards.reseed(7, "cuda")
+    assert seeded == [7]
+    torch.set_rng_state(before)
+
+
 @pytest.fixture
 def python_s_ctrl_c():
     "SIGINT raises KeyboardInterrupt, whatever started these tests"
