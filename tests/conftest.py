@@ -1,11 +1,14 @@
 "Shapes in signatures are checked, here and only here; and one browser for the tests that open pages."
 import importlib.util
 import os
+import random
 import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell has it ignored in the background, and so would every child that tests interrupt
@@ -45,6 +48,13 @@ def axe():
           return violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => `${n.target.join(' ')} ${n.html.slice(0, 120)}`).join(' | ')}`);
         }""", [list(rules), list(without), list(within)])
     return wrong
+
+
+def pytest_runtest_setup():
+    "A test draws the same numbers whichever tests its process ran before"
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 LONGEST = [f"test_{name}.py" for name in ("tutorials", "notebooks", "lab", "site", "explorables", "cli", "hosts", "learning_explorables", "train", "fuzz",
