@@ -146,9 +146,12 @@ def run(code: str, *args, timeout: float = 120, **kw) -> subprocess.CompletedPro
         return subprocess.CompletedProcess(child.args, code, out.read(), err.read())
 
 
+COMMAND = "import sys; from sscq.cli import main; sys.argv[0] = 'sscq'; sys.exit(main())"
+
+
 def sscq(*args, **kw) -> subprocess.CompletedProcess:
     "The command, as a shell calls it"
-    return run("import sys; from sscq.cli import main; sys.argv[0] = 'sscq'; sys.exit(main())", *args, **kw)
+    return run(COMMAND, *args, **kw)
 
 
 def script(path: Path, *args, **kw) -> subprocess.CompletedProcess:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -473,50 +474,46 @@ def test_what_cannot_be_switched_to_changes_nothing(served, successors, home, fi
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no such signals here")
-def test_the_command_follows_its_links_on_a_signal(home, model, tmp_path, capsys):
-    "Parts of the successor are first not whole, then of another model than the one beside them, then right"
-    import uvicorn  # noqa: F401
-    new = SSCQ(bits=16, backbone="tiny_cnn", image_size=16, seed=1)
+def test_the_command_follows_its_links_on_a_signal(home, model, tmp_path):
+    "In a process of its own. Parts of the successor are first not whole, then of another model than the one beside them, then right"
+    new, log = SSCQ(bits=16, backbone="tiny_cnn", image_size=16, seed=1), tmp_path / "said"
     for name, own in (("old", model), ("new", new)): own.save_pretrained(tmp_path / name / "model")
     assert run("encode", tmp_path / "old/model", home / "photos", "--out", tmp_path / "old/parts", "--part-size", 5) == 0
     again = ("reencode", tmp_path / "old/parts", tmp_path / "new/model", home / "photos", "--out", tmp_path / "new/parts")
     assert run(*again, "--part", "1/2") == 0
     (tmp_path / "current").symlink_to("old")
-    with listening("127.0.0.1", 0) as free: port = free.getsockname()[1]
-    prints, steps = [], []
 
-    def get() -> dict:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer: return json.load(answer)
+    def until(said: str, start: int = 0) -> re.Match:
+        end = time.monotonic() + 60
+        while not (found := re.search(said, log.read_text()[start:])):
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(.02)
+        return found
 
-    def switched(to: str, said: str, wanted: str):
+    def serves() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer: return json.load(answer)["model"]
+
+    def switched(to: str, said: str) -> str:
+        "The model that is served after a signal, once the server has said this"
         (tmp_path / "link").symlink_to(to)
         (tmp_path / "link").replace(tmp_path / "current")
-        os.kill(os.getpid(), signal.SIGHUP)
-        end = time.monotonic() + 30
-        while said not in "".join(prints) and time.monotonic() < end:
-            time.sleep(.02)
-            out = capsys.readouterr()
-            prints.append(out.out + out.err)
-        prints.clear()
-        steps.append(get()["model"] == wanted)
+        before = len(log.read_text())
+        server.send_signal(signal.SIGHUP)
+        until(said, before)
+        return serves()
 
-    def callers():
+    command = ("serve", tmp_path / "current/parts", "--model", tmp_path / "current/model", "--port", 0)
+    with open(log, "w") as file, children.Child(children.COMMAND, *command, stdout=file, stderr=file) as server:
         try:
-            for _ in range(300):
-                try: get()
-                except OSError: time.sleep(.05)
-                else: break
-            first = get()["model"]
-            switched("new", "is missing", first)
-            run(*again)
-            switched("new", "switched to 12 images", Index(new.codebooks.detach()).fingerprint)
-            switched("old", "switched to 12 images", first)
-        finally: os.kill(os.getpid(), signal.SIGINT)
-    before, thread = signal.getsignal(signal.SIGHUP), threading.Thread(target=callers)
-    thread.start()
-    assert run("serve", tmp_path / "current/parts", "--model", tmp_path / "current/model", "--port", port) == 130
-    thread.join()
-    assert steps == [True] * 3 and signal.getsignal(signal.SIGHUP) is before
+            port = until(r"http://127\.0\.0\.1:(\d+)")[1]
+            first = serves()  # the port is open before the address is said, and whoever asks is answered once all is ready
+            assert switched("new", "is missing") == first
+            assert run(*again) == 0
+            assert switched("new", "switched to 12 images") == Index(new.codebooks.detach()).fingerprint
+            assert switched("old", "switched to 12 images") == first
+        finally: server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 130, log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_parts_of_another_network_with_the_same_codebooks_are_not_taken(home, model, tmp_path, capsys):
@@ -530,7 +527,7 @@ def test_parts_of_another_network_with_the_same_codebooks_are_not_taken(home, mo
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no such signals here")
 def test_a_terminal_that_is_closed_ends_the_server(monkeypatch):
-    happened, terminal = [], [True]
+    happened, terminal, handler = [], [True], signal.getsignal(signal.SIGHUP)
     monkeypatch.setattr("sscq.serve.os.isatty", lambda number: terminal[0])
     with on_hangup(lambda: happened.append("switch"), lambda: happened.append("end")):
         os.kill(os.getpid(), signal.SIGHUP)
@@ -538,7 +535,7 @@ def test_a_terminal_that_is_closed_ends_the_server(monkeypatch):
         terminal[0] = False
         os.kill(os.getpid(), signal.SIGHUP)
         while len(happened) < 2: time.sleep(.01)
-    assert happened == ["switch", "end"]
+    assert happened == ["switch", "end"] and signal.getsignal(signal.SIGHUP) is handler
 
 
 def test_a_process_of_its_own(home, tmp_path):
