@@ -51,7 +51,8 @@ def axe():
 
 
 def pytest_runtest_setup():
-    "A test draws the same numbers whichever tests its process ran before"
+    "A test draws the same numbers, and is interrupted by Python's own handler, whichever tests its process ran before"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nbdev's, which a notebook leaves, ends the process without a word
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)

@@ -1,4 +1,5 @@
 "Each notebook's cells are tests: run them with nbdev's own runner, one pytest result per notebook."
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,13 @@ if chromium(): NBS = [nb for nb in NBS if nb.parent.name != "tutorials"]  # run 
 def test_notebook(nb):
     ok, _seconds = run_nb(nb, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
     assert ok, f"{nb.name}: a cell failed, see its traceback above"
+
+
+def test_a_handler_is_left_behind(tmp_path):
+    empty = tmp_path / "empty.ipynb"
+    empty.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    run_nb(empty)
+    assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler, "nbdev leaves none any more: conftest need not put it back"
+
+
+def test_and_the_next_test_does_not_meet_it(): assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
